@@ -1,0 +1,59 @@
+#include "isa.hpp"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+namespace compand {
+namespace {
+
+Isa detect() {
+#if COMPAND_X86 && (defined(__GNUC__) || defined(__clang__))
+    __builtin_cpu_init();
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                            __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+                            __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bitalg") &&
+                            __builtin_cpu_supports("avx512vpopcntdq");
+    if (has_avx512) return Isa::avx512;
+    if (has_avx2) return Isa::avx2;
+#endif
+    return Isa::scalar;
+}
+
+Isa best() {
+    static const Isa level = detect();
+    return level;
+}
+
+std::atomic<int> chosen{-1};
+
+}  // namespace
+
+const char *isa_name(Isa level) {
+    return level == Isa::avx512 ? "avx512" : level == Isa::avx2 ? "avx2" : "scalar";
+}
+
+bool set_isa(const char *name) {
+    Isa level = best();
+    if (std::strcmp(name, "scalar") == 0) level = Isa::scalar;
+    else if (std::strcmp(name, "avx2") == 0) level = Isa::avx2;
+    else if (std::strcmp(name, "avx512") == 0) level = Isa::avx512;
+    else if (std::strcmp(name, "auto") != 0) return false;
+    if (level > best()) return false;
+    chosen.store(static_cast<int>(level), std::memory_order_relaxed);
+    return true;
+}
+
+Isa isa() {
+    int level = chosen.load(std::memory_order_relaxed);
+    if (level < 0) {
+        const char *asked = std::getenv("COMPAND_ISA");
+        if (!(asked && set_isa(asked))) set_isa("auto");
+        level = chosen.load(std::memory_order_relaxed);
+    }
+    return static_cast<Isa>(level);
+}
+
+}  // namespace compand

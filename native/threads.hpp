@@ -1,0 +1,14 @@
+// One small pool for every kernel. Results must not depend on the number of threads: split work by fixed sizes.
+#pragma once
+#include <cstddef>
+#include <functional>
+
+namespace compand {
+
+int threads();            // COMPAND_THREADS, else the CPUs this process may use
+void set_threads(int n);  // 0: back to the default
+
+// Calls body(i) for i in [0, n) on up to threads() threads, in any order; returns when all are done. body must not throw.
+void parallel_for(size_t n, const std::function<void(size_t)> &body);
+
+}  // namespace compand
