@@ -1,0 +1,244 @@
+"""The codec: an expression of stages with what it was fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from .array import array_namespace, cast, dtype_name, is_numpy, like, to_numpy
+from .codes import Block, Codes, pack_part, unpack_part
+from .dtypes import is_float
+from .errors import CompandError, CorruptError, FitError, InputError
+from .expression import Chain, Sum
+from .stage import Form, Stage
+
+BLOCK_VALUES = 1 << 20  # values of a block of rows; a block is coded on its own
+SAMPLE_ROWS = 1 << 16   # rows a fit looks at by default
+
+
+class Codec:
+    """Compress arrays with an expression of stages.
+
+    Parameters
+    ----------
+    spec : str or Stage
+        ``"hadamard,int:4:group=64"``, or the same built in Python: ``Hadamard() | Int(4, group=64)``.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((1000, 64), dtype=np.float32)
+    >>> codec = Codec("hadamard,int:4:group=64").fit(x)
+    >>> codes = codec.encode(x)
+    >>> x_hat = codec.decode(codes)
+    >>> bool(np.abs(x - x_hat).max() < 0.6), codes.nbytes
+    (True, 34000)
+    """
+
+    def __init__(self, spec: str | Stage):
+        if isinstance(spec, str):
+            from .spec import parse
+
+            spec = parse(spec)
+        if spec.kind != "quantizer":
+            raise InputError(f"{spec} does not give codes; end it with a quantizer, as '{spec},int:8'")
+        self.stage = spec
+
+    @property
+    def spec(self) -> str:
+        """The canonical spec string."""
+        return str(self.stage)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The fitted arrays by path."""
+        return self.stage.arrays()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the fitted arrays."""
+        return sum(a.nbytes for a in self.state().values())
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Codec) and self.stage == other.stage
+
+    def __hash__(self) -> int:
+        return hash(self.spec)
+
+    def __repr__(self) -> str:
+        return f"Codec({self.spec!r})"
+
+    # -- arrays as rows ------------------------------------------------------------------------------------------------
+    def form(self, shape: tuple[int, ...], dtype: str) -> Form:
+        """How an array looks to the stages. One axis is one row for lossy stages, one column for lossless ones."""
+        if len(shape) < 2:
+            flat = shape[0] if shape else 1
+            shape = (flat, 1) if self.stage.raw else (1, flat)
+        flows = dtype if self.stage.raw else "float64" if dtype == "float64" else "float32"
+        d = 1
+        for v in shape[1:]:
+            d *= v
+        return Form(shape[0], d, flows)
+
+    def _rows(self, x) -> tuple[Any, Form]:
+        if not hasattr(x, "shape"):
+            x = np.asarray(x)
+        if is_numpy(x) and x.dtype.kind not in "biufcV":
+            raise InputError(f"cannot compress dtype {x.dtype}; numbers only")
+        form = self.form(tuple(x.shape), dtype_name(x))
+        if self.stage.raw:
+            x = to_numpy(x)
+        y = (x if is_numpy(x) else array_namespace(x)).reshape(*(() if is_numpy(x) else (x,)), (form.n, form.d))
+        return y, form
+
+    def _flow(self, y, form: Form, first_row: int = 0):
+        """Rows in the dtype that flows into the stages, checked finite."""
+        if self.stage.raw:
+            return np.ascontiguousarray(y)
+        y = cast(y, form.dtype)
+        xp = array_namespace(y)
+        if not bool(xp.all(xp.isfinite(y))):
+            bad = xp.logical_not(xp.all(xp.isfinite(y), axis=1))
+            row = first_row + int(np.flatnonzero(to_numpy(bad))[0])
+            raise InputError(f"row {row} has NaN or infinite values, which {self.spec} cannot code; "
+                             "clean them, or compress without loss (planes,rans)")
+        return np.ascontiguousarray(y) if is_numpy(y) else y
+
+    @staticmethod
+    def block_rows(form: Form) -> int:
+        """Rows of a block: about a million values, a multiple of 64 rows where there are as many."""
+        rows = max(1, BLOCK_VALUES // max(form.d, 1))
+        return rows // 64 * 64 if rows >= 64 else rows
+
+    # -- fit, encode, decode -------------------------------------------------------------------------------------------
+    def fit(self, x, *, weight=None, sample: int | None = SAMPLE_ROWS) -> Codec:
+        """A codec fitted to x (n, ...), looking at no more than ``sample`` evenly spaced rows (None: all).
+
+        ``weight`` is the importance of values: non-negative, (n, d), (n, 1) or (1, d).
+        Raises `FitError` if there are too few rows, `InputError` for NaN or infinite values.
+        """
+        y, form = self._rows(x)
+        if not self.stage.state(form):
+            return self
+        if form.n == 0 or form.d == 0:
+            raise FitError(f"{self.spec}: cannot fit to an empty array {list(x.shape)}")
+        step = 1 if sample is None else -(-form.n // sample)
+        if weight is not None:
+            xp = array_namespace(y)
+            weight = cast(weight if hasattr(weight, "shape") else xp.asarray(weight), form.dtype)
+            if weight.ndim == 1:
+                weight = xp.reshape(weight, (-1, 1) if weight.shape[0] == form.n else (1, -1))
+            weight = weight[::step] if weight.shape[0] == form.n > 1 else weight
+        fitted = self.stage.fit(self._flow(y[::step], form), weight=weight)
+        return Codec(fitted)
+
+    def encode_blocks(self, x) -> Iterator[Block]:
+        """The blocks of x's codes one by one, for streaming to a file."""
+        y, form = self._rows(x)
+        if form.n == 0 or form.d == 0:
+            return
+        self.stage.require(form)
+        step = self.block_rows(form)
+        for at in range(0, form.n, step):
+            rows = self._flow(y[at:at + step], form, at)
+            layout = self.stage.layout(form._replace(n=rows.shape[0]))
+            parts = self.stage.encode(rows)
+            if parts.keys() != layout.keys():
+                raise TypeError(f"{self.spec}: encode gave parts {sorted(parts)}, layout declares {sorted(layout)}")
+            yield Block(rows.shape[0], {path: pack_part(to_numpy(parts[path]), p) for path, p in layout.items()})
+
+    def encode(self, x) -> Codes:
+        """The codes of x, any shape, any real dtype, of NumPy or another array-API library.
+
+        Raises `FitError` if the codec needs fitting first, `InputError` for NaN or infinite values.
+        """
+        shape = tuple(getattr(x, "shape", np.shape(x)))
+        dtype = dtype_name(x) if hasattr(x, "dtype") else str(np.asarray(x).dtype)
+        return Codes(self, shape, dtype, tuple(self.encode_blocks(x)))
+
+    def decode_block(self, block: Block, form: Form, like_array=None, terms: int | None = None):
+        """The rows of one block, as they flow into the stages (float32 or float64, or the source dtype if lossless)."""
+        form = form._replace(n=block.rows)
+        layout = self.stage.layout(form)
+        if layout.keys() != block.parts.keys():
+            raise CorruptError(f"{self.spec}: parts {sorted(block.parts)} where {sorted(layout)} belong")
+        try:
+            parts = {path: unpack_part(block.parts[path], p) for path, p in layout.items()}
+            if like_array is not None:
+                parts = {path: like(a, like_array) for path, a in parts.items()}
+            decode = self.stage.decode
+            y = decode(parts, form, terms) if isinstance(self.stage, (Chain, Sum)) else decode(parts, form)
+        except CompandError:
+            raise
+        except (ArithmeticError, LookupError, TypeError, ValueError) as e:  # a stage met parts no encoder makes
+            raise CorruptError(f"{self.spec} cannot decode these parts: {type(e).__name__}: {e}") from e
+        if tuple(y.shape) != (form.n, form.d):
+            raise CorruptError(f"{self.spec} decoded to {list(y.shape)} instead of {[form.n, form.d]}")
+        return y
+
+    def decode(self, codes: Codes, *, rows: slice | None = None, terms: int | None = None, like=None):
+        """The reconstruction x_hat, in the source's shape and dtype.
+
+        ``rows`` decodes only the blocks that hold those rows of the first axis. ``terms`` stops a sum after so many terms.
+        ``like`` is an array whose library and device the result shall have (default NumPy).
+        """
+        start, stop, step = (rows or slice(None)).indices(codes.shape[0] if codes.shape else 1)
+        if len(codes.shape) < 2 and not self.stage.raw:
+            start_row, stop_row = 0, codes.form.n
+        else:
+            start_row, stop_row = start, max(start, stop)
+        form, at, pieces = codes.form, 0, []
+        for block in codes.blocks:
+            lo, hi = max(start_row - at, 0), min(stop_row - at, block.rows)
+            at += block.rows
+            if lo < hi:
+                y = self.decode_block(block, form, like, terms)[lo:hi]
+                pieces.append(_as_dtype(y, codes.dtype) if is_numpy(y) else y)
+        if not pieces:
+            from .dtypes import dtype
+
+            pieces = [np.zeros((0, form.d), dtype(codes.dtype))]
+        if is_numpy(pieces[0]):
+            x = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        else:
+            xp = array_namespace(pieces[0])
+            x = cast(xp.concat(pieces), codes.dtype)
+        tail = codes.shape[1:]
+        if len(codes.shape) < 2:
+            x = x.reshape(codes.shape if start_row == 0 and stop_row >= form.n else (-1,))
+            return x[start:stop:step] if rows is not None and codes.shape else x
+        x = x.reshape((max(stop_row - start_row, 0), *tail))
+        return x[::step] if step != 1 else x
+
+    def compress(self, x) -> bytes:
+        """x as the bytes of a .cpd file; fits first if the codec needs it and is not fitted."""
+        _, form = self._rows(x)
+        codec = self.fit(x) if self.stage.state(form) and not self.state() else self
+        return codec.encode(x).to_bytes()
+
+    @staticmethod
+    def decompress(data: bytes):
+        """The array in the bytes that `compress` gave. Raises a `CompandError` for any other bytes."""
+        from .file import loads
+
+        return loads(data)
+
+
+def _as_dtype(y: np.ndarray, name: str) -> np.ndarray:
+    """Decoded rows in the source's dtype; integers are rounded and clipped."""
+    from .dtypes import dtype
+
+    target = dtype(name)
+    if y.dtype == target or is_float(name):
+        return y.astype(target, copy=False)
+    if name == "bool":
+        return y >= 0.5
+    info = np.iinfo(target)
+    return np.clip(np.rint(y.astype(np.float64)), info.min, info.max).astype(target)
+
+
+def decode_error(x: np.ndarray, x_hat: np.ndarray) -> float:
+    """Relative root-mean-square error ‖x − x_hat‖ / ‖x‖ (0 if both are zero)."""
+    x, x_hat = x.astype(np.float64), x_hat.astype(np.float64)
+    norm = np.linalg.norm(x)
+    error = np.linalg.norm(x - x_hat)
+    return float(error / norm) if norm else float(error > 0)

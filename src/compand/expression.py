@@ -1,0 +1,196 @@
+"""The two operators: `Chain` (then) and `Sum` (and the rest). Both are stages, so they nest."""
+
+from __future__ import annotations
+
+from dataclasses import replace as part_replace
+from itertools import pairwise
+from typing import Any, Self
+
+from .errors import SpecError
+from .limits import DEFAULT, Limits
+from .stage import EntropyModel, Form, Stage
+
+
+class Expression(Stage):
+    """Stages joined by an operator; the arrays of stage i carry the path prefix ``i.``."""
+
+    items: tuple[Stage, ...]
+
+    def __init__(self, items: tuple[Stage, ...]):
+        object.__setattr__(self, "items", items)
+        object.__setattr__(self, "exact", all(s.exact for s in items))
+
+    def __setattr__(self, name, value):
+        raise AttributeError(f"{type(self).__name__} cannot be changed")
+
+    def arrays(self):
+        return _join((i, s.arrays()) for i, s in enumerate(self.items))
+
+    def with_arrays(self, arrays) -> Self:
+        return type(self)(tuple(s.with_arrays(_under(i, arrays)) for i, s in enumerate(self.items)))
+
+
+def _join(named) -> dict[str, Any]:
+    return {f"{i}.{name}": value for i, values in named for name, value in values.items()}
+
+
+def _under(i: int, values: dict[str, Any]) -> dict[str, Any]:
+    prefix = f"{i}."
+    return {name[len(prefix):]: value for name, value in values.items() if name.startswith(prefix)}
+
+
+class Chain(Expression):
+    """``a | b | c``: transforms, then at most one quantizer (or sum), then at most one entropy model."""
+
+    def __init__(self, items: tuple[Stage, ...]):
+        super().__init__(items)
+        transforms = tuple(s for s in items if s.kind == "transform")
+        coder = next((s for s in items if isinstance(s, EntropyModel)), None)
+        quantizer = next((s for s in items if s.kind == "quantizer"), None)
+        object.__setattr__(self, "transforms", transforms)
+        object.__setattr__(self, "quantizer", quantizer)
+        object.__setattr__(self, "coder", coder)
+        object.__setattr__(self, "kind", "quantizer" if quantizer else "transform")
+        object.__setattr__(self, "raw", all(s.raw for s in items if s.kind != "entropy"))
+        object.__setattr__(self, "elementwise", all(getattr(s, "elementwise", False) for s in transforms))
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.items))
+
+    def _forms(self, form: Form) -> list[Form]:
+        """What flows into each transform, and last what comes out of all."""
+        forms = [form]
+        for t in self.transforms:
+            forms.append(t.out(forms[-1]))
+        return forms
+
+    def state(self, form):
+        forms = self._forms(form)
+        at = zip(self.items, forms + forms[-1:], strict=False)
+        return _join((i, s.state(f)) for i, (s, f) in enumerate(at))
+
+    def layout(self, form):
+        forms = self._forms(form)
+        parts = _join((i, t.layout(f)) for i, (t, f) in enumerate(zip(self.transforms, forms, strict=False)))
+        if self.quantizer:
+            i = len(self.transforms)
+            parts |= _join([(i, self.quantizer.layout(forms[-1]))])
+            if self.coder:
+                name = str(self.coder)
+                parts = {path: part_replace(p, coder=p.coder or name) if p.k else p for path, p in parts.items()}
+        return parts
+
+    def out(self, form):
+        return self._forms(form)[-1]
+
+    def fit(self, x, *, weight=None):
+        fitted: list[Stage] = []
+        for t in self.transforms:
+            t = t.fit(x, weight=weight)
+            fitted.append(t)
+            x, _ = t.forward(x)
+            if weight is not None and not t.elementwise:
+                weight = weight if weight.ndim == 2 and weight.shape[1] == 1 else None
+        if self.quantizer:
+            fitted.append(self.quantizer.fit(x, weight=weight))
+        return Chain((*fitted, *(self.items[len(fitted):])))
+
+    def forward(self, x):
+        side = {}
+        for i, t in enumerate(self.transforms):
+            x, own = t.forward(x)
+            side |= _join([(i, own)])
+        return x, side
+
+    def inverse(self, y, side, form):
+        for i, (t, f) in reversed(list(enumerate(zip(self.transforms, self._forms(form), strict=False)))):
+            y = t.inverse(y, _under(i, side), f)
+        return y
+
+    def encode(self, x):
+        y, parts = self.forward(x)
+        return parts | _join([(len(self.transforms), self.quantizer.encode(y))])
+
+    def decode(self, parts, form, terms: int | None = None):
+        i = len(self.transforms)
+        y = _decode(self.quantizer, _under(i, parts), self.out(form), terms)
+        return self.inverse(y, parts, form)
+
+
+class Sum(Expression):
+    """``a + b + c``: each term codes what those before it left over. The first terms alone decode to a coarser array."""
+
+    kind = "quantizer"
+    raw = False
+
+    def __str__(self) -> str:
+        return "+".join(f"({s})" if isinstance(s, Chain) else str(s) for s in self.items)
+
+    def state(self, form):
+        return _join((i, s.state(form)) for i, s in enumerate(self.items))
+
+    def layout(self, form):
+        return _join((i, s.layout(form)) for i, s in enumerate(self.items))
+
+    def _passes(self, x, weight=None, fit=False):
+        form, fitted, parts = Form(*x.shape, "float32"), [], {}
+        for i, term in enumerate(self.items):
+            if fit:
+                term = term.fit(x, weight=weight)
+                fitted.append(term)
+            if not fit or i + 1 < len(self.items):
+                own = term.encode(x)
+                parts |= _join([(i, own)])
+            if i + 1 < len(self.items):
+                x = x - term.decode(own, form)
+        return tuple(fitted), parts
+
+    def fit(self, x, *, weight=None):
+        return Sum(self._passes(x, weight, fit=True)[0])
+
+    def encode(self, x):
+        return self._passes(x)[1]
+
+    def decode(self, parts, form, terms: int | None = None):
+        total = None
+        for i, term in enumerate(self.items[:terms]):
+            value = term.decode(_under(i, parts), form)
+            total = value if total is None else total + value
+        return total
+
+
+def _decode(quantizer, parts, form, terms):
+    return quantizer.decode(parts, form, terms) if isinstance(quantizer, Sum) else quantizer.decode(parts, form)
+
+
+def then(a: Stage, b: Stage, limits: Limits = DEFAULT) -> Chain:
+    """``a | b``. Raises `SpecError` where b cannot stand after a."""
+    items = tuple(s for side in (a, b) for s in (side.items if isinstance(side, Chain) else (side,)))
+    order = {"transform": 0, "quantizer": 1, "entropy": 2}
+    for before, after in pairwise(items):
+        if order[after.kind] < order[before.kind] or (after.kind == before.kind != "transform"):
+            hint = "'+' codes what is left over" if after.kind == "quantizer" == before.kind else \
+                "the order is transforms, then a quantizer, then an entropy coder"
+            raise SpecError(f"{after} ({after.kind}) cannot follow {before} ({before.kind}); {hint}")
+        if after.kind == "entropy" and before.kind == "transform":
+            raise SpecError(f"{after} codes symbols; put a quantizer between {before} and it")
+        if after.raw and not before.raw:
+            raise SpecError(f"{after} keeps every bit; it cannot follow {before}, which does not")
+    if items[0].kind == "entropy":
+        raise SpecError(f"{items[0]} codes symbols; put a quantizer before it")
+    limits.check("stages", len(items), "stages in a spec")
+    return Chain(items)
+
+
+def rest(a: Stage, b: Stage, limits: Limits = DEFAULT) -> Sum:
+    """``a + b``. Raises `SpecError` unless both give codes and can be subtracted."""
+    items = tuple(s for side in (a, b) for s in (side.items if isinstance(side, Sum) else (side,)))
+    for s in items:
+        if s.kind != "quantizer":
+            raise SpecError(f"'+' needs codes on both sides; {s} is {dict(transform='a transform').get(s.kind, 'an entropy coder')}")
+        if s.raw:
+            raise SpecError(f"{s} keeps every bit; nothing is left over for '+'")
+    limits.check("terms", len(items), "terms of a sum")
+    return Sum(items)
+
+
