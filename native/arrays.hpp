@@ -1,0 +1,60 @@
+// NumPy arrays at the border between Python and the kernels.
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <new>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "checked.hpp"
+
+namespace compand {
+
+template <class T, int ndim>
+using Input = nanobind::ndarray<const T, nanobind::ndim<ndim>, nanobind::c_contig, nanobind::device::cpu>;
+template <class T> using Output = nanobind::ndarray<nanobind::numpy, T>;
+
+// An uninitialised C-contiguous array of T that a kernel fills before release() hands it to Python.
+template <class T> class Fresh {
+public:
+    explicit Fresh(std::initializer_list<size_t> shape) : rank_(shape.size()) {
+        size_t i = 0, bytes = 0;
+        for (size_t length : shape) {
+            shape_[i++] = length;
+            if (!checked_mul(size_, length, size_)) throw nanobind::value_error("the result would not fit in memory");
+        }
+        if (!checked_mul(size_, sizeof(T), bytes)) throw nanobind::value_error("the result would not fit in memory");
+        data_.reset(static_cast<T *>(::operator new(bytes ? bytes : 1, alignment)));
+#if defined(__linux__)
+        if (bytes >= size_t{1} << 22) {  // huge pages: first touch is otherwise slower than the kernels
+            const size_t skip = 4096 - reinterpret_cast<uintptr_t>(data_.get()) % 4096;
+            madvise(reinterpret_cast<char *>(data_.get()) + skip, bytes - skip, MADV_HUGEPAGE);
+        }
+#endif
+    }
+    T *data() { return data_.get(); }
+    size_t size() const { return size_; }
+    Output<T> release() {
+        T *data = data_.release();
+        nanobind::capsule owner(data, [](void *p) noexcept { ::operator delete(p, alignment); });
+        return Output<T>(data, rank_, shape_, owner);
+    }
+
+private:
+    static constexpr std::align_val_t alignment{64};
+    struct Free {
+        void operator()(T *data) const { ::operator delete(data, alignment); }
+    };
+    size_t shape_[4] = {};
+    size_t rank_;
+    size_t size_ = 1;
+    std::unique_ptr<T, Free> data_;
+};
+
+}  // namespace compand

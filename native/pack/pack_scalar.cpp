@@ -1,0 +1,3 @@
+#define ISA scalar
+#define FAST 0
+#include "pack/pack_impl.hpp"
