@@ -22,7 +22,7 @@ def width(k: int) -> int:
 
 def digits(k: int) -> int:
     """Base-k digits put into one byte where that beats fixed-width bits (5 for k = 3, 3 for k = 5 and 6), else 0."""
-    m = 1
+    m = 0
     while k > 1 and k ** (m + 1) <= 256:
         m += 1
     return m if m * width(k) > 8 else 0
@@ -61,7 +61,11 @@ def unpack(data: np.ndarray, m: int, k: int) -> np.ndarray:
     if not n or not m or k == 1:
         return np.zeros((n, m), dtype)
     data = np.ascontiguousarray(data)
-    ids = _native.unpack_radix(data, m, k, digits(k)) if digits(k) else _native.unpack_bits(data, m, width(k), dtype.itemsize)
+    if digits(k):
+        if int(data.max()) >= k ** digits(k):
+            raise CorruptError(f"byte {int(data.max())} is not {digits(k)} digits below the alphabet size {k}")
+        return _native.unpack_radix(data, m, k, digits(k))
+    ids = _native.unpack_bits(data, m, width(k), dtype.itemsize)
     if k & (k - 1) and int(ids.max()) >= k:
         raise CorruptError(f"symbol {int(ids.max())} is not below the alphabet size {k}")
     return ids
