@@ -7,7 +7,7 @@ import sys
 import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_namespace, is_torch_array
 
-__all__ = ["array_namespace", "cast", "device", "dtype_name", "is_numpy", "like", "to_numpy"]
+__all__ = ["array_namespace", "cast", "device", "dtype_name", "is_numpy", "like", "rounded", "to_numpy"]
 
 
 def is_numpy(x) -> bool:
@@ -17,7 +17,7 @@ def is_numpy(x) -> bool:
 
 def dtype_name(x) -> str:
     """The dtype's name without its library: 'float32', 'bfloat16', 'uint8'."""
-    return str(x.dtype).removeprefix("torch.")
+    return str(x.dtype).rpartition(".")[2]
 
 
 def to_numpy(x) -> np.ndarray:
@@ -44,6 +44,8 @@ def like(a, x):
         return a
     if a.dtype in (np.uint16, np.uint32):  # torch has few operations on these
         a = a.astype(np.int32 if a.dtype == np.uint16 else np.int64)
+    if a.dtype.itemsize < 4 and a.dtype.kind in "fV" and not (a.dtype.kind == "f" and hasattr(xp, a.dtype.name)):
+        a = a.astype(np.float32)  # half and smaller floats, where the library cannot take them from NumPy
     return xp.asarray(a.copy() if not a.flags.writeable else a, device=device(x))
 
 
@@ -56,3 +58,22 @@ def cast(x, name: str):
 
         return x.astype(dtype(name))
     return array_namespace(x).astype(x, getattr(array_namespace(x), name))
+
+
+def rounded(x, name: str):
+    """x rounded to the values that dtype ``name`` can hold (clipped to its range), still in x's own dtype and library."""
+    from .dtypes import dtype
+
+    target, xp = dtype(name), array_namespace(x)
+    if target.itemsize >= dtype(dtype_name(x)).itemsize:
+        return x
+    if target.kind == "f":
+        most = float(np.finfo(target).max)
+    else:
+        import ml_dtypes
+
+        most = float(ml_dtypes.finfo(target).max)
+    x = xp.clip(x, -most, most)
+    if is_numpy(x) or not hasattr(xp, name):
+        return like(to_numpy(x).astype(target).astype(dtype_name(x)), x)
+    return xp.astype(xp.astype(x, getattr(xp, name)), x.dtype)

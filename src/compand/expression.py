@@ -6,6 +6,7 @@ from dataclasses import replace as part_replace
 from itertools import pairwise
 from typing import Any, Self
 
+from .array import dtype_name
 from .errors import SpecError
 from .limits import DEFAULT, Limits
 from .stage import EntropyModel, Form, Stage
@@ -88,9 +89,9 @@ class Chain(Expression):
         for t in self.transforms:
             t = t.fit(x, weight=weight)
             fitted.append(t)
+            if weight is not None:
+                weight = t.carry(weight, Form(*x.shape, dtype_name(x)))
             x, _ = t.forward(x)
-            if weight is not None and not t.elementwise:
-                weight = weight if weight.ndim == 2 and weight.shape[1] == 1 else None
         if self.quantizer:
             fitted.append(self.quantizer.fit(x, weight=weight))
         return Chain((*fitted, *(self.items[len(fitted):])))
@@ -133,7 +134,7 @@ class Sum(Expression):
         return _join((i, s.layout(form)) for i, s in enumerate(self.items))
 
     def _passes(self, x, weight=None, fit=False):
-        form, fitted, parts = Form(*x.shape, "float32"), [], {}
+        form, fitted, parts = Form(*x.shape, dtype_name(x)), [], {}
         for i, term in enumerate(self.items):
             if fit:
                 term = term.fit(x, weight=weight)
@@ -166,7 +167,7 @@ def _decode(quantizer, parts, form, terms):
 def then(a: Stage, b: Stage, limits: Limits = DEFAULT) -> Chain:
     """``a | b``. Raises `SpecError` where b cannot stand after a."""
     items = tuple(s for side in (a, b) for s in (side.items if isinstance(side, Chain) else (side,)))
-    order = {"transform": 0, "quantizer": 1, "entropy": 2}
+    order, lossy = {"transform": 0, "quantizer": 1, "entropy": 2}, False
     for before, after in pairwise(items):
         if order[after.kind] < order[before.kind] or (after.kind == before.kind != "transform"):
             hint = "'+' codes what is left over" if after.kind == "quantizer" == before.kind else \
@@ -174,7 +175,8 @@ def then(a: Stage, b: Stage, limits: Limits = DEFAULT) -> Chain:
             raise SpecError(f"{after} ({after.kind}) cannot follow {before} ({before.kind}); {hint}")
         if after.kind == "entropy" and before.kind == "transform":
             raise SpecError(f"{after} codes symbols; put a quantizer between {before} and it")
-        if after.raw and not before.raw:
+        lossy = lossy or not before.raw
+        if after.raw and lossy and not getattr(after, "moves", False):
             raise SpecError(f"{after} keeps every bit; it cannot follow {before}, which does not")
     if items[0].kind == "entropy":
         raise SpecError(f"{items[0]} codes symbols; put a quantizer before it")

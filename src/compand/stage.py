@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple, Self, dataclass_transform
 import numpy as np
 
 from . import fields, registry
+from .array import array_namespace
 from .errors import FitError, SpecError
 
 __all__ = ["KW_ONLY", "EntropyModel", "Form", "Part", "Quantizer", "Stage", "Transform", "replace"]
@@ -146,6 +147,7 @@ class Transform(Stage):
 
     kind = "transform"
     elementwise: ClassVar[bool] = False  # keeps each value at its place, so that weights of values stay valid
+    moves: ClassVar[bool] = False        # only moves values about: any dtype, before or after stages that are not raw
 
     def out(self, form: Form) -> Form:
         """What comes out for what goes in."""
@@ -154,6 +156,12 @@ class Transform(Stage):
     def layout(self, form: Form) -> dict[str, Part]:
         """The side information of n rows."""
         return {}
+
+    def carry(self, weight, form: Form):
+        """The weight of x (of this form) as a weight of y; what cannot be carried value by value is averaged over a row."""
+        if self.elementwise or weight.shape[1] == 1:
+            return weight
+        return array_namespace(weight).mean(weight, axis=1, keepdims=True) if weight.shape[0] == form.n > 1 else None
 
     def forward(self, x) -> tuple[Any, dict[str, Any]]:
         """x (n, d) → y (n, d'), side information."""
