@@ -59,9 +59,12 @@ class Codes:
         return int(np.prod(self.shape, dtype=np.int64))
 
     def part(self, path: str) -> np.ndarray:
-        """One part over all rows, as stored: packed symbols (n, row_bytes) or side information. No copy for one block."""
+        """One part over all rows, as stored: packed symbols (n, row_bytes) or side information.
+
+        No copy for one block, nor for blocks that lie one after the other in one buffer, as in the map of a file.
+        """
         arrays = [b.parts[path] for b in self.blocks]
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        return arrays[0] if len(arrays) == 1 else _adjacent(arrays)
 
     def symbols(self, path: str) -> np.ndarray:
         """The symbols of one part, unpacked: (n, m) uint8, uint16 or uint32."""
@@ -91,6 +94,19 @@ class Codes:
 
     def __repr__(self) -> str:
         return f"<Codes {self.codec.spec} of {self.dtype}{list(self.shape)}: {self.nbytes:,} bytes>"
+
+
+def _adjacent(arrays: list[np.ndarray]) -> np.ndarray:
+    """Arrays joined along the first axis: as a view where they follow each other in one flat uint8 buffer, else as a copy."""
+    first, base = arrays[0], arrays[0].base
+    ends = [a.ctypes.data + a.nbytes for a in arrays]
+    flat = isinstance(base, np.ndarray) and base.dtype == np.uint8 and base.ndim == 1 and base.flags.c_contiguous
+    alike = all(a.base is base and a.flags.c_contiguous and a.dtype == first.dtype and a.shape[1:] == first.shape[1:]
+                for a in arrays)
+    if not flat or not alike or any(a.ctypes.data != end for a, end in zip(arrays[1:], ends, strict=False)):
+        return np.concatenate(arrays)
+    start = first.ctypes.data - base.ctypes.data
+    return base[start:ends[-1] - base.ctypes.data].view(first.dtype).reshape(sum(a.shape[0] for a in arrays), *first.shape[1:])
 
 
 def pack_part(value: Any, part: Part) -> np.ndarray:
