@@ -77,3 +77,15 @@ def narrow(a, dtype: str):
 
         return a.astype(dtype_of(dtype))
     return xp.astype(a, getattr(xp, dtype)) if hasattr(xp, dtype) else a
+
+
+def times(y, s, group: int | None):
+    """y (n, d) times the scale s (n, groups) of each group."""
+    xp = array_namespace(y)
+    n, d = y.shape
+    if s.shape[1] == 1:
+        return y * s
+    g = min(group or d, d)
+    if d % g == 0:
+        return xp.reshape(xp.reshape(y, (n, d // g, g)) * s[:, :, None], (n, d))
+    return y * xp.repeat(s, g, axis=1)[:, :d]
