@@ -120,7 +120,7 @@ class Float(Quantizer, name="float"):
 
     def _encode(self, x, weight):
         xp = array_namespace(x)
-        x = cast(x if str(x.dtype)[-2:] != "64" else xp.clip(x, -3.4e38, 3.4e38), "float32")
+        x = groups.float32(x)
         n, d = x.shape
         if self.scale == "none":
             return {"ids": self.of.code(x)}

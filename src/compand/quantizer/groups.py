@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..array import array_namespace, is_numpy, like, to_numpy
+from ..array import array_namespace, cast, dtype_name, is_numpy, like, to_numpy
+from ..fit.scale import stored
 
 CHUNK = 1 << 16  # values worked on at a time in NumPy, to stay in cache
 
@@ -61,7 +62,7 @@ def concat(pieces):
     return {name: xp.concat([p[name] for p in pieces], axis=0) for name in pieces[0]}
 
 
-def widen(a, x_like=None):
+def widen(a):
     """Stored scales (bfloat16, float16, float32) as float32 in their own library."""
     xp = array_namespace(a)
     if is_numpy(a) or not hasattr(xp, "float32"):
@@ -79,6 +80,47 @@ def narrow(a, dtype: str):
     return xp.astype(a, getattr(xp, dtype)) if hasattr(xp, dtype) else a
 
 
+def float32(x):
+    """x as float32; larger float64 values saturate."""
+    xp = array_namespace(x)
+    return cast(xp.clip(x, -3.4e38, 3.4e38) if dtype_name(x) == "float64" else x, "float32")
+
+
+def statistic(x, group: int | None, kind: str):
+    """Mean or median of each group of non-negative x (n, d): (n, groups), padding left out."""
+    xp = array_namespace(x)
+    real = mask(x, group)
+    y = split(x, group)
+    if kind == "mean":
+        top = xp.max(y, axis=2, keepdims=True)  # so that the sum of large values stays finite
+        y = y / xp.where(top == 0, xp.ones_like(top), top)
+        if real is None:
+            return xp.mean(y, axis=2) * top[:, :, 0]
+        return xp.sum(y * real, axis=2) / xp.sum(real, axis=1) * top[:, :, 0]
+    g = y.shape[2]
+    if real is None:
+        y = xp.sort(y, axis=2)
+        return y[:, :, (g - 1) // 2] * 0.5 + y[:, :, g // 2] * 0.5
+    whole, last = y[:, :-1, :], x[:, (y.shape[1] - 1) * g:]
+    pieces = [statistic(last, None, kind)]
+    if whole.shape[1]:
+        pieces.insert(0, statistic(xp.reshape(whole, (x.shape[0], -1)), group, kind))
+    return xp.concat(pieces, axis=1)
+
+
+def spread(s, d: int, group: int | None):
+    """s (n, groups) as one value a column: (n, d), or (n, 1) if there is one group."""
+    if s.shape[1] == 1:
+        return s
+    xp = array_namespace(s)
+    return xp.repeat(s, min(group or d, d), axis=1)[:, :d]
+
+
+def store(s, dtype: str):
+    """Scales rounded to what ``dtype`` holds, in that dtype."""
+    return narrow(stored(s, dtype), dtype)
+
+
 def times(y, s, group: int | None):
     """y (n, d) times the scale s (n, groups) of each group."""
     xp = array_namespace(y)
@@ -88,4 +130,4 @@ def times(y, s, group: int | None):
     g = min(group or d, d)
     if d % g == 0:
         return xp.reshape(xp.reshape(y, (n, d // g, g)) * s[:, :, None], (n, d))
-    return y * xp.repeat(s, g, axis=1)[:, :d]
+    return y * spread(s, d, group)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ..array import array_namespace, cast, dtype_name, like, to_numpy
+from ..array import array_namespace, cast, like, to_numpy
 from ..fit import scale as scales
 from ..stage import KW_ONLY, Part, Quantizer, replace
 from . import groups
@@ -141,7 +141,7 @@ class Int(Quantizer, name="int"):
 
     def _encode(self, x, weight, shift, xp):
         ids_dtype = xp.uint8 if self.k <= 256 else getattr(xp, "uint16", xp.int32)
-        x = cast(x, "float32") if dtype_name(x) != "float64" else xp.astype(xp.clip(x, -3.4e38, 3.4e38), xp.float32)
+        x = groups.float32(x)
         parts = {}
         if self.step or self.per != "row":
             s, z = self._fixed(x)

@@ -1,0 +1,76 @@
+"""Three levels: -s, 0, s."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from ..array import array_namespace, cast
+from ..stage import KW_ONLY, Part, Quantizer
+from . import groups
+
+
+class Ternary(Quantizer, name="ternary"):
+    """-s, 0 or s, with a scale for each row or group; ids 0, 1, 2, five to a byte (1.6 bits a value).
+
+    ===================  ======================================================================================
+    ``rule=twn``         values beyond 0.7 mean |x|; s = their mean magnitude (TWN, Li 2016): the default
+    ``rule=best``        the threshold of least squared error, found by sorting
+    ``rule=absmean``     s = mean |x|, values rounded to the nearest level (BitNet b1.58, Ma 2024)
+    ``rule=median``      s = median |x|, rounded to the nearest level: robust to outliers
+    ===================  ======================================================================================
+
+    >>> import numpy as np
+    >>> parts = Ternary().encode(np.float32([[4, -0.5, 0, -2]]))
+    >>> parts["ids"], float(parts["scale"][0, 0])
+    (array([[2, 1, 1, 0]], dtype=uint8), 3.0)
+    """
+
+    group: Annotated[int, range(1, 1 << 24)] | None = None
+    _: KW_ONLY
+    rule: Literal["twn", "best", "absmean", "median"] = "twn"
+    scales: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+
+    def layout(self, form):
+        return {"ids": Part((form.n, form.d), k=3), "scale": Part((form.n, groups.count(form.d, self.group)), self.scales)}
+
+    def encode(self, x):
+        return groups.concat([self._encode(groups.float32(x[rows])) for rows in groups.chunks(x)])
+
+    def _encode(self, x):
+        xp = array_namespace(x)
+        a = xp.abs(x)
+        if self.rule in ("absmean", "median"):
+            s = groups.statistic(a, self.group, "mean" if self.rule == "absmean" else "median")
+            least = groups.spread(s * 0.5, x.shape[1], self.group)
+        else:
+            if self.rule == "twn":
+                limit = groups.statistic(a, self.group, "mean") * 0.7
+            else:
+                limit = self._best(a)
+            least = groups.spread(limit, x.shape[1], self.group)
+            kept = xp.astype(a > least, xp.float32)
+            share = groups.statistic(kept, self.group, "mean")
+            s = groups.statistic(a * kept, self.group, "mean") / xp.where(share == 0, xp.ones_like(share), share)
+        beyond = a > least
+        ids = xp.astype(beyond & (x > 0), xp.uint8) + xp.astype(~(beyond & (x < 0)), xp.uint8)
+        return {"ids": ids, "scale": groups.store(s, self.scales)}
+
+    def _best(self, a):
+        """The threshold of each group that maximises (sum of the j largest)² / j, which is the error removed."""
+        xp = array_namespace(a)
+        y = groups.split(a, self.group)
+        real = groups.mask(a, self.group)
+        top = xp.max(y, axis=2, keepdims=True)
+        y = y / xp.where(top == 0, xp.ones_like(top), top)
+        y = xp.sort(y if real is None else y * real, axis=2, descending=True)
+        total, count = xp.cumulative_sum(y, axis=2), xp.cumulative_sum(xp.ones_like(y), axis=2)
+        j = xp.argmax(total * total / count, axis=2, keepdims=True)
+        next_ = xp.where(count > xp.astype(j, xp.float32) + 1, y, xp.zeros_like(y))  # the largest value left out
+        return xp.max(next_, axis=2) * top[:, :, 0]
+
+    def decode(self, parts, form):
+        ids = parts["ids"]
+        xp = array_namespace(ids)
+        y = xp.astype(ids, xp.float32)
+        y -= 1
+        return cast(groups.times(y, groups.widen(parts["scale"]), self.group), form.dtype)
