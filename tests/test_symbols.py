@@ -4,8 +4,8 @@ import pytest
 from compand import CorruptError
 from compand.symbols import digits, id_dtype, pack, pack_reference, row_bytes, unpack, unpack_reference, width
 
-ALPHABETS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 16, 17, 31, 255, 256, 257, 1000, 1024, 65535, 65536, 65537, 1 << 20, (1 << 24) + 1,
-             (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32]
+ALPHABETS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 16, 17, 31, 255, 256, 257, 1000, 1024, 65535, 65536, 65537, 1 << 20,
+             (1 << 24) + 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32]
 
 
 @pytest.mark.parametrize("k", ALPHABETS)

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .array import array_namespace, cast, dtype_name, is_numpy, like, to_numpy
+from .array import array_namespace, cast, dtype_name, is_numpy, to_numpy
+from .array import like as as_like
 from .codes import Block, Codes, pack_part, unpack_part
+from .dtypes import dtype as dtype_of
 from .dtypes import is_float
 from .errors import CompandError, CorruptError, FitError, InputError
 from .expression import Chain, Sum
@@ -163,8 +165,8 @@ class Codec:
             raise CorruptError(f"{self.spec}: parts {sorted(block.parts)} where {sorted(layout)} belong")
         try:
             parts = {path: unpack_part(block.parts[path], p) for path, p in layout.items()}
-            if like_array is not None:
-                parts = {path: like(a, like_array) for path, a in parts.items()}
+            if like_array is not None and not self.stage.raw:
+                parts = {path: as_like(a, like_array) for path, a in parts.items()}
             decode = self.stage.decode
             y = decode(parts, form, terms) if isinstance(self.stage, (Chain, Sum)) else decode(parts, form)
         except CompandError:
@@ -181,33 +183,26 @@ class Codec:
         ``rows`` decodes only the blocks that hold those rows of the first axis. ``terms`` stops a sum after so many terms.
         ``like`` is an array whose library and device the result shall have (default NumPy).
         """
-        start, stop, step = (rows or slice(None)).indices(codes.shape[0] if codes.shape else 1)
-        if len(codes.shape) < 2 and not self.stage.raw:
-            start_row, stop_row = 0, codes.form.n
-        else:
-            start_row, stop_row = start, max(start, stop)
-        form, at, pieces = codes.form, 0, []
+        form, n = codes.form, codes.shape[0] if codes.shape else 1
+        start, stop, step = (rows or slice(None)).indices(n)
+        if step < 1:
+            raise InputError(f"rows={rows}: the step must be positive")
+        lossy_line = len(codes.shape) < 2 and not self.stage.raw  # one row holds all values: decode it whole, then cut
+        first, last = (0, form.n) if lossy_line else (start, max(start, stop))
+        at, pieces = 0, []
         for block in codes.blocks:
-            lo, hi = max(start_row - at, 0), min(stop_row - at, block.rows)
+            lo, hi = max(first - at, 0), min(last - at, block.rows)
             at += block.rows
             if lo < hi:
                 y = self.decode_block(block, form, like, terms)[lo:hi]
-                pieces.append(_as_dtype(y, codes.dtype) if is_numpy(y) else y)
+                pieces.append(_as_dtype(y, codes.dtype) if is_numpy(y) else cast(y, codes.dtype))
         if not pieces:
-            from .dtypes import dtype
-
-            pieces = [np.zeros((0, form.d), dtype(codes.dtype))]
-        if is_numpy(pieces[0]):
-            x = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        else:
-            xp = array_namespace(pieces[0])
-            x = cast(xp.concat(pieces), codes.dtype)
-        tail = codes.shape[1:]
-        if len(codes.shape) < 2:
-            x = x.reshape(codes.shape if start_row == 0 and stop_row >= form.n else (-1,))
-            return x[start:stop:step] if rows is not None and codes.shape else x
-        x = x.reshape((max(stop_row - start_row, 0), *tail))
-        return x[::step] if step != 1 else x
+            pieces = [np.zeros((0, form.d), dtype_of(codes.dtype))]
+        x = pieces[0] if len(pieces) == 1 else array_namespace(pieces[0]).concat(pieces)
+        x = x.reshape((-1,) if lossy_line else (last - first, *codes.shape[1:]))
+        x = x[start:stop:step] if lossy_line else x[::step] if step > 1 else x
+        x = x if codes.shape else x.reshape(())
+        return x if like is None else as_like(x, like)
 
     def compress(self, x) -> bytes:
         """x as the bytes of a .cpd file; fits first if the codec needs it and is not fitted."""
@@ -225,9 +220,7 @@ class Codec:
 
 def _as_dtype(y: np.ndarray, name: str) -> np.ndarray:
     """Decoded rows in the source's dtype; integers are rounded and clipped."""
-    from .dtypes import dtype
-
-    target = dtype(name)
+    target = dtype_of(name)
     if y.dtype == target or is_float(name):
         return y.astype(target, copy=False)
     if name == "bool":

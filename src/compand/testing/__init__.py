@@ -1,0 +1,1 @@
+"""Laws any stage must obey, and mutants of files: shipped for authors of plug-ins."""
