@@ -1,0 +1,148 @@
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include <nanobind/stl/pair.h>
+
+#include "arrays.hpp"
+#include "nearest/nearest.hpp"
+#include "threads.hpp"
+
+namespace nb = nanobind;
+
+namespace compand::nearest {
+namespace {
+
+// m codebooks of (k, d), each for its own d columns.
+class Grouped {
+public:
+    Grouped(const float *codebooks, size_t m, size_t k, size_t d, bool flat) : k_(k), d_(d), flat_(flat) {
+        if (m == 0 || k == 0 || d == 0) throw nb::value_error("a codebook needs at least one codeword and one dimension");
+        if (k > (size_t{1} << 31) - kGroup) throw nb::value_error("a codebook may have at most 2**31 - 64 codewords");
+        indexes_.reserve(m);
+        for (size_t g = 0; g < m; ++g) indexes_.emplace_back(codebooks + g * k * d, k, d);
+    }
+    Grouped(const Grouped &) = delete;
+    Grouped(Grouped &&) = default;
+    size_t m() const { return indexes_.size(); }
+    size_t k() const { return k_; }
+    size_t d() const { return d_; }
+    bool flat() const { return flat_; }
+
+    // ids (n, m) of T; distances (n, m) or null
+    template <class T> void search(const float *x, size_t n, T *ids, float *distances) const {
+        const size_t m = indexes_.size(), stride = m * d_;
+        if (n == 0) return;
+        if (indexes_[0].prefers_split(n) && m == 1) {
+            std::vector<uint32_t> found(n);
+            indexes_[0].search_split(x, stride, n, found.data(), distances);
+            for (size_t i = 0; i < n; ++i) ids[i] = static_cast<T>(found[i]);
+            return;
+        }
+        const size_t tile = indexes_[0].tile();
+        const size_t work = std::max<size_t>(1, d_ == 1 ? 1 << 14 : (size_t{1} << 22) / (k_ * d_));  // rows worth a task
+        const size_t rows = std::min((n + tile - 1) / tile, std::max<size_t>(1, work / tile)) * tile;
+        const size_t pieces = (n + rows - 1) / rows;
+        parallel_for(pieces * m, [&](size_t task) {
+            const size_t g = task % m, begin = task / m * rows, end = std::min(n, begin + rows);
+            uint32_t found[256];
+            float far[256];
+            for (size_t at = begin; at < end; at += 256) {
+                const size_t count = std::min<size_t>(256, end - at);
+                indexes_[g].search(x + at * stride + g * d_, stride, count, found, distances ? far : nullptr);
+                if (m == 1) std::copy_n(found, count, ids + at);
+                else
+                    for (size_t i = 0; i < count; ++i) ids[(at + i) * m + g] = static_cast<T>(found[i]);
+                if (distances)
+                    for (size_t i = 0; i < count; ++i) distances[(at + i) * m + g] = far[i];
+            }
+        });
+    }
+
+private:
+    size_t k_, d_;
+    bool flat_;
+    std::vector<Index> indexes_;
+};
+
+using Vectors = Input<float, 2>;
+
+void check(const Grouped &index, const Vectors &x) {
+    if (x.shape(1) != index.m() * index.d()) throw nb::value_error("x must have as many columns as the codebook has dimensions");
+}
+
+template <class T> nb::object ids_of(const Grouped &index, const Vectors &x) {
+    const size_t n = x.shape(0);
+    const float *from = x.data();
+    Fresh<T> ids = index.flat() ? Fresh<T>({n}) : Fresh<T>({n, index.m()});
+    {
+        nb::gil_scoped_release release;
+        index.search(from, n, ids.data(), nullptr);
+    }
+    return nb::cast(ids.release());
+}
+
+nb::object search(const Grouped &index, Vectors x, size_t itemsize) {
+    check(index, x);
+    if (itemsize != 1 && itemsize != 2 && itemsize != 4) throw nb::value_error("itemsize must be 1, 2 or 4");
+    if (itemsize < 4 && index.k() > size_t{1} << (8 * itemsize)) throw nb::value_error("ids do not fit in itemsize bytes");
+    return itemsize == 1 ? ids_of<uint8_t>(index, x) : itemsize == 2 ? ids_of<uint16_t>(index, x) : ids_of<uint32_t>(index, x);
+}
+
+nb::object search_distances(const Grouped &index, Vectors x) {
+    check(index, x);
+    const size_t n = x.shape(0);
+    const float *from = x.data();
+    Fresh<uint32_t> ids = index.flat() ? Fresh<uint32_t>({n}) : Fresh<uint32_t>({n, index.m()});
+    Fresh<float> distances = index.flat() ? Fresh<float>({n}) : Fresh<float>({n, index.m()});
+    {
+        nb::gil_scoped_release release;
+        index.search(from, n, ids.data(), distances.data());
+    }
+    return nb::make_tuple(ids.release(), distances.release());
+}
+
+}  // namespace
+}  // namespace compand::nearest
+
+void bind_nearest(nb::module_ &m) {
+    using namespace compand;
+    using nearest::Grouped;
+    using namespace nb::literals;
+    nb::class_<Grouped>(m, "NearestIndex",
+                        "A codebook (k, d), or m of them (m, k, d), prepared for exact nearest-codeword search. For weighted\n"
+                        "distances multiply x and the codebook by the square roots of the weights first.")
+        .def("__init__",
+             [](Grouped *self, Input<float, 2> codebook) {
+                 new (self) Grouped(codebook.data(), 1, codebook.shape(0), codebook.shape(1), true);
+             },
+             "codebook"_a.noconvert())
+        .def("__init__",
+             [](Grouped *self, Input<float, 3> codebooks) {
+                 new (self) Grouped(codebooks.data(), codebooks.shape(0), codebooks.shape(1), codebooks.shape(2), false);
+             },
+             "codebooks"_a.noconvert())
+        .def_prop_ro("m", &Grouped::m)
+        .def_prop_ro("k", &Grouped::k)
+        .def_prop_ro("d", &Grouped::d)
+        .def("search", &nearest::search, "x"_a.noconvert(), "itemsize"_a = 4,
+             "Ids (n,) or (n, m) of the nearest codewords of x (n, d) or (n, m*d), as unsigned integers of itemsize bytes;\n"
+             "ties to the lowest id; rows or codewords with NaN or infinity are infinitely far (id 0 if all are).")
+        .def("search_distances", &nearest::search_distances, "x"_a.noconvert(), "Ids (uint32) and squared distances (float32).");
+    m.def("nearest",
+          [](Input<float, 2> x, Input<float, 2> codebook, size_t itemsize) {
+              return nearest::search(Grouped(codebook.data(), 1, codebook.shape(0), codebook.shape(1), true), x, itemsize);
+          },
+          "x"_a.noconvert(), "codebook"_a.noconvert(), "itemsize"_a = 4, "NearestIndex(codebook).search(x, itemsize).");
+    m.def("nearest_distances",
+          [](Input<float, 2> x, Input<float, 2> codebook) {
+              return nearest::search_distances(Grouped(codebook.data(), 1, codebook.shape(0), codebook.shape(1), true), x);
+          },
+          "x"_a.noconvert(), "codebook"_a.noconvert(), "NearestIndex(codebook).search_distances(x).");
+    m.def("nearest_grouped",
+          [](Input<float, 2> x, Input<float, 3> codebooks, size_t itemsize) {
+              const Grouped index(codebooks.data(), codebooks.shape(0), codebooks.shape(1), codebooks.shape(2), false);
+              return nearest::search(index, x, itemsize);
+          },
+          "x"_a.noconvert(), "codebooks"_a.noconvert(), "itemsize"_a = 4, "NearestIndex(codebooks).search(x, itemsize).");
+}

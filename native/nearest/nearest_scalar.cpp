@@ -1,0 +1,3 @@
+#define ISA scalar
+#define LEVEL 0
+#include "nearest/nearest_impl.hpp"

@@ -1,0 +1,173 @@
+"""Nearest codewords against float64 brute force, ties to the lowest id."""
+
+import numpy as np
+import pytest
+
+from compand import _native
+
+LEVELS = ["scalar", "avx2", "avx512"]
+
+
+@pytest.fixture(autouse=True)
+def restore():
+    yield
+    _native.set_isa("auto")
+    _native.set_threads(0)
+
+
+def brute(x, codebook):
+    """Squared distances (n, k) in float64, dimensions added in order; argmin takes the lowest id."""
+    total = np.zeros((len(x), len(codebook)))
+    for j in range(x.shape[1]):
+        with np.errstate(invalid="ignore"):  # inf - inf
+            total += (x[:, j, None].astype(np.float64) - codebook[None, :, j].astype(np.float64)) ** 2
+    total[np.isnan(total)] = np.inf
+    return total
+
+
+def check(x, codebook):
+    distances = brute(x, codebook)
+    expected = distances.argmin(1) if len(x) else np.zeros(0)
+    index = _native.NearestIndex(codebook)
+    for level in LEVELS:
+        if not _native.set_isa(level):
+            continue
+        for threads in (1, 2):
+            _native.set_threads(threads)
+            ids, found = index.search_distances(x)
+            assert ids.dtype == np.uint32
+            assert np.array_equal(ids, expected)
+            assert np.array_equal(index.search(x), expected)
+            with np.errstate(over="ignore"):
+                assert np.array_equal(found, distances.min(1).astype(np.float32) if len(x) else found)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 17, 32, 64, 130, 131])
+def test_ids_equal_brute_force(d):
+    rng = np.random.default_rng(d)
+    for n, k in ((0, 3), (1, 1), (5, 2), (67, 63), (130, 64), (33, 65), (300, 1000)):
+        x, codebook = (rng.standard_normal((size, d)).astype(np.float32) for size in (n, k))
+        check(x, codebook)
+
+
+def test_odd_sizes():
+    rng = np.random.default_rng(0)
+    for size in range(1, 131):
+        check(rng.standard_normal((size, 4)).astype(np.float32), rng.standard_normal((131 - size, 4)).astype(np.float32))
+
+
+@pytest.mark.parametrize("d", [1, 2, 8, 16, 33])
+@pytest.mark.parametrize("mean", [300, 3000, 1e6])
+def test_conditioning(d, mean):
+    rng = np.random.default_rng(d)
+    check(*((mean + rng.standard_normal((size, d))).astype(np.float32) for size in (200, 500)))
+
+
+@pytest.mark.parametrize("d", [2, 8, 20])
+def test_rounding_alone_would_decide(d):
+    """Grids make exact ties; clusters far from the mean make float32 scores useless."""
+    rng = np.random.default_rng(d)
+    check(rng.integers(-2, 3, (200, d)).astype(np.float32) / 2, rng.integers(-1, 2, (300, d)).astype(np.float32))
+    side = np.where(rng.random((400, 1)) < 0.5, 1e4, -1e4)
+    check((side[:200] + rng.standard_normal((200, d))).astype(np.float32),
+          (side[200:] + rng.standard_normal((200, d))).astype(np.float32))
+    check((rng.standard_normal((100, d)) * 1e6).astype(np.float32), rng.standard_normal((200, d)).astype(np.float32))
+    near = rng.standard_normal((1, d)).astype(np.float32)
+    steps = np.nextafter(np.repeat(near, 200, 0), np.where(rng.random((200, d)) < 0.5, np.inf, -np.inf).astype(np.float32))
+    check(rng.standard_normal((100, d)).astype(np.float32), steps)
+    check(steps[:100], steps)
+
+
+@pytest.mark.parametrize("d", [1, 2, 8])
+@pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e-20, 1e18, 1e30, 3e38])
+def test_scales(d, scale):
+    rng = np.random.default_rng(d)
+    x, codebook = ((rng.uniform(-1, 1, (size, d)) * scale).astype(np.float32) for size in (100, 150))
+    check(x, codebook)
+
+
+def test_duplicates_take_the_lowest_id():
+    rng = np.random.default_rng(0)
+    for d in (1, 3, 8):
+        codebook = np.repeat(rng.standard_normal((40, d)).astype(np.float32), 7, axis=0)
+        x = rng.standard_normal((100, d)).astype(np.float32)
+        check(x, codebook)
+        check(x, np.zeros((500, d), np.float32))
+        assert set(_native.nearest(x, codebook) % 7) == {0}
+    zeros = np.array([[-0.0, 0.0], [0.0, -0.0], [1, 1]], np.float32)
+    check(zeros, zeros)
+
+
+@pytest.mark.parametrize("d", [1, 2, 9])
+def test_not_finite(d):
+    rng = np.random.default_rng(d)
+    x, codebook = (rng.standard_normal((size, d)).astype(np.float32) for size in (60, 90))
+    for value in (np.nan, np.inf, -np.inf):
+        x[rng.integers(0, 60, 5), rng.integers(0, d, 5)] = value
+        codebook[rng.integers(1, 90, 20), rng.integers(0, d, 20)] = value
+    codebook[0, -1] = np.nan
+    check(x, codebook)
+    check(x, np.full((3, d), np.nan, np.float32))
+    bad = ~np.isfinite(x).all(1)
+    assert bad.any() and not _native.nearest(x, codebook)[bad].any()
+
+
+def test_line_ties_and_thresholds():
+    """Every float32 around every midpoint, with both orders of the ids."""
+    rng = np.random.default_rng(0)
+    for k in (2, 3, 16, 17, 200):
+        values = rng.standard_normal(k).astype(np.float32) * np.float32(10) ** rng.integers(-3, 3, k)
+        values = np.concatenate([values, values[: k // 2]]).astype(np.float32)
+        middle = np.sort(values)
+        middle = ((middle[1:].astype(np.float64) + middle[:-1]) / 2).astype(np.float32)
+        x = np.concatenate([np.nextafter(middle, np.float32(-np.inf)), middle, np.nextafter(middle, np.float32(np.inf)), values])
+        check(x[:, None], values[:, None])
+    check(np.array([[0.0], [1.0], [2.0]], np.float32), np.array([[2.0], [0.0]], np.float32))
+
+
+@pytest.mark.parametrize("d,k", [(1, 16), (2, 256), (8, 100), (16, 300)])
+def test_groups(d, k):
+    rng = np.random.default_rng(d)
+    x, codebooks = rng.standard_normal((500, 5 * d)).astype(np.float32), rng.standard_normal((5, k, d)).astype(np.float32)
+    ids = _native.nearest_grouped(x, codebooks, 2)
+    assert ids.shape == (500, 5) and ids.dtype == np.uint16
+    index = _native.NearestIndex(codebooks)
+    assert (index.m, index.k, index.d) == (5, k, d)
+    together, distances = index.search_distances(x)
+    for m in range(5):
+        expected, far = _native.nearest_distances(np.ascontiguousarray(x[:, m * d : (m + 1) * d]), codebooks[m])
+        assert np.array_equal(ids[:, m], expected) and np.array_equal(together[:, m], expected)
+        assert np.array_equal(distances[:, m], far)
+    if k <= 256:
+        assert np.array_equal(index.search(x, itemsize=1), ids)
+
+
+def test_few_rows_and_many_codewords_share_the_codewords():
+    rng = np.random.default_rng(0)
+    x, codebook = rng.standard_normal((9, 8)).astype(np.float32), rng.standard_normal((70_000, 8)).astype(np.float32)
+    check(x, codebook)
+    many = rng.standard_normal((3000, 8)).astype(np.float32)
+    index = _native.NearestIndex(codebook[:5000])
+    whole = index.search(many)
+    assert np.array_equal(whole, np.concatenate([index.search(many[i : i + 97]) for i in range(0, 3000, 97)]))
+
+
+def test_unaligned():
+    raw = np.random.default_rng(0).standard_normal(1 + 130 * 3).astype(np.float32)
+    check(raw[1:].reshape(130, 3), raw[:-1].reshape(130, 3)[:70])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: _native.nearest(x, np.zeros((3, 5), np.float32)),
+        lambda x: _native.nearest(x, np.zeros((0, 4), np.float32)),
+        lambda x: _native.nearest(np.zeros((3, 0), np.float32), np.zeros((2, 0), np.float32)),
+        lambda x: _native.nearest(x, np.zeros((300, 4), np.float32), 1),
+        lambda x: _native.nearest(x, np.zeros((3, 4), np.float32), 3),
+        lambda x: _native.nearest_grouped(x, np.zeros((3, 2, 4), np.float32)),
+    ],
+)
+def test_bad_sizes_are_value_errors(call):
+    with pytest.raises(ValueError):
+        call(np.zeros((3, 4), np.float32))
