@@ -1,0 +1,57 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import InputError, OverwriteError
+
+
+def _sibling(path: Path) -> Path:
+    return path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def whole_file(path, *, overwrite: bool = False):
+    """An open binary file that becomes ``path`` when the block ends well. `OverwriteError` if it exists and may not."""
+    path = Path(path)
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise OverwriteError(f"{path} exists" + (" and is a folder" if path.is_dir() else "; overwrite=True (-f) replaces it"))
+    part = _sibling(path)
+    try:
+        with open(part, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    except FileNotFoundError as e:
+        raise InputError(f"{path}: {e.strerror}: no such folder") from e
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+
+
+@contextmanager
+def whole_folder(path, *, overwrite: bool = False):
+    """A folder that becomes ``path`` when the block ends well; with overwrite, its files replace those of an old one."""
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and (overwrite or not any(path.iterdir()))):
+        raise OverwriteError(f"{path} exists; overwrite=True (-f) writes into it")
+    part = _sibling(path.absolute())
+    try:
+        part.mkdir()
+        yield part
+        if not path.exists():
+            os.replace(part, path)
+        else:
+            for file in sorted(p for p in part.rglob("*") if p.is_file()):
+                target = path / file.relative_to(part)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+    except FileNotFoundError as e:
+        raise InputError(f"{path}: {e.strerror}: no such folder") from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
