@@ -64,11 +64,12 @@ def test_npy_refuses_what_is_not_numbers(tmp_path, x):
 
 HEADERS = ["{}", "[]", "", "{'descr': '<f4', 'fortran_order': False, 'shape': (3,), 'x': 1}", "{'descr': '<f4', 'shape': (3,)}",
            "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (3,)}",
-           "{'descr': '<f4', 'fortran_order': False, 'shape': (-3,)}", 
+           "{'descr': '<f4', 'fortran_order': False, 'shape': (-3,)}",
            "{'descr': '<f4', 'fortran_order': 1, 'shape': (3,)}",
-           "{'descr': '<f4', 'fortran_order': False, 'shape': (__import__('os'),)}",
+           &
            "{'descr': True, 'fortran_order': False, 'shape': (3,)}",
-           "{'descr': '<f4', 'fortran_order': False, 'shape': ((3,),)}", "{'descr': '<f4', 'fortran_order': False, 'shape': (3.,)}",
+           "{'descr': '<f4', 'fortran_order': False, 'shape': ((3,),)}",
+           "{'descr': '<f4', 'fortran_order': False, 'shape': (3.,)}",
            "{'descr': '<f4', 'fortran_order': (), 'shape': False}", "{" + "(" * 5000 + ")" * 5000 + "}",
            *(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({n},)}}" for n in
              ("2147483648", "4294967296", "9007199254740992", "9223372036854775807", "9223372036854775808", "9" * 200)),

@@ -32,7 +32,7 @@ def sample(kind, tmp_path):
         return small_tensors(a=np.arange(12, dtype=np.float32).reshape(3, 4), b=np.arange(3), c=np.zeros((0, 4), np.float16))
     if kind == "gguf":
         tensors = [(t.name, (2, t.values), k, blocks(k, 2).tobytes()) for k, t in TYPES.items() if k in (0, 8, 12)]
-        meta = [text("general.alignment") + b"\4\0\0\0\x20\0\0\0", 
+        meta = [text("general.alignment") + b"\4\0\0\0\x20\0\0\0",
                 text("words") + b"\x09\0\0\0\x08\0\0\0" + bytes([2] + [0] * 7) + text("a") * 2]
         return gguf_file(tensors, meta)
     pa = pytest.importorskip("pyarrow")
