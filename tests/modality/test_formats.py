@@ -66,7 +66,7 @@ HEADERS = ["{}", "[]", "", "{'descr': '<f4', 'fortran_order': False, 'shape': (3
            "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (3,)}",
            "{'descr': '<f4', 'fortran_order': False, 'shape': (-3,)}",
            "{'descr': '<f4', 'fortran_order': 1, 'shape': (3,)}",
-           &
+           "{'descr': '<f4', 'fortran_order': False, 'shape': (__import__('os'),)}",
            "{'descr': True, 'fortran_order': False, 'shape': (3,)}",
            "{'descr': '<f4', 'fortran_order': False, 'shape': ((3,),)}",
            "{'descr': '<f4', 'fortran_order': False, 'shape': (3.,)}",
