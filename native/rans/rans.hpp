@@ -1,0 +1,63 @@
+// Interleaved rANS: 64 lanes of 32-bit states in [2^16, 2^32), 16-bit words. Symbol t lives in lane t % 64; after each decoded
+// symbol its lane takes the next word of the shared stream if its state fell below 2^16. Encoding runs backwards.
+// The kernels below work on whole groups of 64 symbols; lanes.hpp does headers, remainders and the end of a stream.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "isa.hpp"
+
+namespace compand::rans {
+
+constexpr size_t kLanes = 64;
+constexpr size_t kRun = 16;      // where symbols have raw bits too, 16 lanes take their first words, then their second
+constexpr uint32_t kLow = 1u << 16;
+constexpr int kNarrowBits = 12;  // precision of the table kernels: one 16 KiB table of 4-byte entries stays in L1
+
+struct Lanes {
+    uint32_t x[kLanes];
+    const uint8_t *at, *end;  // words not yet read
+};
+
+// Decoded bytes equal to `mark` are replaced by the next byte of [at, end); missing is set if there is none.
+struct Escapes {
+    int mark = -1;
+    const uint8_t *at = nullptr, *end = nullptr;
+    bool missing = false;
+};
+
+// Up to 16 symbols: symbol = number of bounds <= slot. bounds has 16 entries, the first 0, unused ones 0xffff.
+struct Small {
+    int p, count;           // precision, symbols
+    uint16_t bounds[16];    // cumulative starts
+    uint32_t entry[16];     // frequency << 16 | start
+    uint8_t id[16];         // byte to write
+};
+
+#define COMPAND_RANS_KERNELS                                                                                              \
+    /* steps: (frequency - 1) << 16 | start; raws (or null): bits << 16 | value, pushed before the step */              \
+    uint16_t *encode(const uint32_t *steps, const uint32_t *raws, size_t groups, int p, uint32_t *x, uint16_t *out);      \
+    /* table[slot] = frequency << 20 | (slot - start) << 8 | byte. All decoders return the groups done: fewer than asked  \
+       when less than 128 (large: 256) bytes are left. */                                                                 \
+    size_t decode_narrow(Lanes &lanes, const uint32_t *table, uint8_t *out, size_t groups, Escapes &escapes);             \
+    size_t decode_small(Lanes &lanes, const Small &model, uint8_t *out, size_t groups, Escapes &escapes);                 \
+    /* table as above; info[byte] = base << 5 | bits; id = ids[base + value of bits raw bits] */                          \
+    size_t decode_large(Lanes &lanes, const uint32_t *table, const uint32_t *info, const uint16_t *ids, uint16_t *out,    \
+                        size_t groups);                                                                                   \
+    /* lane l decodes out[l * stride + g]; the table of a symbol is which[its predecessor] (0 before the first) */        \
+    size_t decode_order1(Lanes &lanes, const uint32_t *tables, const uint32_t *which, uint8_t *out, size_t stride,        \
+                         size_t from, size_t groups);                                                                     \
+    /* the table of symbol t is which[t] */                                                                               \
+    size_t decode_contexts(Lanes &lanes, const uint32_t *tables, const uint8_t *which, uint8_t *out, size_t groups);
+
+namespace scalar {
+COMPAND_RANS_KERNELS
+}
+namespace avx2 {
+COMPAND_RANS_KERNELS
+}
+namespace avx512 {
+COMPAND_RANS_KERNELS
+}
+
+}  // namespace compand::rans

@@ -1,0 +1,2 @@
+#define COMPAND_RANS_ISA scalar
+#include "rans_impl.hpp"
