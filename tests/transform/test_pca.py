@@ -7,7 +7,8 @@ from compand.fit.subspace import subspace
 
 def correlated(n, d, seed=0):
     rng = np.random.default_rng(seed)
-    return (rng.standard_normal((n, d)) * 0.95 ** np.arange(d) @ rng.standard_normal((d, d)) + rng.standard_normal(d)).astype(np.float32)
+    x = rng.standard_normal((n, d)) * 0.95 ** np.arange(d) @ rng.standard_normal((d, d))
+    return (x + rng.standard_normal(d)).astype(np.float32)
 
 
 @pytest.mark.parametrize("spec", ["pca", "pca:whiten=true"])

@@ -68,8 +68,8 @@ class Lowrank(Quantizer, name="lowrank"):
         self._need(x.shape[1])
         s = subspace(x, self.rank, weight=weight, center=False)
         scale = np.clip(np.sqrt(s.variance), 1e-30, 1e30)
-        return replace(self, basis_=s.basis.T.astype(np.float32 if self.value == "float32" else np.float16),
-                       scale_=scale.astype(np.float32), gain_=(1 / s.gain).astype(np.float32))
+        basis = np.ascontiguousarray(s.basis.T, np.float32 if self.value == "float32" else np.float16)
+        return replace(self, basis_=basis, scale_=scale.astype(np.float32), gain_=(1 / s.gain).astype(np.float32))
 
     def encode(self, x):
         xp = array_namespace(x)
