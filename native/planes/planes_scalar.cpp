@@ -1,0 +1,2 @@
+#define ISA scalar
+#include "planes/planes_impl.hpp"
