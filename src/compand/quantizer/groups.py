@@ -116,9 +116,9 @@ def spread(s, d: int, group: int | None):
     return xp.repeat(s, min(group or d, d), axis=1)[:, :d]
 
 
-def store(s, dtype: str):
-    """Scales rounded to what ``dtype`` holds, in that dtype."""
-    return narrow(stored(s, dtype), dtype)
+def store(s, dtype: str, up: bool = False):
+    """Scales rounded to what ``dtype`` holds (``up``: never down), in that dtype."""
+    return narrow(stored(s, dtype, up), dtype)
 
 
 def times(y, s, group: int | None):

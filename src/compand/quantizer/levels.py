@@ -1,0 +1,83 @@
+"""Tables of levels for scalar quantization: named ones, learning them, and the nearest level of each value."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..array import array_namespace, is_numpy, like
+
+# NormalFloat (QLoRA, 2023, appendix E) from -1 to 1; Lloyd-Max levels of the unit Gaussian (Max, 1960).
+NAMED = {
+    "nf3": [-1.0, -0.47862916, -0.21714182, 0.0, 0.16093017, 0.33791519, 0.56261697, 1.0],
+    "nf4": [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+            -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+            0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0],
+    "gauss1": [0.79788456],
+    "gauss2": [0.45278003, 1.5104176],
+    "gauss3": [0.24509418, 0.75600528, 1.3439093, 2.1519457],
+    "gauss4": [0.12839503, 0.3880483, 0.65675912, 0.94234046, 1.2562312, 1.6180464, 2.0690172, 2.7325896],
+    "gauss5": [0.06588966, 0.19805183, 0.33137831, 0.46669952, 0.60493362, 0.7471357, 0.89456512, 1.0487833, 1.2118044,
+               1.3863403, 1.5762281, 1.7872332, 2.0287284, 2.3177394, 2.6911196, 3.2607325],
+}
+NAMED = {name: np.float32(v if name[0] == "n" else [-a for a in v[::-1]] + v) for name, v in NAMED.items()}
+SAMPLE = 1 << 20  # values a table is learnt from
+
+
+def place(x, table: np.ndarray):
+    """The id of the level nearest to each value of x (float32), ties to the lower level; uint8. ``table`` is ascending."""
+    xp = array_namespace(x)
+    middle = table.astype(np.float64)
+    middle = (middle[1:] + middle[:-1]) / 2
+    border = middle.astype(np.float32)  # rounded down, so that x > border in float32 is x > middle
+    border = np.where(border > middle, np.nextafter(border, np.float32(-np.inf)), border).astype(np.float32)
+    if not is_numpy(x):
+        ids = xp.searchsorted(like(border, x), xp.reshape(x, (-1,)))
+        return xp.astype(xp.reshape(ids, x.shape), xp.uint8)
+    if len(border) > 40:
+        return np.searchsorted(border, x).astype(np.uint8)
+    ids = np.zeros(x.shape, np.uint8)
+    for b in border:
+        ids += x > b
+    return ids
+
+
+def learn(x: np.ndarray, k: int, weight: np.ndarray | None = None, iterations: int = 200) -> np.ndarray:
+    """k ascending levels of least (weighted) squared error for the values of x: (k,) float32.
+
+    Lloyd's algorithm on sorted values with running sums, from levels spaced by the cube root of the density, which is best
+    for many levels (Panter and Dite, 1951).
+    """
+    x = np.asarray(x, np.float32).reshape(-1)
+    step = -(-x.size // SAMPLE)
+    x = x[::step].astype(np.float64)
+    if weight is not None:
+        w = np.asarray(weight, np.float64).reshape(-1)[::step]
+        x, w = x[w > 0], w[w > 0]
+    if weight is None or not x.size:
+        x, w = (x, np.ones(x.size)) if x.size else (np.zeros(1), np.ones(1))
+    order = np.argsort(x, kind="stable")
+    x, w = x[order], w[order]
+    top = max(abs(x[0]), abs(x[-1])) or 1.0
+    x = x / top
+    mass, total = (np.concatenate([[0.0], np.cumsum(a)]) for a in (w, w * x))
+    edges = mass[-1] * np.linspace(0, 1, min(8 * k, max(x.size, 2)) + 1)
+    quantile = x[np.clip(np.searchsorted(mass[1:], edges), 0, x.size - 1)]
+    share = np.concatenate([[0.0], np.cumsum(np.diff(quantile) ** (2 / 3))])
+    if share[-1] == 0:
+        return np.full(k, x[0] * top, np.float32)
+    table = np.interp((np.arange(k) + 0.5) / k * share[-1], share, quantile)
+    for _ in range(iterations):
+        at = np.concatenate([[0], np.searchsorted(x, (table[1:] + table[:-1]) / 2, side="right"), [x.size]])
+        m = np.diff(mass[at])
+        new = np.where(m > 0, np.diff(total[at]) / np.where(m > 0, m, 1), table)
+        if (m == 0).any():  # one unused level goes to the end of the widest cell
+            last = np.maximum(at[1:] - 1, 0)
+            width = np.where(m > 0, x[last] - x[np.minimum(at[:-1], x.size - 1)], 0)
+            if width.max() > 0:
+                new[np.flatnonzero(m == 0)[0]] = x[last[width.argmax()]]
+        new = np.sort(new)
+        if np.abs(new - table).max() <= 1e-7 * (new[-1] - new[0]):
+            table = new
+            break
+        table = new
+    return np.sort((table * top).astype(np.float32))
