@@ -67,7 +67,7 @@ def test_wide_rows_by_iteration():
     x = correlated(300, 1100)
     s, exact = subspace(x, 8), np.linalg.svd(x - x.mean(0), full_matrices=False)
     np.testing.assert_allclose(s.variance, exact[1][:8] ** 2 / 300, rtol=1e-6)
-    np.testing.assert_allclose(np.abs((s.basis.T @ exact[2][:8].T)), np.eye(8), atol=1e-3)
+    np.testing.assert_allclose(np.abs(s.basis.T @ exact[2][:8].T), np.eye(8), atol=1e-3)
     assert np.array_equal(subspace(x, 8).basis, s.basis)
 
 
