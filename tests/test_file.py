@@ -232,7 +232,7 @@ def test_compress_and_decompress():
 
 
 def test_same_input_same_bytes(tmp_path):
-    arrays = {"x": X[:3000], "y": X[:3]}
+    arrays = {"x": X[:600], "y": X[:3]}
     files = [write(tmp_path / f"{i}.cpd", arrays, "bytes,lzma", meta={"a": 1}).read_bytes() for i in range(2)]
     assert files[0] == files[1]
     assert compand.Codec("raw").compress(X) == compand.Codec("raw").compress(X)
@@ -298,7 +298,7 @@ def test_torch_results(path):
 
 
 def test_codes_written_again_are_equal(path):
-    write(path, {"x": X}, "bytes,lzma")
+    write(path, {"x": X[:600]}, "bytes,lzma")
     codes = compand.open(path)["x"].codes()
     again = path.with_name("b.cpd")
     with compand.Writer(again) as file:
@@ -328,7 +328,7 @@ def test_sha256_is_of_decoded_bytes(path):
 
     with compand.Writer(path) as file:
         file.write("x", X[:, ::2], "raw", sha256=True)
-        file.write("y", X, "bytes,lzma", sha256=True, check=False)
+        file.write("y", X[:600], "bytes,lzma", sha256=True, check=False)
     file = compand.open(path)
     assert file["x"].sha256 == hashlib.sha256(np.ascontiguousarray(X[:, ::2]).tobytes()).hexdigest()
-    assert file["y"].sha256 == hashlib.sha256(X.tobytes()).hexdigest() and file.verify("full").ok
+    assert file["y"].sha256 == hashlib.sha256(X[:600].tobytes()).hexdigest() and file.verify("full").ok

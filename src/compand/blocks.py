@@ -78,6 +78,8 @@ class Plan:
         size = math.prod(shape) * dtype_of(dtype).itemsize
         limits.check("decoded_bytes", size, "decoded array")
         self.form = form = codec.form(shape, dtype)
+        if rows > max(form.n, 1):
+            raise CorruptError(f"blocks of {rows} rows, where there are {form.n}")
         empty = form.n == 0 or form.d == 0
         self.count = 0 if empty else -(-form.n // rows)
         self.layouts: dict[int, dict[str, Part]] = {}

@@ -51,7 +51,7 @@ class Container:
             raise self.fault("the trailer does not point to an index that ends where it starts", offset=at)
         limits.check("index_bytes", size, "index")
         index = data[self.index_at:at]
-        digest = xxh3_64(index)
+        digest = xxh3_64(index.data)
         digest.update(trailer[:-8])
         if digest.intdigest() != checksum:
             raise self.fault("the index is damaged: its checksum differs", offset=self.index_at)
@@ -95,7 +95,7 @@ class Container:
         at = self.offset(chunk)
         data = self.data[at:at + self.sizes[chunk]]
         if not self._checked[chunk]:
-            if xxh3_64_intdigest(data) != int.from_bytes(self.sums[8 * chunk:8 * chunk + 8], "big"):
+            if xxh3_64_intdigest(data.data) != int.from_bytes(self.sums[8 * chunk:8 * chunk + 8], "big"):
                 raise self.fault("the data is damaged: its checksum differs", entry=entry, chunk=chunk, offset=at)
             self.check_padding(chunk)
             self._checked[chunk] = 1

@@ -149,6 +149,7 @@ class Writer:
     def _add(self, name, codec, shape, dtype, rows, blocks, kind, attrs, digest) -> None:
         dtype_of(dtype)
         start = self._chunks.mark()
+        rows = max(1, min(rows, codec.form(shape, dtype).n))
         plan = Plan(codec, shape, dtype, rows, TRUSTED)
         index = self._codec(codec)
         mark = self._chunks.mark()
@@ -264,7 +265,7 @@ def _decoded(codec: Codec, block: Block, form, scalar: bool) -> np.ndarray:
 
     fast = None if codec.stage.raw and scalar else codec.decode_block(block, form)
     if not scalar:
-        return fast
+        return np.asarray(fast)
     level = _native.isa()
     try:
         _native.set_isa("scalar")

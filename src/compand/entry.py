@@ -1,0 +1,239 @@
+"""One named array of a `.cpd` file: what the index says about it, held against what its codec needs; codes and values, lazily."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import index as js
+from .array import like as like_array
+from .blocks import Plan, check_part, guarded
+from .codec import Codec, _as_dtype
+from .codes import Block, Codes, stored_array
+from .dtypes import dtype as dtype_of
+from .errors import CorruptError, InputError
+
+if TYPE_CHECKING:
+    from .file import File
+
+
+class Entry:
+    """One named array of a file. Nothing of it is read before it is asked for."""
+
+    def __init__(self, file: File, name: str, record: dict[str, Any]):
+        self._file, self._record, self.name = file, record, name
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.spec} of {self.dtype}{list(self.shape)}, {self.nbytes:,} bytes>"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the decoded array."""
+        return tuple(self._record["shape"])
+
+    @property
+    def dtype(self) -> str:
+        """Name of the decoded array's dtype."""
+        return self._record["dtype"]
+
+    @property
+    def kind(self) -> str:
+        """"array", or "file" for opaque bytes."""
+        return self._record.get("kind", "array")
+
+    @property
+    def spec(self) -> str:
+        """The spec of its codec, as the file has it."""
+        return self._file._specs[self._record["codec"]]["spec"]
+
+    @property
+    def sha256(self) -> str | None:
+        """SHA-256 of the decoded bytes (hexadecimal), if the file has it."""
+        return self._record.get("sha256")
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What the writer noted about this entry."""
+        return self._record.get("attrs", {})
+
+    @property
+    def codec(self) -> Codec:
+        """The fitted codec. Raises `UnsupportedError` if one of its stages is not installed."""
+        return self._plan.codec
+
+    @cached_property
+    def _plan(self) -> Plan:
+        file, record = self._file, self._record
+        codec = file._codec(record["codec"])
+        with guarded("the entry cannot be read", entry=self.name):
+            plan = Plan(codec, self.shape, self.dtype, record["rows"], file.limits)
+            self._match(plan)
+            self._match_state(plan)
+        return plan
+
+    def _match(self, plan: Plan) -> None:
+        """Raise `CorruptError` unless the parts and chunks of the index are those the codec's layout needs."""
+        have, sizes = self._record["parts"], self._file._container.sizes
+        if have.keys() != plan.parts.keys():
+            raise self._fault(f"it has the parts {sorted(have)[:8]}, {self.spec} needs {sorted(plan.parts)}")
+        for path, part in plan.parts.items():
+            stored = have[path]
+            if (stored.get("k"), stored.get("dtype"), stored.get("coder", "")) != (part.k, part.dtype, part.coder):
+                raise self._fault(f"part {path} is declared as {js.short(str(stored.get('k') or stored.get('dtype')))}, "
+                                  f"{self.spec} makes {part.k or part.dtype} {part.coder}")
+            span, chunks = stored.get("span", 1), stored["chunks"]
+            if span > max(plan.count, 1) or len(chunks) != -(-plan.count // span):
+                raise self._fault(f"part {path} has {len(chunks)} chunks for {plan.count} blocks")
+            for i, chunk in enumerate(chunks):
+                need = plan.chunk_bytes(path, span, i)
+                if need is None:
+                    if span != 1:
+                        raise self._fault(f"part {path} varies in size, so that each block must have its chunk")
+                    plan.check_work(path, i, sizes[chunk])
+                    file_limits = self._file.limits
+                    file_limits.check("allocation", sizes[chunk], f"{self.name}: part {path}")
+                elif need != sizes[chunk]:
+                    raise self._fault(f"part {path} needs {need:,} bytes, its chunk has {sizes[chunk]:,}", chunk)
+
+    def _match_state(self, plan: Plan) -> None:
+        state = plan.codec.state()
+        need = plan.codec.stage.state(plan.form) if plan.count else {}
+        for path, part in need.items():
+            check_part(f"{self.spec} {path}", part, self._file.limits)
+            a = state.get(path)
+            if a is None or str(a.dtype) != part.dtype or (a.shape != part.shape and (part.shape != (-1,) or a.ndim != 1)):
+                raise self._fault(f"state {path} is {'missing' if a is None else f'{a.dtype}{list(a.shape)}'}, "
+                                  f"{self.spec} needs {part.dtype}{list(part.shape)}")
+        if plan.count and (extra := sorted(state.keys() - need.keys())):
+            raise self._fault(f"{self.spec} has no state {extra[:8]}")
+
+    def _fault(self, message: str, chunk: int | None = None) -> CorruptError:
+        return CorruptError(message, path=self._file.path, entry=self.name, chunk=chunk)
+
+    # -- sizes -------------------------------------------------------------------------------------------------------------
+    def parts(self) -> dict[str, int]:
+        """Stored bytes of each part of the codes."""
+        sizes = self._file._container.sizes
+        return {path: sum(sizes[c] for c in part["chunks"]) for path, part in self._record["parts"].items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes of the codes and fitted arrays; what several entries share counts in equal parts."""
+        return self._file._share[self.name]
+
+    # -- codes and values --------------------------------------------------------------------------------------------------
+    def _block(self, i: int) -> Block:
+        """One block as views of the file, its checksums checked."""
+        plan, arrays = self._plan, {}
+        for path, record in self._record["parts"].items():
+            span = record.get("span", 1)
+            data = self._file._container.chunk(record["chunks"][i // span], self.name)
+            if span > 1:
+                first = i // span * span
+                at = (i - first) * (plan.stored(path, first) or 0)
+                data = data[at:at + (plan.stored(path, i) or 0)]
+            arrays[path] = stored_array(data, plan.part(path, i), self._file.limits)
+        return Block(plan.block_rows(i), arrays)
+
+    def _range(self, rows: slice | None) -> tuple[range, int, int]:
+        """Rows asked for (of the first axis), and the first and last + 1 block that hold them."""
+        if rows is not None and not isinstance(rows, slice):
+            raise InputError(f"rows must be a slice, not {rows!r}")
+        plan = self._plan
+        asked = range(self.shape[0] if self.shape else 1)[rows or slice(None)]
+        if not asked or not plan.count:
+            return asked, 0, 0
+        if len(self.shape) < 2 and not plan.codec.stage.raw:
+            return asked, 0, plan.count
+        low, high = min(asked[0], asked[-1]), max(asked[0], asked[-1])
+        return asked, low // plan.rows, high // plan.rows + 1
+
+    def codes(self, rows: slice | None = None) -> Codes:
+        """The codes as views of the file, checked against their checksums; only the blocks that hold ``rows``."""
+        with guarded("the codes cannot be read", entry=self.name):
+            plan = self._plan
+            _, first, last = self._range(rows)
+            blocks = tuple(self._block(i) for i in range(first, last))
+            shape = self.shape
+            if rows is not None and shape and (len(shape) > 1 or plan.codec.stage.raw):
+                shape = (sum(b.rows for b in blocks), *shape[1:])
+            return Codes(plan.codec, shape, self.dtype, blocks)
+
+    def array(self, rows: slice | None = None, *, like=None, terms: int | None = None):
+        """The decoded array, or some rows of it (first axis).
+
+        ``like`` is an array whose library and device the result shall have; ``terms`` stops a sum after so many terms.
+        Stored without coding (``raw``), it is a read-only view of the file, without a copy.
+        """
+        with guarded("the array cannot be decoded", entry=self.name):
+            plan, codec = self._plan, self._plan.codec
+            asked, first, last = self._range(rows)
+            if not plan.count or not asked:
+                x = np.zeros(self.shape if not plan.count else (0, *self.shape[1:]), dtype_of(self.dtype))
+                x = x[rows] if rows is not None and not plan.count else x
+                return x if like is None else like_array(x, like)
+            if like is not None and not isinstance(like, np.ndarray):
+                if asked.step < 0:
+                    raise InputError("rows must go forward where the result is not a NumPy array")
+                low = first * plan.rows
+                exact = slice(asked[0] - low, asked[-1] + 1 - low, asked.step)
+                return codec.decode(self.codes(rows), rows=None if rows is None else exact, terms=terms, like=like)
+            low = first * plan.rows
+            high = min(last * plan.rows, plan.form.n)
+            y = self._view(first, last) if str(codec.stage) == "raw" else None
+            if y is None:
+                y = np.empty((high - low, plan.form.d), dtype_of(self.dtype))
+                for i in range(first, last):
+                    block = self._block(i)
+                    at = i * plan.rows - low
+                    y[at:at + block.rows] = self._decode(block, terms)
+            return self._shaped(y, asked, low, rows is not None)
+
+    def _decode(self, block: Block, terms: int | None = None) -> np.ndarray:
+        codec = self._plan.codec
+        y = _as_dtype(codec.decode_block(block, self._plan.form, None, terms), self.dtype)
+        return self._valid(y)
+
+    def _valid(self, y: np.ndarray) -> np.ndarray:
+        if y.dtype == np.bool_ and y.size and y.view(np.uint8).max() > 1:
+            raise self._fault("a bool is neither 0 nor 1")
+        return y
+
+    def _view(self, first: int, last: int) -> np.ndarray | None:
+        """Blocks of uncoded values as one view of the file."""
+        record = next(iter(self._record["parts"].values()), None)
+        if record is None or first == last:
+            return None
+        span, plan = record.get("span", 1), self._plan
+        data = self._file._container.run(record["chunks"][first // span:-(-last // span)], self.name)
+        if data is None:
+            return None
+        row = plan.form.d * dtype_of(self.dtype).itemsize
+        skip = (first - first // span * span) * plan.rows * row
+        n = min(last * plan.rows, plan.form.n) - first * plan.rows
+        return self._valid(data[skip:skip + n * row].view(dtype_of(self.dtype)).reshape(n, plan.form.d))
+
+    def _shaped(self, y: np.ndarray, asked: range, low: int, cut: bool) -> np.ndarray:
+        """Decoded rows (n, d) in the shape of the source, cut to the rows asked for."""
+        x = y.reshape((-1, *self.shape[1:]) if self.shape else ())
+        if not cut or not self.shape:
+            return x
+        return x[asked[0] - low::asked.step][:len(asked)]
+
+    # -- verify ------------------------------------------------------------------------------------------------------------
+    def _check(self) -> None:
+        _ = self._plan
+
+    def _check_decode(self) -> None:
+        """Decode block by block; compare the digest."""
+        digest = hashlib.sha256() if self.sha256 else None
+        with guarded("the array cannot be decoded", entry=self.name):
+            for i in range(self._plan.count):
+                y = self._decode(self._block(i))
+                if digest:
+                    digest.update(np.ascontiguousarray(y).reshape(-1).view(np.uint8).data)
+        if digest and digest.hexdigest() != self.sha256:
+            raise self._fault(f"it decodes to bytes of SHA-256 {digest.hexdigest()}, the file says {self.sha256}")
