@@ -15,10 +15,6 @@ from compand.registry import builtin
 from compand.testing.laws import codec_of
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
-# Specs for stages whose defaults need arguments or company.
-SPECS = {"int": "int:4:group=16", "float": "float:e4m3", "table": "table:16", "vq": "vq:16:dim=8", "pq": "pq:8x4",
-         "pca": "pca:16,int:8", "lowrank": "lowrank:4", "sparse": "sparse:0.05", "pyramid": "pyramid:6", "fsq": "fsq:8x8x4x4",
-         "reshape": "reshape:8,int:4", "blocks": "blocks:4x4,int:4", "planes": "planes", "scale": "scale:rms:per=row,int:8"}
 
 
 def main() -> None:
@@ -29,10 +25,10 @@ def main() -> None:
         if target.exists():
             continue
         try:
-            codec = compand.Codec(SPECS[name]) if name in SPECS else codec_of(cls())
+            codec = compand.Codec(cls.examples[0]) if cls.examples else codec_of(cls())
         except (CompandError, TypeError) as e:
-            raise SystemExit(f"{name}: add an example to SPECS in {__file__} ({e})") from e
-        source = x if codec.stage.raw or name in ("rans", "mixed", "lzma") else x.astype(np.float32)
+            raise SystemExit(f"{name}: give the class `examples` ({e})") from e
+        source = x if codec.stage.raw else x.astype(np.float32)
         codes = codec.fit(source).encode(source)
         target.write_bytes(codes.to_bytes())
         np.save(target.with_suffix(".npy"), codec.fit(source).decode(codes))

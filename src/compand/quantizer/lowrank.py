@@ -41,6 +41,7 @@ class Lowrank(Quantizer, name="lowrank"):
            [12.,  0., 24.]], dtype=float32)
     """
 
+    examples = ("lowrank:4", "lowrank:4+int:4")
     exact = False
     rank: Annotated[int, range(1, 1 << 16)]
     _: KW_ONLY

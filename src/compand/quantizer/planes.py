@@ -42,6 +42,7 @@ class Planes(Quantizer, name="planes"):
     True
     """
 
+    examples = ("planes", "planes,rans")
     raw = True
 
     def layout(self, form):

@@ -27,6 +27,7 @@ class PQ(Quantizer, name="pq"):
     ((2, 16, 3), (100, 2))
     """
 
+    examples = ("pq:8x4",)
     parts: tuple[int, ...]  # how many parts, bits of each
     _: KW_ONLY
     seed: Annotated[int, range(1 << 31)] = 0

@@ -45,6 +45,7 @@ class Sparse(Quantizer, name="sparse"):
            [  0.,   0.,   0.,  -9.]], dtype=float32)
     """
 
+    examples = ("sparse:0.05", "sparse:0.02+int:3:group=16")
     fraction: Annotated[float, (0.0, 0.5)] = 0.01
     per: Literal["tensor", "row"] = "tensor"
     _: KW_ONLY

@@ -28,6 +28,7 @@ class VQ(Quantizer, name="vq"):
     True
     """
 
+    examples = ("vq:16:dim=8",)
     k: Annotated[int, range(1, (1 << 20) + 1)]
     _: KW_ONLY
     dim: Annotated[int, range(1, 1 << 16)] | None = None

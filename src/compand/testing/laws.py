@@ -227,7 +227,10 @@ def strategy(cls: type[Stage]) -> Any:
         except SpecError:
             return None
 
-    return st.fixed_dictionaries({f.name: of(f) for f in fields.of(cls)}).map(build).filter(lambda s: s is not None)
+    drawn = st.fixed_dictionaries({f.name: of(f) for f in fields.of(cls)}).map(build).filter(lambda s: s is not None)
+    shown = [s for s in map(parse, cls.examples) if isinstance(s, cls)]
+    free = any(f.type is str and not f.choices and f.default is fields.MISSING for f in fields.of(cls))
+    return st.sampled_from(shown) if free else st.sampled_from(shown) | drawn if shown else drawn
 
 
 def check(cls: type[Stage], examples: int = 20) -> None:

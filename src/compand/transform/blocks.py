@@ -27,6 +27,7 @@ class Blocks(Transform, name="blocks"):
            [2, 3, 6, 7]])
     """
 
+    examples = ("blocks:4x4,int:4",)
     raw = True
     moves = True
     tile: Annotated[tuple[int, ...], range(1, 65)]

@@ -31,6 +31,7 @@ class Pca(Transform, name="pca"):
     array([  5.,  -5.,  10., -10.])
     """
 
+    examples = ("pca:16,int:8",)
     exact = False
     k: Annotated[int, range(1, 1 << 20)] | None = None
     _: KW_ONLY

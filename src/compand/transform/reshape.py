@@ -21,6 +21,7 @@ class Reshape(Transform, name="reshape"):
            [4., 5.]])
     """
 
+    examples = ("reshape:8,int:4",)
     raw = True
     moves = True
     size: Annotated[int, range(1, 1 << 31)]

@@ -43,6 +43,7 @@ class Scale(Transform, name="scale"):
     array([2., 0., 8.])
     """
 
+    examples = ("scale:rms:per=row,int:8",)
     elementwise = True
     by: Literal["rms", "absmax", "std", "norm"] = "rms"
     per: Literal["tensor", "column", "row"] = "tensor"
