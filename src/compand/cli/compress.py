@@ -1,0 +1,171 @@
+"""compand compress: an array, a model or a folder of them into one .cpd file."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import Progress, fail, note, put_json, short, size, size_of, target, usage
+
+if TYPE_CHECKING:
+    from ..stage import Stage
+    from .rate import Goal
+
+
+def add(app: typer.Typer) -> None:
+    """Put the verb on the command line."""
+    app.command()(compress)
+
+
+def compress(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help=".npy .npz .safetensors Parquet Arrow GGUF, or a model folder; "
+                                           "told apart by content.", show_default=False)],
+    spec: Annotated[str | None, typer.Argument(metavar="[SPEC]", show_default=False, help=
+                                               "How, as [bold]hadamard,int:4:group=64[/]; see [bold]compand specs[/]. "
+                                               "Without it: a good one for the kind of data.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="The .cpd file to write.  [default: INPUT.cpd]",
+                                             show_default=False)] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit.")] = False,
+    bits: Annotated[float | None, typer.Option(help="At most so many bits a value, all bytes counted.", show_default=False)] = None,
+    limit: Annotated[str | None, typer.Option("--size", help="At most this size: 10MB, 10MiB.", show_default=False)] = None,
+    ratio: Annotated[float | None, typer.Option(help="At least so many times smaller.", show_default=False)] = None,
+    max_error: Annotated[float | None, typer.Option(help="At most this relative RMS error of each array: 0.01 is 1 %.",
+                                                    show_default=False)] = None,
+    base: Annotated[Path | None, typer.Option(help="Store the difference to this model (a fine-tune's origin).",
+                                              show_default=False)] = None,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
+    stdout: Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output.")] = False,
+    threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of every stage that has one.", show_default=False)] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No result line, no progress.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="A line for each array.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Compress arrays. The source is kept; an existing file is only overwritten with -f.
+
+    [bold]compand compress vectors.npy[/]                           4x smaller
+    [bold]compand compress vectors.npy hadamard,int:4 -o v4.cpd[/]  your own spec
+    [bold]compand compress model.safetensors --lossless[/]          bit for bit
+    [bold]compand compress model.safetensors --bits 4.5[/]          least error at a size
+    [bold]compand compress tuned/ --lossless --base original/[/]    only the changes
+    """
+    from .rate import Goal
+
+    asked = {"SPEC": spec, "--lossless": lossless or None, "--bits": bits, "--size": limit, "--ratio": ratio, "--max-error": max_error}
+    given = [name for name, value in asked.items() if value is not None]
+    if len(given) > 1:
+        raise usage(f"{' and '.join(given)} exclude each other; give one")
+    for name, value in (("--bits", bits), ("--ratio", ratio), ("--max-error", max_error)):
+        if value is not None and not value > 0:
+            raise usage(f"{name} must be above 0")
+    if stdout and (out or json):
+        raise usage("-c writes the file to standard output; leave out " + ("-o" if out else "--json"))
+    if stdout and sys.stdout.isatty():
+        fail("will not write compressed data to a terminal", "send it on with > or |, or name a file with -o")
+        raise typer.Exit(1)
+    goal = Goal(bits, None if limit is None else size_of(limit), ratio, max_error)
+    stage = ready(source, spec, seed)
+    path = out or source.with_name(source.resolve().name + ".cpd")
+    set_threads(threads)
+    if stdout:
+        with tempfile.TemporaryDirectory(prefix="compand-") as folder:
+            path = Path(folder, "out.cpd")
+            run(source, path, stage, goal, lossless, base=base, seed=seed, quiet=quiet)
+            with open(path, "rb") as f:
+                shutil.copyfileobj(f, sys.stdout.buffer, 1 << 20)
+            sys.stdout.buffer.flush()
+        return
+    result = run(source, target(path, force), stage, goal, lossless, base=base, seed=seed, quiet=quiet or json, force=force)
+    if json:
+        put_json(result)
+    elif not quiet:
+        typer.echo(line(result))
+        for entry in result["arrays"] if verbose else ():
+            typer.echo(f"  {entry['name']}  {entry['dtype']}{entry['shape']}  {entry['spec']}  {short(entry['bits_per_value'])} bits  "
+                       f"error {short(entry['relative_error'])}")
+
+
+def set_threads(n: int) -> None:
+    """Threads of the kernels; 0 is all that this process may use."""
+    from .. import _native
+
+    _native.set_threads(n)
+
+
+def line(r: dict) -> str:
+    """The result in one line."""
+    return (f"{Path(r['input']).name} → {Path(r['output']).name}: {size(r['bytes_in'])} → {size(r['bytes_out'])}, "
+            f"{short(r['ratio'])}x, {short(r['bits_per_value'])} bits/value, "
+            f"{'exact' if r['exact'] else 'error ' + short(r['relative_error'])}, {short(r['seconds'])} s  [{r['spec']}]")
+
+
+def ready(source: Path, spec: str | None, seed: int | None) -> Stage | None:
+    """The stage of a spec. Faults of the spec and of the source are told before anything else is done."""
+    from .. import Codec
+    from .arrays import is_cpd
+    from .rate import seeded
+
+    stage = seeded(Codec(spec).stage, seed) if spec is not None else None
+    if is_cpd(source):
+        fail(f"{source} is compressed already", "compand info shows what is inside; compand decompress gets it back")
+        raise typer.Exit(1)
+    return stage
+
+
+def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: bool, *, base: Path | None = None,
+        seed: int | None = None, quiet: bool = False, force: bool = False) -> dict:
+    """Compress and measure; the result as `--json` prints it."""
+    from .. import parse
+    from ..fit.ladder import lossless as keep
+    from ..fit.ladder import preset
+    from ..modality import detect
+    from .arrays import size_on_disk
+    from .rate import fitted, seeded, write
+
+    start = time.perf_counter()
+    if stage is None and not goal and not lossless:
+        with detect(source) as opened:
+            if opened.modality == "embeddings":
+                stage = seeded(parse(preset("embeddings").spec), seed)
+                note(f"embeddings: using {stage} ({preset('embeddings').why}); --lossless or a SPEC for another choice", quiet)
+            else:
+                lossless = True
+                note("weights: losing nothing unless told to; --bits 4.5 or a SPEC such as int:4:group=64 is smaller", quiet)
+    with detect(source, exact=lossless) as opened:
+        for remark in opened.notes:
+            note(remark, quiet)
+        total = sum(i.nbytes for i in opened.items())
+        with Progress(total, "compress", quiet) as bar:
+            if goal:
+                used = fitted(opened, goal, size_on_disk(source), path, seed, quiet, base)
+            else:
+                report = write(opened, path, stage, base=base, force=force, bar=bar)
+                used = str(stage) if stage else keep()
+                for remark in report.notes[len(opened.notes):]:
+                    note(remark, quiet)
+        result = measured(opened, source, path, base, time.perf_counter() - start)
+    return {**result, "spec": used, "output": str(path), "input": str(source)}
+
+
+def measured(opened, source: Path, path: Path, base: Path | None, seconds: float) -> dict:
+    """Rate and error of the file just written, array by array."""
+    from ..metric import errors, overall
+    from .arrays import Arrays, size_on_disk
+
+    entries, every = [], []
+    with Arrays(path, base) as packed:
+        for item in opened.items():
+            got = packed.named[item.name]
+            every.append(e := errors(item.load(), got.load()))
+            entries.append({"name": item.name, "shape": list(item.shape), "dtype": item.dtype, "spec": got.spec, "bytes": got.nbytes,
+                            "bits_per_value": 8 * got.nbytes / max(item.size, 1), "relative_error": e.relative, "max_error": e.maximum})
+    nbytes, before, values = path.stat().st_size, size_on_disk(source), sum(e.values for e in every)
+    return {"bytes_in": before, "bytes_out": nbytes, "ratio": before / nbytes, "values": values,
+            "bits_per_value": 8 * nbytes / max(values, 1), "relative_error": overall(every),
+            "exact": all(e.exact for e in every), "seconds": seconds, "arrays": entries}

@@ -1,0 +1,157 @@
+"""compand eval: how far B is from A, and what it cost."""
+
+from __future__ import annotations
+
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import Progress, command_line, console, note, put_json, short, size, target, write_text
+
+if TYPE_CHECKING:
+    from .arrays import Arrays
+
+HEAD = ("array", "shape", "spec", "bits/value", "relative error", "max error", "SNR dB", "cosine", "least cosine")
+ROWS = 60
+
+
+def add(app: typer.Typer) -> None:
+    """Put the verb on the command line."""
+    app.command(name="eval")(evaluate)
+
+
+def evaluate(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The original: a file compand reads, or a .cpd.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What became of it: a .cpd, or a file decompressed from one.", show_default=False)],
+    base: Annotated[Path | None, typer.Option(help="The base model, if B holds differences to one.", show_default=False)] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained report with plots.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite the report.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no remarks.")] = False,
+) -> None:
+    """Measure what was lost: errors of each array, the rate of all, and for embeddings the recall@10 of self-queries.
+
+    [bold]compand eval vectors.npy vectors.cpd[/]
+    [bold]compand eval model.safetensors model.cpd --html report.html[/]
+    [bold]compand eval original/ restored/ --json[/]
+    """
+    from .arrays import Arrays
+
+    if html:
+        target(html, force)
+    with Arrays(a) as first, Arrays(b, base) as second:
+        result = compare(first, second, quiet)
+    if html:
+        write_text(html, report(result))
+        note(f"wrote {html}", quiet)
+    if json:
+        put_json(result)
+    else:
+        _show(result)
+
+
+def pairs(a: Arrays, b: Arrays) -> list[tuple[str, str]]:
+    """Names of arrays that belong together: of one name, or the only ones."""
+    from ..errors import InputError
+
+    if len(a.named) == len(b.named) == 1:
+        return [(next(iter(a.named)), next(iter(b.named)))]
+    both = [(n, n) for n in a.named if n in b.named]
+    if not both:
+        raise InputError(f"{a.path} and {b.path} share no array: {', '.join(list(a.named)[:4])} / {', '.join(list(b.named)[:4])}")
+    return both
+
+
+def compare(a: Arrays, b: Arrays, quiet: bool = False) -> dict:
+    """Errors of b against a; the dict that `--json` prints."""
+    from ..metric import errors, overall, recall
+
+    both, rows, every, recalls = pairs(a, b), [], [], []
+    with Progress(sum(a.named[n].nbytes for n, _ in both), "compare", quiet) as bar:
+        for name, other in both:
+            x, x_hat, stored = a.named[name].load(), b.named[other].load(), b.named[other]
+            every.append(e := errors(x, x_hat))
+            row = {"name": name, "shape": list(stored.shape), "dtype": stored.dtype, "spec": stored.spec, "values": e.values,
+                   "bytes": stored.nbytes, "bits_per_value": 8 * stored.nbytes / max(e.values, 1), "relative_error": e.relative,
+                   "max_error": e.maximum, "snr_db": e.snr, "cosine": e.cosine, "cosine_min": e.cosine_min, "exact": e.exact}
+            if a.modality == "embeddings" and x.ndim == 2 and x.shape[0] > 10 and x.shape[1] > 1 and "float" in x.dtype.name:
+                row["recall@10"] = recall(x, x_hat)
+                recalls.append(row["recall@10"])
+            rows.append(row)
+            bar.add(a.named[name].nbytes, name)
+    missing = sorted(set(a.named) - {n for n, _ in both})
+    if missing:
+        note(f"not in {b.path}: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}", quiet)
+    values = sum(r["values"] for r in rows)
+    total = {"bytes_a": a.nbytes, "bytes_b": b.nbytes, "ratio": a.nbytes / b.nbytes, "values": values,
+             "bits_per_value": 8 * b.nbytes / max(values, 1), "relative_error": overall(every),
+             "exact": all(e.exact for e in every), "arrays": len(rows), "missing": missing}
+    if recalls:
+        total["recall@10"] = sum(recalls) / len(recalls)
+    return {"a": str(a.path), "b": str(b.path), "modality": a.modality, "total": total, "arrays": rows}
+
+
+def _show(result: dict) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    out, total = console(), result["total"]
+    table = Table(*HEAD, box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for column in table.columns[3:]:
+        column.justify = "right"
+    worst = sorted(result["arrays"], key=lambda r: -r["relative_error"])[:ROWS] if len(result["arrays"]) > ROWS else result["arrays"]
+    for r in worst:
+        table.add_row(*(escape(str(c)) for c in cells(r)))
+    out.print(table)
+    if len(result["arrays"]) > ROWS:
+        out.print(f"the {ROWS} of {len(result['arrays'])} arrays with the largest errors; --json has all")
+    out.print(f"\n[bold]all[/]  {size(total['bytes_a'])} → {size(total['bytes_b'])}, {short(total['ratio'])}x, "
+              f"{short(total['bits_per_value'])} bits/value, {lost(total)}")
+
+
+def lost(total: dict) -> str:
+    """What was lost, in words."""
+    found = "[bold]exact[/]: every bit is the same" if total["exact"] else f"relative error {short(total['relative_error'])}"
+    return found + (f", recall@10 {total['recall@10']:.1%}" if "recall@10" in total else "")
+
+
+def cells(r: dict) -> list[str]:
+    """One array as the cells of a table."""
+    exact = r["exact"]
+    return [r["name"], "x".join(map(str, r["shape"])) + " " + r["dtype"], r["spec"] or "-", short(r["bits_per_value"]),
+            "exact" if exact else short(r["relative_error"]), "-" if exact else short(r["max_error"]),
+            "-" if exact else f"{r['snr_db']:.1f}", short(nan if exact else r["cosine"]), short(nan if exact else r["cosine_min"])]
+
+
+def report(result: dict) -> str:
+    """The HTML report."""
+    from ..report import Page, Series, bar_plot, line_plot, table, tiles
+
+    total, rows = result["total"], result["arrays"]
+    page = Page(f"{Path(result['a']).name} against {Path(result['b']).name}",
+                f"{total['arrays']} arrays, {total['values']:,} values. Relative error is ‖x − x̂‖ / ‖x‖; "
+                "rates count every byte of the file.", command_line())
+    facts = [("before", size(total["bytes_a"])), ("after", size(total["bytes_b"])), ("times smaller", short(total["ratio"]) + "×"),
+             ("bits per value", short(total["bits_per_value"])),
+             ("relative error", "exact" if total["exact"] else short(total["relative_error"]))]
+    if "recall@10" in total:
+        facts.append(("recall@10 of self-queries", f"{total['recall@10']:.1%}"))
+    page.add(tiles(facts))
+    lossy = sorted((r for r in rows if not r["exact"]), key=lambda r: -r["relative_error"])
+    if len(lossy) > 1:
+        groups: dict[str, list] = {}
+        for r in lossy:
+            groups.setdefault(r["spec"] or "array", []).append((r["bits_per_value"], r["relative_error"], r["name"]))
+        page.section("Rate and error of each array", line_plot([Series(k, v, False) for k, v in groups.items()],
+                                                                 "bits per value", "relative error", log_y=True),
+                     "One point an array, coloured by its spec. Lower and further left is better.")
+    if lossy:
+        page.section("Largest errors", bar_plot([(r["name"], [r["relative_error"]]) for r in lossy[:30]], ["relative error"], text=short),
+                     f"The {min(30, len(lossy))} arrays that lost most." if len(lossy) > 1 else "")
+    biggest = sorted(rows, key=lambda r: -r["bytes"])[:30]
+    if len(rows) > 1:
+        page.section("Where the bytes went", bar_plot([(r["name"], [r["bytes"]]) for r in biggest], ["bytes"], text=size))
+    page.section("Arrays", table(HEAD, [cells(r) for r in rows], code=(0, 1, 2)))
+    return page.html()

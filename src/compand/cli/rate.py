@@ -1,0 +1,125 @@
+"""Meeting a goal: a size, bits a value, a ratio or an error, held by the bytes that are really written."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..codec import Codec
+from ..errors import InputError
+from ..expression import Expression
+from ..fit.ladder import ladder, lossless
+from ..fit.search import Array, Search
+from ..metric import Tally
+from ..stage import Stage
+from .console import Progress, note
+
+TRIES = 8
+
+
+class Goal(NamedTuple):
+    """What the file shall keep to; at most one is given."""
+
+    bits: float | None = None
+    nbytes: int | None = None
+    ratio: float | None = None
+    error: float | None = None
+
+    def __bool__(self) -> bool:
+        return any(v is not None for v in self)
+
+    def budget(self, values: int, before: int) -> int | None:
+        """Most bytes of the file; None if the goal is an error."""
+        if self.bits is not None:
+            return int(self.bits * values / 8)
+        if self.ratio is not None:
+            return int(before / self.ratio)
+        return self.nbytes
+
+
+def seeded(stage: Stage, seed: int | None) -> Stage:
+    """The stage, with this seed wherever a stage has one."""
+    if seed is None:
+        return stage
+    if isinstance(stage, Expression):
+        return type(stage)(tuple(seeded(s, seed) for s in stage.items))
+    return replace(stage, seed=seed) if "seed" in getattr(stage, "__dataclass_fields__", {}) else stage  # type: ignore[type-var,call-arg]
+
+
+def write(opened, path: Path, spec: Any, *, base: Path | None = None, force: bool = False, bar: Progress | None = None):
+    """Pack with a stage, a callable, or None for lossless."""
+    from ..modality import pack
+
+    done = 0
+
+    def progress(now: int, total: int, name: str) -> None:
+        nonlocal done
+        if bar:
+            bar.add(now - done, name)
+        done = now
+
+    spec = Codec(spec) if isinstance(spec, Stage) else spec
+    return pack(opened, path, spec=spec, lossless=spec is None, base=base, overwrite=force, progress=progress)
+
+
+def fitted(opened, goal: Goal, before: int, path: Path, seed: int | None, quiet: bool, base: Path | None) -> str:
+    """Write the file that meets the goal; the specs used, as text. Raises `InputError` if none does."""
+    from ..modality.weights import quantizable
+
+    items = list(opened.items())
+    values = sum(i.size for i in items)
+    budget = goal.budget(values, before)
+    arrays = [Array(i.name, i.shape, i.dtype, i.load, quantizable(i, opened.modality) or len(items) == 1) for i in items]
+    specs = [str(seeded(Codec(s).stage, seed)) for s in ladder(opened.modality)]
+    found = Search(arrays, specs, lossless())
+    with Progress(sum(a.nbytes for a in arrays), "trying specs", quiet) as bar:
+        found.run(lambda n, name: bar.add(n, f"trying specs on {name}"))
+    place = path.with_name(f".{path.name}.{os.getpid()}.fit")
+    room = budget
+    try:
+        for _ in range(TRIES):
+            chosen = {a.name: t.spec for a, t in zip(arrays, found.choose(room, goal.error), strict=True)}
+            with Progress(sum(a.nbytes for a in arrays), "compress", quiet) as bar:
+                write(opened, place, lambda name, shape, dtype, chosen=chosen: _lossy(chosen[name]), base=base, force=True, bar=bar)
+            if budget is None:
+                if not _reject(found, place, items, chosen, goal.error or 0.0, base):
+                    break
+            elif (over := place.stat().st_size - budget) <= 0:
+                break
+            else:
+                room = (room or 0) - over - 16
+        else:
+            raise InputError(f"no choice of specs was found that keeps to {'the error' if budget is None else f'{budget:,} bytes'}")
+        os.replace(place, path)
+    finally:
+        with suppress(FileNotFoundError):
+            place.unlink()
+    used = sorted(set(chosen.values()), key=list(chosen.values()).count, reverse=True)
+    text = " ".join(used[:3]) + (f" and {len(used) - 3} more" if len(used) > 3 else "")
+    note(f"found {text}", quiet or len(used) < 2)
+    return text
+
+
+def _lossy(spec: str) -> Codec | None:
+    codec = Codec(spec)
+    return None if codec.stage.raw else codec
+
+
+def _reject(found: Search, place: Path, items, chosen: dict[str, str], most: float, base: Path | None) -> bool:
+    """Whether some array's true error, on all its values, is over the most allowed; the search learns it."""
+    from .arrays import Arrays
+
+    bad = False
+    with Arrays(place, base) as packed:
+        for i, item in enumerate(items):
+            if Codec(chosen[item.name]).stage.raw:
+                continue
+            tally = Tally()
+            tally.add(item.load(), packed.named[item.name].load())
+            if (error := tally.errors().relative) > most:
+                found.reject(i, chosen[item.name], error)
+                bad = True
+    return bad
