@@ -27,8 +27,13 @@ def test_matrix():
 
 @pytest.mark.parametrize("size", [1 << i for i in range(13)])
 def test_same_bits_as_reference(normal, size):
-    x = normal(13, size)
-    assert np.array_equal(fht(x), fht_reference(x))
+    for n in (0, 1, 13, 70_000 // size):
+        for dtype in (np.float32, np.float64):
+            x = normal(n, size, dtype)
+            before = x.copy()
+            y = fht(x)
+            assert np.array_equal(x, before), "the input was written to"
+            assert y.dtype == dtype and np.array_equal(y, fht_reference(x))
 
 
 def test_spreads_outliers():

@@ -18,4 +18,4 @@ def test_orthogonal_inverse_and_libraries(hold, normal, d):
 
 def test_too_wide():
     with pytest.raises(SpecError, match="hadamard"):
-        parse("rotate").out(Form(1, 2049))
+        parse("rotate").out(Form(1, 1025))

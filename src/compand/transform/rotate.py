@@ -11,16 +11,16 @@ from .. import seeded
 from ..array import array_namespace, cast, dtype_name, like
 from ..stage import KW_ONLY, Transform
 
-MOST = 2048  # columns: drawing the rotation takes time that grows with their cube
+MOST = 1024  # columns: drawing the rotation takes time that grows with their cube
 
 
 class Rotate(Transform, name="rotate"):
-    """Multiply rows by a uniformly random orthogonal matrix, drawn from a seed: (n, d) → (n, d), d ≤ 2048.
+    """Multiply rows by a uniformly random orthogonal matrix, drawn from a seed: (n, d) → (n, d), d ≤ 1024.
 
     The Q of the QR decomposition of a normal matrix with the signs that make it unique (Mezzadri 2007). Nothing is stored but
     the seed; ``inverse ∘ forward`` differs from x by about sqrt(d) · 2^-24 · the norm of a row. Use `hadamard`, which is as good
     at spreading outliers and faster by orders of magnitude, unless d is odd or a truly uniform rotation is wanted.
-    Raises `SpecError` for d > 2048.
+    Raises `SpecError` for d > 1024.
 
     >>> import numpy as np
     >>> x = np.eye(3, dtype=np.float32)
