@@ -155,4 +155,6 @@ def stored_array(data: np.ndarray, part: Part, limits: Limits = DEFAULT) -> np.n
     limits.check("allocation", need, "array")
     if need != data.size:
         raise CorruptError(f"{name}{list(shape)} needs {need:,} bytes, there are {data.size:,}")
+    if name == "bool" and data.size and int(data.max()) > 1:
+        raise CorruptError(f"a byte of {int(data.max())} is no bool")  # NumPy trusts bools to be 0 or 1 when it counts them
     return data.view(dtype).reshape(shape)

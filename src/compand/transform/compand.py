@@ -49,6 +49,7 @@ class Compand(Transform, name="compand"):
 
     exact = False
     elementwise = True
+    examples = ("compand:power:0.5,int:4", "compand:mu,int:8")
     curve: Literal["power", "mu", "a", "tan", "log2", "log-sqrt2"] = "power"
     amount: Annotated[float, (0.01, 1e6)] | None = None
     scale_: np.ndarray  # (1,) float32: largest magnitude

@@ -32,6 +32,7 @@ class Delta(Transform, name="delta"):
     """
 
     raw = True
+    examples = ("delta,planes", "delta:row,bytes")
     axis: Literal["last", "row"] = "last"
     _: KW_ONLY
     zigzag: bool = True

@@ -40,6 +40,7 @@ class Hadamard(Transform, name="hadamard"):
     (1, 8)
     """
 
+    examples = ("hadamard,int:4:group=16", "hadamard:odd=pad,int:8", "hadamard:odd=overlap,sign")
     block: Annotated[int, range(2, 1 << 24)] | None = None
     _: KW_ONLY
     seed: Annotated[int, range(1 << 62)] = 0

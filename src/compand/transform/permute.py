@@ -22,6 +22,7 @@ class Permute(Transform, name="permute"):
     array([[5., 3., 1.]])
     """
 
+    examples = ("permute,int:4:group=16",)
     order_: np.ndarray  # (d,) int32: column of y → column of x
 
     def state(self, form):

@@ -30,6 +30,7 @@ class Rotate(Transform, name="rotate"):
     """
 
     exact = False
+    examples = ("rotate,int:4",)
     _: KW_ONLY
     seed: Annotated[int, range(1 << 62)] = 0
 
