@@ -27,6 +27,8 @@ class FSQ(Quantizer, name="fsq"):
     [0, 7, 5, 2]
     """
 
+    examples = ("fsq:8x8x4",)
+
     levels: tuple[int, ...]
     scale_: np.ndarray  # (dimensions,) float32
     zero_: np.ndarray   # (dimensions,) float32, in steps

@@ -36,6 +36,8 @@ class Lattice(Quantizer, name="lattice"):
     array([[14, 14,  8,  8,  8,  8,  8,  8]], dtype=uint8)
     """
 
+    examples = ("lattice:e8", "lattice:e8:bits=4:group=16")
+
     points: Literal["e8"]
     _: KW_ONLY
     bits: Annotated[int, range(1, 9)] = 2

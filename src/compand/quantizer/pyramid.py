@@ -31,6 +31,8 @@ class Pyramid(Quantizer, name="pyramid"):
     array([[ 2.,  0., -2.]], dtype=float32)
     """
 
+    examples = ("pyramid:8:dim=8", "pyramid:24")
+
     pulses: Annotated[int, range(1, 129)]
     _: KW_ONLY
     dim: Annotated[int, range(1, 1025)] = 16

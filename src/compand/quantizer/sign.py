@@ -22,6 +22,8 @@ class Sign(Quantizer, name="sign"):
     (array([[1, 0, 1, 0]], dtype=uint8), 2.0)
     """
 
+    examples = ("sign", "sign:64", "sign:complex=true", "sign:16+sign:16")
+
     group: Annotated[int, range(1, 1 << 24)] | None = None
     _: KW_ONLY
     scale: Literal["mean", "median"] = "mean"

@@ -25,6 +25,8 @@ class Ternary(Quantizer, name="ternary"):
     (array([[2, 1, 1, 0]], dtype=uint8), 3.0)
     """
 
+    examples = ("ternary", "ternary:16:rule=best")
+
     group: Annotated[int, range(1, 1 << 24)] | None = None
     _: KW_ONLY
     rule: Literal["twn", "best", "absmean", "median"] = "twn"
