@@ -1,12 +1,14 @@
 """planes keeps every bit of every dtype, and its kernel gives the same planes on every level and for every length."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import compand
 from compand import _native
 from compand.dtypes import NAMES, dtype
-from compand.quantizer.planes import split_reference, words_of
+from compand.quantizer.planes import joint_reference, split_reference, words_of
 
 LEVELS = ["scalar", "avx2", "avx512"]
 
@@ -57,11 +59,56 @@ def test_kernel_refuses_what_are_no_planes():
             _native.planes_merge(planes, 0)
 
 
-def test_exponents_are_a_plane():
-    x = (np.random.default_rng(0).standard_normal((1000, 8)) * 0.02).astype(dtype("bfloat16"))
-    exponents = compand.Codec("planes").encode(x).symbols("byte1")
-    assert np.array_equal(exponents, (x.view(np.uint16) >> 7 & 255).astype(np.uint8))
-    assert np.unique(exponents).size < 30
+@pytest.mark.parametrize("size", [2, 4])
+def test_joint_kernel_equals_the_reference(size):
+    rng = np.random.default_rng(1)
+    merge = _native.joint_merge16 if size == 2 else _native.joint_merge32
+    top = 8 * size - 9
+
+    def check(words):
+        want = None
+        for level in LEVELS:
+            if not _native.set_isa(level):
+                continue
+            for threads in (1, 2) if len(words) > 4096 else (1,):
+                _native.set_threads(threads)
+                low, *planes = _native.joint_split(words)
+                want = want or (low, [p.tobytes() for p in joint_reference(words, low)])
+                assert (low, [p.tobytes() for p in planes]) == want
+                assert np.array_equal(merge(planes[0], list(planes[1]), planes[2], planes[3], low, planes[4]), words)
+        return want[0], len(want[1][4])
+
+    for n in [*range(131), 4095, 4097, 20001]:
+        words = rng.integers(0, 1 << 63, n, dtype=np.uint64).view(f"u{size}")[:n]  # exponents everywhere: no window
+        check(words)
+        exponents = 120 - np.minimum(rng.geometric(0.5, n), 90) * (rng.random(n) > 0.1)
+        exponents = np.where(rng.random(n) < 0.3, 0, exponents).astype(np.uint64)
+        low, escapes = check((words & ~(np.uint64(255) << np.uint64(top)) | exponents << np.uint64(top)).astype(f"u{size}"))
+        assert n < 20000 or (low >= 0 and 0 < escapes < n / 256 + 17)
+
+
+def test_joint_kernel_refuses_planes_that_do_not_fit():
+    n = np.zeros(4, np.uint8)
+    half, none, escaped = n[:2], n[:0], np.array([0xF0, 0, 0, 0], np.uint8)
+    assert _native.joint_merge16(n, [], half, half, 5, none) is not None
+    assert _native.joint_merge16(escaped, [], half, half, 5, none) is None
+    assert _native.joint_merge16(n, [], half, half, 5, half) is None
+    for bad in ((n, [n], half, half, 5, none), (n, [], n, half, 5, none), (n, [], half, half[:1], 5, none),
+                (n, [], half, half, -2, none), (n, [], half, half, 256, none)):
+        with pytest.raises(ValueError):
+            _native.joint_merge16(*bad)
+    with pytest.raises(ValueError):
+        _native.joint_merge32(n, [n, n[:3]], half, half, 5, none)
+
+
+def test_hostile_windows_are_corrupt():
+    x = np.ones((10, 4), dtype("bfloat16"))
+    codec = compand.Codec("planes")
+    codes = codec.encode(x)
+    for window in ([], [1], [2, 0], [1, 127, 5], [0, 0, 1]):
+        block = dataclasses.replace(codes.blocks[0], parts={**codes.blocks[0].parts, "window": np.array(window, np.uint8)})
+        with pytest.raises(compand.CorruptError):
+            codec.decode(dataclasses.replace(codes, blocks=(block,)))
 
 
 def test_small_integers_have_empty_high_planes():

@@ -10,6 +10,7 @@ from ..errors import CorruptError
 from ..stage import Part, Quantizer
 
 NONE, ROTATE, ZIGZAG = 0, 1, 2
+JOINT = ("bfloat16", "float32")
 
 
 def words_of(name: str) -> tuple[int, int, int]:
@@ -26,18 +27,18 @@ def words_of(name: str) -> tuple[int, int, int]:
 
 
 class Planes(Quantizer, name="planes"):
-    """Byte planes of the values of any dtype, bit by bit (NaN payloads and −0 too); ``planes,rans`` is the lossless spec.
+    """Planes of symbols of the values of any dtype, bit by bit (NaN payloads and −0 too); ``planes,rans`` is the lossless spec.
 
-    Floats are rotated left by one bit first, so that the exponent (of float16 and float64: and the first mantissa bits) is a
-    symbol of its own and the sign joins the lowest mantissa bits; signed integers are zigzag coded. One-byte dtypes are one
-    plane. Trained weights use few exponents: 2.6 bits of 8 (Hao et al., NeuZip 2024; Hershcovitch et al., ZipNN 2024,
-    arXiv:2411.05239).
+    bfloat16 and float32: the first symbol joins the exponent (as a rank among 14 neighbours, 0, or an escape) and the top four
+    mantissa bits, since mantissas of trained weights depend on the exponent; then whole bytes; then the last mantissa bits and
+    the sign, two values a byte. Where exponents are spread too wide for that, the first symbol is the exponent alone. Other
+    floats are rotated left by one bit and cut into bytes, so that exponent and first mantissa bits are one symbol and the
+    sign joins the last bits; signed integers are zigzag coded and cut into bytes; one-byte dtypes are one plane.
+    Sources: exponents are what compresses (Hershcovitch et al., ZipNN 2024, arXiv:2411.05239).
 
     >>> import numpy as np, compand
     >>> x = np.array([[1.0, -1.0, np.nan]], np.float32)
     >>> codec = compand.Codec("planes")
-    >>> codec.encode(x).symbols("byte3")[0]
-    array([127, 127, 255], dtype=uint8)
     >>> codec.decode(codec.encode(x)).tobytes() == x.tobytes()
     True
     """
@@ -47,26 +48,44 @@ class Planes(Quantizer, name="planes"):
 
     def layout(self, form):
         size, _, count = words_of(form.dtype)
-        return {f"byte{size - 1 - i}": Part((form.n, form.d * count), k=256) for i in range(size)}
+        if form.dtype not in JOINT:
+            return {f"byte{size - 1 - i}": Part((form.n, form.d * count), k=256) for i in range(size)}
+        pairs = Part((-(-form.n * form.d // 2), 1), k=256)
+        middle = {f"byte{size - 3 - i}": Part((form.n, form.d), k=256) for i in range(size - 2)}
+        return {"symbol": Part((form.n, form.d), k=256), **middle, "sign": pairs, "top": pairs, "window": Part((-1,), "uint8")}
 
     def encode(self, x):
         n, d = x.shape
         size, turn, count = words_of(x.dtype.name)
         words = np.ascontiguousarray(x).reshape(-1).view(np.dtype(f"u{size}"))
+        if x.dtype.name in JOINT:
+            low, symbol, middle, sign, top, escapes = _native.joint_split(words)
+            window = np.concatenate([np.uint8([low >= 0, max(low, 0)]), escapes])
+            middle = {f"byte{size - 3 - i}": middle[i].reshape(n, d) for i in range(size - 2)}
+            return {"symbol": symbol.reshape(n, d), **middle, "sign": sign[:, None], "top": top[:, None], "window": window}
         planes = words[None] if size == 1 else _native.planes_split(words, turn)
         return {f"byte{size - 1 - i}": planes[i].reshape(n, d * count) for i in range(size)}
 
     def decode(self, parts, form):
         size, turn, _ = words_of(form.dtype)
-        planes = [parts[f"byte{size - 1 - i}"] for i in range(size)]
-        if form.dtype == "bool" and not is_numpy(planes[0]):
-            return like(to_numpy(planes[0]).view(bool), planes[0])
-        flat = [np.ascontiguousarray(to_numpy(p)).reshape(-1) for p in planes]
-        if any(p.dtype != np.uint8 for p in flat):
+        flat = {name: np.ascontiguousarray(to_numpy(p)).reshape(-1) for name, p in parts.items()}
+        if any(p.dtype != np.uint8 for p in flat.values()):
             raise CorruptError("planes are bytes")
-        words = flat[0] if size == 1 else _native.planes_merge(flat, turn)
+        if form.dtype in JOINT:
+            window = flat["window"]
+            if window.size < 2 or window[0] > 1:
+                raise CorruptError("the window of exponents is damaged")
+            merge = _native.joint_merge16 if size == 2 else _native.joint_merge32
+            words = merge(flat["symbol"], [flat[f"byte{size - 3 - i}"] for i in range(size - 2)], flat["sign"], flat["top"],
+                          int(window[1]) if window[0] else -1, window[2:])
+            if words is None:
+                raise CorruptError("the escaped exponents are not as many as the symbols say")
+        else:
+            planes = [flat[f"byte{size - 1 - i}"] for i in range(size)]
+            words = planes[0] if size == 1 else _native.planes_merge(planes, turn)
         y = words.view(dtype_of(form.dtype)).reshape(form.n, form.d)
-        return y if is_numpy(planes[0]) else like(y, planes[0])
+        first = next(iter(parts.values()))
+        return y if is_numpy(first) else like(y, first)
 
 
 def split_reference(words: np.ndarray, turn: int) -> np.ndarray:
@@ -78,3 +97,23 @@ def split_reference(words: np.ndarray, turn: int) -> np.ndarray:
     elif turn == ZIGZAG:
         words = words << one ^ (~sign + one)  # all ones where negative
     return np.ascontiguousarray(words[:, None].view(np.uint8)[:, ::-1].T)
+
+
+def joint_reference(words: np.ndarray, low: int) -> tuple[np.ndarray, ...]:
+    """`_native.joint_split` for a given window (low, or -1 for none) in plain NumPy."""
+    mantissa = 7 if words.itemsize == 2 else 23
+    w = words.astype(np.uint64)
+    e, top = w >> mantissa & 255, w >> (mantissa - 4) & 15
+    nibble = (w & 7) << 1 | w >> (8 * words.itemsize - 1)
+    rank = (e - np.uint64(max(low, 0))) & 255
+    rank = np.where(e == 0, 14, np.where(rank < 14, rank, 15)).astype(np.uint64)
+    symbol = rank << 4 | top if low >= 0 else e
+    middle = [w >> 11 & 255, w >> 3 & 255] if words.itemsize == 4 else []
+    escapes = e[rank == 15] if low >= 0 else e[:0]
+
+    def pairs(values):
+        values = np.append(values, values[:0] if len(values) % 2 == 0 else np.uint64(0)).astype(np.uint8)
+        return values[::2] | values[1::2] << 4
+
+    return (symbol.astype(np.uint8), np.array(middle, np.uint8).reshape(len(middle), len(w)), pairs(nibble),
+            pairs(top * (low < 0)), escapes.astype(np.uint8))
