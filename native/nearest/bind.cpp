@@ -1,8 +1,5 @@
 #include <algorithm>
-#include <optional>
 #include <vector>
-
-#include <nanobind/stl/pair.h>
 
 #include "arrays.hpp"
 #include "nearest/nearest.hpp"
