@@ -29,7 +29,6 @@ test: .stamp-dev  ## every test, every example of the docs
 
 lint: .stamp-dev
 	$(BIN)/ruff check src tests benchmarks tools
-	$(BIN)/mypy src/compand
 
 bench: .stamp-dev  ## measure against the peers; writes benchmarks/results/*.json
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[bench]"
