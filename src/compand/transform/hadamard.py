@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from .. import seeded
+from .. import _native, seeded
 from ..array import array_namespace, cast, device, dtype_name, is_numpy, like
 from ..stage import KW_ONLY, Transform
 
@@ -126,6 +126,8 @@ def fht(x):
     if not is_numpy(x):
         return fht_reference(x)
     n, size = x.shape
+    if x.dtype == np.float32:
+        return _native.hadamard(np.ascontiguousarray(x), size)  # the same additions, so the same bits
     y, rows = np.empty((n, size), x.dtype), max(1, _CACHE // size)
     for at in range(0, n, rows):
         y[at:at + rows] = _butterflies(x[at:at + rows])
