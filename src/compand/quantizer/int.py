@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from .. import seeded
 from ..array import array_namespace, cast, like, to_numpy
 from ..fit import scale as scales
 from ..stage import KW_ONLY, Part, Quantizer, replace
@@ -86,10 +87,7 @@ class Int(Quantizer, name="int"):
         """The noise of each column, in steps within ±1/2: (d,) float32, None without noise."""
         if self.noise is None:
             return None
-        v = np.arange(d, dtype=np.uint64) + np.uint64(self.noise << 32)
-        for by, times in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):  # splitmix64 (Steele, 2014)
-            v = (v ^ (v >> np.uint64(by))) * np.uint64(times)
-        return ((v >> np.uint64(41)).astype(np.float32) + np.float32(0.5)) / np.float32(1 << 23) - np.float32(0.5)
+        return (seeded.uniform(self.noise, d) - 0.5).astype(np.float32)
 
     def layout(self, form):
         parts = {"ids": Part((form.n, form.d), k=self.k)}

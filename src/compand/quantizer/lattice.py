@@ -105,7 +105,8 @@ class Lattice(Quantizer, name="lattice"):
         xp = array_namespace(y)
         n, size = y.shape
         wide = groups.spread(s, size, self.group)
-        t = xp.reshape(xp.where(wide == 0, xp.zeros_like(y), y / xp.where(wide == 0, xp.ones_like(wide), wide)), (-1, 8))
+        t = y / xp.where(wide == 0, xp.ones_like(wide), wide)
+        t = xp.reshape(xp.where(wide == 0, xp.zeros_like(t), xp.clip(t, -1e6, 1e6)), (-1, 8))
         ids, points = self._ball_ids(t) if self._ball else self._box_ids(t)
         error = xp.reshape(points, (n, size)) * wide - y
         error = xp.sum(groups.split(error * error, self.group), axis=2)
