@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import _native
 from ..array import array_namespace, is_numpy, like, to_numpy
+from ..fit.kmeans import kmeans
 
 SCORES = 1 << 24     # scores held at a time on a device
 CODEWORDS = 1 << 14  # codewords scored at a time
+SAMPLE = 512         # rows a codeword is learnt from, at most
 KEPT = 4             # best codewords of each such pass that are compared exactly
 
 
 def nearest(x, codebook: np.ndarray):
     """The id of the codeword nearest to each row of x (n, d): (n,) uint32 (int64 in other libraries), ties to the lowest id."""
-    if is_numpy(x):
-        return _nearest_host(np.ascontiguousarray(x, np.float32), codebook)
     if "torch" in type(x).__module__:
         return _nearest_device(x, codebook)
-    return like(_nearest_host(to_numpy(x).astype(np.float32), codebook).astype(np.int64), x)
-
-
-def _nearest_host(x: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-    ids = np.zeros(len(x), np.uint32)
-    half = (codebook.astype(np.float64) ** 2).sum(1) / 2
-    for at in range(0, len(x), 1024):
-        rows = x[at:at + 1024].astype(np.float64)
-        best = np.full(len(rows), -np.inf)
-        for first in range(0, len(codebook), 4096):
-            score = rows @ codebook[first:first + 4096].T.astype(np.float64) - half[first:first + 4096]
-            pick = score.argmax(1)
-            value = score[np.arange(len(rows)), pick]
-            better = value > best
-            best[better] = value[better]
-            ids[at:at + 1024][better] = pick[better] + first
-    return ids
+    ids = _native.nearest(np.ascontiguousarray(to_numpy(x), np.float32), np.ascontiguousarray(codebook))
+    return ids if is_numpy(x) else like(ids.astype(np.int64), x)
 
 
 def _nearest_device(x, codebook: np.ndarray):
@@ -63,26 +49,18 @@ def _nearest_device(x, codebook: np.ndarray):
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=x.device)
 
 
-def learn(x: np.ndarray, k: int, weight: np.ndarray | None = None, seed: int = 0, iterations: int = 12) -> np.ndarray:
+def learn(x: np.ndarray, k: int, weight: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """k codewords of least (weighted) squared error for the rows of x (n, d), (k, d) float32; repeated if rows are fewer."""
-    rng = np.random.default_rng(seed)
+    x = np.ascontiguousarray(x, np.float32)
     if len(x) <= k:
-        return np.resize(x, (k, x.shape[1])).astype(np.float32)
-    if len(x) > 256 * k:
-        pick = np.sort(rng.choice(len(x), 256 * k, replace=False))
-        x, weight = x[pick], None if weight is None else weight[pick]
-    w = np.ones(len(x)) if weight is None else weight.astype(np.float64)
-    codebook = x[np.sort(rng.choice(len(x), k, replace=False))].astype(np.float32)
-    for _ in range(iterations):
-        ids = nearest(x, codebook)
-        mass = np.bincount(ids, w, k)
-        total = np.stack([np.bincount(ids, w * x[:, j], k) for j in range(x.shape[1])], 1)
-        used = mass > 0
-        codebook[used] = (total[used] / mass[used, None]).astype(np.float32)
-        if not used.all():  # an unused codeword moves beside the heaviest
-            heavy = np.argsort(-mass, kind="stable")[:(~used).sum()]
-            codebook[~used] = codebook[heavy] * np.float32(1 + 2.0**-10)
-    return codebook
+        return np.resize(x, (k, x.shape[1]))
+    if len(x) > SAMPLE * k:
+        step = -(-len(x) // (SAMPLE * k))
+        x, weight = x[::step], None if weight is None else weight[::step]
+    top = np.float32(2.0 ** np.frexp(np.abs(x).max())[1]) if x.any() else np.float32(1)
+    if weight is not None:
+        weight = (weight / weight.max()).astype(np.float32) if weight.any() else None
+    return kmeans(x / top, k, weight=weight, seed=seed)[0] * top
 
 
 def rows_weight(weight, shape: tuple[int, int], dims: slice, count: int) -> np.ndarray | None:

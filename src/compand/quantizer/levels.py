@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..array import array_namespace, is_numpy, like
+from ..fit.kmeans import kmeans_1d
 
 # NormalFloat (QLoRA, 2023, appendix E) from -1 to 1; Lloyd-Max levels of the unit Gaussian (Max, 1960).
 NAMED = {
@@ -41,43 +42,17 @@ def place(x, table: np.ndarray):
     return ids
 
 
-def learn(x: np.ndarray, k: int, weight: np.ndarray | None = None, iterations: int = 200) -> np.ndarray:
-    """k ascending levels of least (weighted) squared error for the values of x: (k,) float32.
-
-    Lloyd's algorithm on sorted values with running sums, from levels spaced by the cube root of the density, which is best
-    for many levels (Panter and Dite, 1951).
-    """
-    x = np.asarray(x, np.float32).reshape(-1)
-    step = -(-x.size // SAMPLE)
-    x = x[::step].astype(np.float64)
+def learn(x: np.ndarray, k: int, weight: np.ndarray | None = None) -> np.ndarray:
+    """k ascending levels of least (weighted) squared error for each row of values x (r, n): (r, k) float32."""
+    x = np.ascontiguousarray(x, np.float32)
+    step = -(-x.shape[1] // SAMPLE)
+    x, weight = x[:, ::step], None if weight is None else np.asarray(weight, np.float64)[:, ::step]
+    if x.shape[1] < k:
+        repeat = -(-k // x.shape[1])
+        x, weight = np.tile(x, (1, repeat)), None if weight is None else np.tile(weight, (1, repeat))
+    top = np.abs(x).max(1, keepdims=True)
+    top = np.where(top > 0, np.ldexp(np.float32(1), np.frexp(top)[1] - 1), np.float32(1)).astype(np.float32)
     if weight is not None:
-        w = np.asarray(weight, np.float64).reshape(-1)[::step]
-        x, w = x[w > 0], w[w > 0]
-    if weight is None or not x.size:
-        x, w = (x, np.ones(x.size)) if x.size else (np.zeros(1), np.ones(1))
-    order = np.argsort(x, kind="stable")
-    x, w = x[order], w[order]
-    top = max(abs(x[0]), abs(x[-1])) or 1.0
-    x = x / top
-    mass, total = (np.concatenate([[0.0], np.cumsum(a)]) for a in (w, w * x))
-    edges = mass[-1] * np.linspace(0, 1, min(8 * k, max(x.size, 2)) + 1)
-    quantile = x[np.clip(np.searchsorted(mass[1:], edges), 0, x.size - 1)]
-    share = np.concatenate([[0.0], np.cumsum(np.diff(quantile) ** (2 / 3))])
-    if share[-1] == 0:
-        return np.full(k, x[0] * top, np.float32)
-    table = np.interp((np.arange(k) + 0.5) / k * share[-1], share, quantile)
-    for _ in range(iterations):
-        at = np.concatenate([[0], np.searchsorted(x, (table[1:] + table[:-1]) / 2, side="right"), [x.size]])
-        m = np.diff(mass[at])
-        new = np.where(m > 0, np.diff(total[at]) / np.where(m > 0, m, 1), table)
-        if (m == 0).any():  # one unused level goes to the end of the widest cell
-            last = np.maximum(at[1:] - 1, 0)
-            width = np.where(m > 0, x[last] - x[np.minimum(at[:-1], x.size - 1)], 0)
-            if width.max() > 0:
-                new[np.flatnonzero(m == 0)[0]] = x[last[width.argmax()]]
-        new = np.sort(new)
-        if np.abs(new - table).max() <= 1e-7 * (new[-1] - new[0]):
-            table = new
-            break
-        table = new
-    return np.sort((table * top).astype(np.float32))
+        most = weight.max(1, keepdims=True)
+        weight = np.where(most > 0, weight / np.where(most > 0, most, 1), 1).astype(np.float32)
+    return kmeans_1d(x / top, k, weight) * top

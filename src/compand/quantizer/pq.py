@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ..array import array_namespace, cast, to_numpy
+from .. import _native
+from ..array import array_namespace, cast, is_numpy, to_numpy
 from ..stage import KW_ONLY, Part, Quantizer, replace
 from . import codebook, groups
 
@@ -74,9 +75,21 @@ class PQ(Quantizer, name="pq"):
     def encode(self, x):
         xp, words = array_namespace(x), wide_codewords(self.codebook_)
         x = groups.float32(x)
+        if is_numpy(x):
+            return {"ids": _native.nearest_grouped(self._padded(x), words, 1 if self.k <= 256 else 2)}
         ids = [codebook.nearest(x[:, c], np.ascontiguousarray(words[j, :, :c.stop - c.start]))
                for j, c in enumerate(self.columns(x.shape[1]))]
         return {"ids": xp.stack(ids, axis=1)}
+
+    def _padded(self, x: np.ndarray) -> np.ndarray:
+        """x with a column of zeros after each part that is shorter than the codewords."""
+        n, d = x.shape
+        if d % self.m == 0:
+            return np.ascontiguousarray(x)
+        wide = np.zeros((n, self.m, -(-d // self.m)), np.float32)
+        for j, c in enumerate(self.columns(d)):
+            wide[:, j, :c.stop - c.start] = x[:, c]
+        return wide.reshape(n, -1)
 
     def decode(self, parts, form):
         n, d, dtype = form

@@ -110,7 +110,8 @@ class Table(Quantizer, name="table"):
             x = self._unit(x, s)
             s = groups.spread(s, x.shape[1], self.group).astype(np.float64)
             w = (s / max(s.max(), 1e-300)) ** 2 * (1.0 if w is None else w)
-        return replace(self, table_=learn(x, self.k, None if w is None else np.broadcast_to(w, x.shape)))
+        w = None if w is None else np.broadcast_to(w, x.shape).reshape(1, -1)
+        return replace(self, table_=learn(x.reshape(1, -1), self.k, w)[0])
 
     @property
     def table(self) -> np.ndarray:
@@ -134,15 +135,18 @@ class Table(Quantizer, name="table"):
         from ..dtypes import dtype
 
         rows = to_numpy(groups.float32(x))
+        n = len(rows)
         w = None if weight is None else np.broadcast_to(to_numpy(weight), rows.shape)
         ids = np.empty(rows.shape, np.uint8)
-        tables = np.empty((-(-len(rows) // self.rows), self.k), dtype(self.scales))
-        for i in range(len(tables)):
+        whole = n - n % self.rows
+        tables = [learn(a.reshape(r, -1), self.k, None if w is None else w[at].reshape(r, -1))
+                  for at, r in ((slice(0, whole), whole // self.rows), (slice(whole, n), 1)) if r and (a := rows[at]).size]
+        table = np.concatenate(tables)
+        table = (np.clip(table, -65504, 65504) if self.scales == "float16" else table).astype(dtype(self.scales))
+        for i, levels in enumerate(np.sort(table.astype(np.float32), axis=1)):
             at = slice(i * self.rows, (i + 1) * self.rows)
-            levels = learn(rows[at], self.k, None if w is None else w[at])
-            tables[i] = np.clip(levels, -65504, 65504) if self.scales == "float16" else levels
-            ids[at] = place(rows[at], np.sort(tables[i].astype(np.float32)))
-        return {"ids": like(ids, x), "table": like(tables, x)}
+            ids[at] = place(rows[at], levels)
+        return {"ids": like(ids, x), "table": like(table, x)}
 
     def decode(self, parts, form):
         n, d, dtype = form
