@@ -120,10 +120,4 @@ void put_sized(Bytes &out, const Bytes &part) {
     out.insert(out.end(), part.begin(), part.end());
 }
 
-size_t block_symbols(size_t n, double bits) {
-    const size_t by_size = static_cast<size_t>(bits / (8 * 768 * 1024)), by_count = (n - 1) >> 24;
-    const size_t blocks = std::max(by_size, by_count) + 1;
-    return ((n - 1) / blocks / kLanes + 1) * kLanes;
-}
-
 }  // namespace compand::rans

@@ -50,7 +50,4 @@ inline const uint8_t *take_sized(Reader &in, size_t &size) {
     return in.take(size);
 }
 
-// Symbols of one block, so that threads can share a long stream and blocks cost little: about 768 KiB coded, or 2^24 symbols.
-size_t block_symbols(size_t n, double bits);
-
 }  // namespace compand::rans

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 
+#include "blocks.hpp"
 #include "lanes.hpp"
 #include "model.hpp"
 #include "threads.hpp"
@@ -174,54 +175,6 @@ template <class Id> struct Step {
         }
     }
 };
-
-// Runs body(block, first, count) for each block; threads share them.
-template <class Body> void each_block(size_t n, size_t block, Body &&body) {
-    parallel_for((n + block - 1) / block, [&](size_t b) { body(b, b * block, std::min(block, n - b * block)); });
-}
-
-void put_blocks(Bytes &out, size_t block, const std::vector<Bytes> &coded, const std::vector<Bytes> *escapes) {
-    put_varint(out, block);
-    size_t total = out.size();
-    for (size_t b = 0; b < coded.size(); ++b) {
-        put_varint(out, coded[b].size());
-        if (escapes) put_varint(out, (*escapes)[b].size());
-        total += coded[b].size() + 16;
-    }
-    out.reserve(total);
-    for (const Bytes &c : coded) out.insert(out.end(), c.begin(), c.end());
-}
-
-struct Block {
-    const uint8_t *data;
-    size_t size, escape_from, escapes;
-};
-
-bool take_blocks(Reader &in, size_t n, bool escaped, size_t &block, std::vector<Block> &blocks) {
-    const uint64_t stored = in.varint();
-    if (!in.ok() || stored == 0) return false;
-    block = static_cast<size_t>(std::min<uint64_t>(stored, n));
-    if (block < n && block % kLanes) return false;
-    const size_t count = (n - 1) / block + 1;
-    if (count > in.left()) return false;
-    blocks.resize(count);
-    size_t escapes = 0;
-    for (Block &b : blocks) {
-        const uint64_t size = in.varint(), own = escaped ? in.varint() : 0;
-        if (!in.ok() || size > in.left() || own > block) return false;
-        b.size = static_cast<size_t>(size);
-        b.escape_from = escapes;
-        b.escapes = static_cast<size_t>(own);
-        escapes += b.escapes;
-    }
-    for (Block &b : blocks) {
-        b.data = in.take(b.size);
-        if (!b.data) return false;
-    }
-    return in.left() == 0;
-}
-
-bool wide_lanes(size_t n, double bits) { return n >= 4096 && (bits > 8 * 1024 || n >= (1u << 17)); }
 
 void encode_bytes(const uint8_t *ids, size_t n, const ByteModel &m, Bytes &out, int depth) {
     Step<uint8_t> step;
