@@ -156,7 +156,8 @@ def test_parametric_blocks_and_threads():
 
 
 def ideal_bits(family: str, x, mean, scale) -> float:
-    cdf = {"gaussian": lambda z: 0.5 * math.erfc(-z / math.sqrt(2)), "laplace": lambda z: 0.5 * math.exp(z) if z < 0 else 1 - 0.5 * math.exp(-z),
+    cdf = {"gaussian": lambda z: 0.5 * math.erfc(-z / math.sqrt(2)),
+           "laplace": lambda z: 0.5 * math.exp(z) if z < 0 else 1 - 0.5 * math.exp(-z),
            "logistic": lambda z: 1 / (1 + math.exp(-z))}[family]
     total = 0.0
     for (m, s), count in zip(*np.unique(np.stack([np.abs(x - mean / 16), scale], 1), axis=0, return_counts=True), strict=True):

@@ -92,7 +92,7 @@ def _contexts(contexts: np.ndarray | None, n: int, c: int) -> np.ndarray | None:
 def encode_mixed(ids: np.ndarray, k: int, width: int = 0) -> np.ndarray:
     """Code ids by an adaptive mixture of contexts: orders 0, 1, 2 and, in rows of ``width``, the id above and the column.
 
-    ids: integers in [0, k), k ≤ 256. Slow (about 10 M ids/s) and strong, also on small streams. Returns uint8 (bytes,).
+    ids: integers in [0, k), k ≤ 65,536. Slow (about 10 M ids/s) and strong, also on small streams. Returns uint8 (bytes,).
     Logistic mixing (Mattern 2013), integers only. Raises `InputError`.
 
     >>> ids = np.tile(np.arange(16), 40)
@@ -100,12 +100,13 @@ def encode_mixed(ids: np.ndarray, k: int, width: int = 0) -> np.ndarray:
     >>> data.size < 60, bool((decode_mixed(data, 640, 16, width=16) == ids).all())
     (True, True)
     """
-    return _native.rans_encode_mixed(_ids(ids, k, 256), k, width)
+    return _native.rans_encode_mixed(_ids(ids, k), k, width)
 
 
 def decode_mixed(data, n: int, k: int, width: int = 0) -> np.ndarray:
-    """The n ids of `encode_mixed`, uint8. Raises `CorruptError`."""
-    return _or_corrupt(_native.rans_decode_mixed8(_bytes(data), n, k, width), f"a stream of {n} ids below {k}")
+    """The n ids of `encode_mixed`: uint8 if k ≤ 256, else uint16. Raises `CorruptError`."""
+    decode = _native.rans_decode_mixed8 if k <= 256 else _native.rans_decode_mixed16
+    return _or_corrupt(decode(_bytes(data), n, k, width), f"a stream of {n} ids below {k}")
 
 
 FAMILIES = ("gaussian", "laplace", "logistic")
