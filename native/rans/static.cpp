@@ -176,6 +176,28 @@ template <class Id> struct Step {
     }
 };
 
+// Which pairs of bytes hold a rare id: one bit each, so that rare ids are found by two symbols a step.
+std::vector<uint64_t> pairs_with(const std::vector<uint8_t> &rare) {
+    std::vector<uint64_t> set(65536 / 64);
+    uint64_t low[4] = {};
+    for (size_t id = 0; id < rare.size(); ++id) low[id / 64] |= static_cast<uint64_t>(rare[id] != 0) << id % 64;
+    for (size_t high = 0; high < 256; ++high) {
+        const bool all = high < rare.size() && rare[high];
+        for (size_t w = 0; w < 4; ++w) set[4 * high + w] = all ? ~uint64_t{0} : low[w];
+    }
+    return set;
+}
+
+bool any_rare(const std::vector<uint64_t> &pairs, const uint8_t *ids) {
+    uint64_t any = 0;
+    for (int i = 0; i < 64; i += 8) {
+        uint64_t v;
+        std::memcpy(&v, ids + i, 8);
+        for (int b = 0; b < 64; b += 16) any |= pairs[v >> (b + 6) & 1023] >> (v >> b & 63);
+    }
+    return any & 1;
+}
+
 void encode_bytes(const uint8_t *ids, size_t n, const ByteModel &m, Bytes &out, int depth) {
     Step<uint8_t> step;
     step.fill(m.f);
@@ -186,17 +208,29 @@ void encode_bytes(const uint8_t *ids, size_t n, const ByteModel &m, Bytes &out, 
     }
     const size_t block = block_symbols(n, m.bits), count = (n - 1) / block + 1;
     std::vector<Bytes> coded(count), escapes(m.mark >= 0 ? count : 0);
+    const std::vector<uint64_t> rare_pairs = m.mark >= 0 ? pairs_with(m.rare) : std::vector<uint64_t>();
     each_block(n, block, [&](size_t b, size_t first, size_t own) {
         const uint8_t *const from = ids + first;
         const uint32_t *const of = step.of.data();
         const Fill fill = [=](size_t t, size_t c, size_t, uint32_t *steps, uint32_t *) {
-            for (size_t i = 0; i < c; ++i) steps[i] = of[from[t + i]];
+            const uint8_t *id = from + t;
+            size_t i = 0;
+            for (; i + 8 <= c; i += 8) {
+                uint64_t eight;
+                std::memcpy(&eight, id + i, 8);
+                for (int b = 0; b < 8; ++b) steps[i + static_cast<size_t>(b)] = of[eight >> 8 * b & 255];
+            }
+            for (; i < c; ++i) steps[i] = of[id[i]];
         };
         write_lanes(fill, own, m.p, false, wide_lanes(own, m.bits / static_cast<double>(count)), coded[b]);
         if (m.mark >= 0) {
-            uint8_t found[256];
+            uint8_t found[64 + 1];
             for (size_t t = 0; t < own;) {
-                const size_t stop = std::min(own, t + 255);
+                if (own - t >= 64 && !any_rare(rare_pairs, from + t)) {
+                    t += 64;
+                    continue;
+                }
+                const size_t stop = std::min(own, t + 64);
                 size_t hits = 0;
                 for (; t < stop; ++t) {
                     found[hits] = from[t];
@@ -452,6 +486,12 @@ bool decode_large_ids(Reader &in, uint16_t *ids, size_t n, uint32_t k, int depth
 template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth) {
     Bytes out;
     if (!n) return out;
+    if (n > 1 && std::memcmp(ids, ids + 1, (n - 1) * sizeof(Id)) == 0) {
+        out.push_back(constant);
+        put_varint(out, n);
+        put_varint(out, ids[0]);
+        return out;
+    }
     const Counts counts = count_ids(ids, n);
     std::vector<uint32_t> order;
     for (size_t s = 0; s < counts.size(); ++s) {
