@@ -189,13 +189,22 @@ class Codec:
             raise InputError(f"rows={rows}: the step must be positive")
         lossy_line = len(codes.shape) < 2 and not self.stage.raw  # one row holds all values: decode it whole, then cut
         first, last = (0, form.n) if lossy_line else (start, max(start, stop))
-        at, pieces = 0, []
+        at, pieces, whole, done = 0, [], None, 0
+        if like is None and len(codes.blocks) > 1:  # one result, filled block by block: its memory is touched once
+            whole = np.empty((min(last, sum(b.rows for b in codes.blocks)) - first, form.d), dtype_of(codes.dtype))
         for block in codes.blocks:
             lo, hi = max(first - at, 0), min(last - at, block.rows)
             at += block.rows
             if lo < hi:
                 y = self.decode_block(block, form, like, terms)[lo:hi]
-                pieces.append(_as_dtype(y, codes.dtype) if is_numpy(y) else cast(y, codes.dtype))
+                y = _as_dtype(y, codes.dtype) if is_numpy(y) else cast(y, codes.dtype)
+                if whole is None:
+                    pieces.append(y)
+                else:
+                    whole[done:done + hi - lo] = y
+                    done += hi - lo
+        if whole is not None:
+            pieces = [whole]
         if not pieces:
             pieces = [np.zeros((0, form.d), dtype_of(codes.dtype))]
         x = pieces[0] if len(pieces) == 1 else array_namespace(pieces[0]).concat(pieces)

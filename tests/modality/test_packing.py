@@ -6,7 +6,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from test_formats import same, small_tensors
+from test_formats import same, small_tensors, tensors_file
 from test_gguf import blocks, gguf_file
 
 import compand
@@ -85,6 +85,14 @@ def test_files_come_back(kind, tmp_path):
         assert sha(path) == sha(tmp_path / f"out.{kind}")
     unpack(tmp_path / "x.cpd", tmp_path / "plain")
     assert detect(tmp_path / "plain").format in (kind, "safetensors")
+
+
+def test_bytes_that_are_no_truth_values_come_back(tmp_path):
+    data = tensors_file({"mask": {"dtype": "BOOL", "shape": [4], "data_offsets": [0, 4]}}, b"\0\1\2\xff")
+    (tmp_path / "a.safetensors").write_bytes(data)
+    pack(tmp_path / "a.safetensors", tmp_path / "a.cpd", lossless=True)
+    unpack(tmp_path / "a.cpd", tmp_path / "b.safetensors")
+    assert (tmp_path / "b.safetensors").read_bytes() == data
 
 
 def test_an_odd_npy_header_is_kept(tmp_path):

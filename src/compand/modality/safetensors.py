@@ -134,6 +134,8 @@ class Safetensors(Source):
         names = entry_names([(name, s.tensors) for name, s in self.shards.items()])
         for shard, stored in zip(self.shards.values(), names, strict=True):
             for t, name in zip(shard.tensors, stored, strict=True):
+                if t.dtype == "bool" and shard.load(t).view(np.uint8).max(initial=0) > 1:
+                    t = t._replace(dtype="uint8")  # bytes that are no truth values, kept as they are
                 yield Item(name, t.shape, t.dtype, lambda rows=None, shard=shard, t=t: shard.load(t, rows))
 
 
@@ -142,7 +144,7 @@ def write_shard(out, header: bytes, stored: list[str], tensors: list[Tensor], ar
     out.write(len(header).to_bytes(8, "little") + header)
     for t, name in zip(tensors, stored, strict=True):
         x = np.ascontiguousarray(array(name))
-        if x.nbytes != t.stop - t.start or x.dtype.name != t.dtype:
+        if x.nbytes != t.stop - t.start or (x.dtype.name != t.dtype and (t.dtype, x.dtype.name) != ("bool", "uint8")):
             raise FormatError(f"{name}: {x.dtype.name}{list(x.shape)} where the header has {t.dtype}{list(t.shape)}")
         out.write(x.reshape(-1).view(np.uint8).data)
 
