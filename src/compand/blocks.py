@@ -41,7 +41,8 @@ def check_form(stage: Stage, form: Form, limits: Limits) -> None:
     if type(form.n) is not int or type(form.d) is not int or form.n < 0 or form.d < 0:
         raise CorruptError(f"{stage} cannot work on an array of {form.n} x {form.d}")
     size = form.n * form.d * max(4, dtype_of(form.dtype).itemsize)
-    limits.check("allocation", size, f"{stage}: a block of {form.n} x {form.d}")
+    if size > limits.allocation:
+        limits.check("allocation", size, f"{stage}: a block of {form.n} x {form.d}")
     if isinstance(stage, Chain):
         for t in stage.transforms:
             form = t.out(form)
@@ -53,18 +54,19 @@ def check_form(stage: Stage, form: Form, limits: Limits) -> None:
             check_form(term, form, limits)
     if not isinstance(stage, (Chain, Sum)):
         for path, part in stage.state(form).items():
-            check_part(f"{stage} {path}", part, limits)
+            check_part(stage, path, part, limits)
 
 
-def check_part(what: str, part: Part, limits: Limits) -> None:
+def check_part(stage: Stage, path: str, part: Part, limits: Limits) -> None:
     """Raise `LimitError` if an array of this part, packed or unpacked, is over the limit."""
     if not all(type(v) is int and (v >= 0 or part.shape == (-1,)) for v in part.shape):
-        raise CorruptError(f"{what} cannot have the shape {part.shape}")
+        raise CorruptError(f"{stage} {path} cannot have the shape {part.shape}")
     if part.k is not None and not 1 <= part.k <= 1 << 32:
-        raise CorruptError(f"{what} cannot have {part.k} symbols")
+        raise CorruptError(f"{stage} {path} cannot have {part.k} symbols")
     if part.shape != (-1,):
         item = dtype_of(part.dtype or "uint8").itemsize if part.k is None else id_dtype(part.k).itemsize
-        limits.check("allocation", math.prod(part.shape) * item, what)
+        if (size := math.prod(part.shape) * item) > limits.allocation:
+            limits.check("allocation", size, f"{stage} {path}")
 
 
 class Plan:
@@ -86,12 +88,12 @@ class Plan:
         if not empty:
             if self.count > 1 and rows * form.d < MIN_VALUES:
                 raise CorruptError(f"blocks of {rows} x {form.d} values are too small; {MIN_VALUES} values is the least")
-            with guarded(f"{codec.spec} cannot code {dtype}{list(shape)}"):
+            with guarded("this shape cannot be coded so"):
                 for n in {min(rows, form.n), form.n - (self.count - 1) * rows}:
                     check_form(codec.stage, form._replace(n=n), limits)
                     self.layouts[n] = codec.stage.layout(form._replace(n=n))
                     for path, part in self.layouts[n].items():
-                        check_part(f"{codec.spec} {path}", part, limits)
+                        check_part(codec.stage, path, part, limits)
         self.parts = next(iter(self.layouts.values()), {})
         if any(layout.keys() != self.parts.keys() for layout in self.layouts.values()):
             raise CorruptError(f"{codec.spec}: the parts of {dtype}{list(shape)} differ from block to block")

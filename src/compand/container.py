@@ -60,7 +60,7 @@ class Container:
             raise UnsupportedError(f"the file has format version {major}.{minor}, this compand reads {VERSION[0]}.{VERSION[1]}; "
                                    "use the compand that wrote it, or update")
         self.index: dict[str, Any] = js.loads(index.tobytes(), limits)
-        table = js.fields(self.index.get("chunks"), "the chunk table", ("bytes", "xxh3"))
+        table = js.fields(self.index.get("chunks"), "the chunk table", frozenset(("bytes", "xxh3")))
         self.sizes = js.integers(table["bytes"], "chunk sizes", below=max(self.index_at, 1))
         sums = table["xxh3"]
         if type(sums) is not str or len(sums) != 16 * len(self.sizes) or not sums.isascii():

@@ -102,7 +102,7 @@ class Entry:
         state = plan.codec.state()
         need = plan.codec.stage.state(plan.form) if plan.count else {}
         for path, part in need.items():
-            check_part(f"{self.spec} {path}", part, self._file.limits)
+            check_part(plan.codec.stage, path, part, self._file.limits)
             a = state.get(path)
             if a is None or str(a.dtype) != part.dtype or (a.shape != part.shape and (part.shape != (-1,) or a.ndim != 1)):
                 raise self._fault(f"state {path} is {'missing' if a is None else f'{a.dtype}{list(a.shape)}'}, "

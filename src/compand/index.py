@@ -21,6 +21,7 @@ NAME_BYTES = 1024
 BELOW = 1 << 53          # integers every JSON library keeps exact
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _ROOTED = re.compile(r"[/\\]|[A-Za-z]:([/\\]|$)")  # a leading slash, a drive letter
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.\-]{2}[A-Za-z0-9_.\-/ ]{0,1000}")  # most names; they need no closer look
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -92,18 +93,18 @@ def short(value: Any) -> str:
 
 
 # -- fields -----------------------------------------------------------------------------------------------------------
-def fields(value: Any, what: str, required: tuple[str, ...], optional: tuple[str, ...] = (), writer: str = "") -> dict[str, Any]:
+def fields(value: Any, what: str, required: frozenset[str], optional: frozenset[str] = frozenset(), writer: str = "") -> dict[str, Any]:
     """An object with these fields. Unknown fields that start with ``?`` are ancillary and skipped; others are critical.
 
     Raises `CorruptError` for a missing field, `UnsupportedError` for an unknown critical one.
     """
     if type(value) is not dict:
         raise CorruptError(f"{what} must be an object, not {short(value)}")
-    for name in required:
-        if name not in value:
-            raise CorruptError(f"{what} has no {name!r}")
-    for name in value:
-        if name not in required and name not in optional and not name.startswith("?"):
+    have = value.keys()
+    if not required <= have:
+        raise CorruptError(f"{what} has no {', '.join(sorted(required - have))}")
+    for name in have - required - optional:
+        if not name.startswith("?"):
             raise UnsupportedError(f"{what} has the critical field {short(name)}, unknown here"
                                    f"{f'; the file was written by {short(writer)}' if writer else ''}; update compand to read it")
     return value
@@ -144,8 +145,10 @@ def name_fault(name: Any) -> str:
     """Why a string cannot name an entry; '' if it can."""
     if type(name) is not str or not name:
         return "a name must be a string that is not empty"
+    if _PLAIN_NAME.fullmatch(name) and ".." not in name:
+        return ""
     try:
-        size = len(name) if name.isascii() else len(name.encode("utf-8"))
+        size = len(name.encode("utf-8"))
     except UnicodeEncodeError:
         return "a name must be valid Unicode, without lone surrogates"
     if size > NAME_BYTES:
