@@ -9,7 +9,11 @@ mkdir -p "$site"
 rm -rf "$site/compand"
 "$python" -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps --target "$site" --upgrade \
     -C cmake.define.COMPAND_SANITIZE=ON -C cmake.build-type=RelWithDebInfo -C install.strip=false -C build-dir=build/sanitize/cmake .
-export PYTHONPATH="$PWD/$site" PYTHONMALLOC=malloc
+# a bare interpreter with the same packages: the hook of an editable install would bring the ordinary build back
+packages=$("$python" -c "import sys; print(':'.join(p for p in sys.path if 'site-packages' in p))")
+"$python" -m venv --without-pip build/sanitize/venv
+python=build/sanitize/venv/bin/python
+export PYTHONPATH="$PWD/$site:$packages" PYTHONMALLOC=malloc
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so) $(gcc -print-file-name=libstdc++.so)"
 "$python" -c "import compand, sys; p = compand.__file__; sys.exit(0 if 'build/sanitize' in p else f'not the sanitized build: {p}')"
