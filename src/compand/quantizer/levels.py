@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import _native
 from ..array import array_namespace, is_numpy, like
 from ..fit.kmeans import kmeans_1d
 
@@ -34,8 +35,8 @@ def place(x, table: np.ndarray):
     if not is_numpy(x):
         ids = xp.searchsorted(like(border, x), xp.reshape(x, (-1,)))
         return xp.astype(xp.reshape(ids, x.shape), xp.uint8)
-    if len(border) > 40:
-        return np.searchsorted(border, x).astype(np.uint8)
+    if len(border) > 12:
+        return _native.nearest(np.ascontiguousarray(x).reshape(-1, 1), table[:, None], 1).reshape(x.shape)
     ids = np.zeros(x.shape, np.uint8)
     for b in border:
         ids += x > b
