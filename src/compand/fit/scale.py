@@ -6,6 +6,9 @@ squares of 1e30 and 1e-30 stay finite. Scales come out rounded as they will be s
 
 from __future__ import annotations
 
+import numpy as np
+
+from .. import _native
 from ..array import array_namespace
 
 SCALES = ("bfloat16", "float16", "float32")
@@ -55,6 +58,19 @@ def quantize(x, s, z, k: int):
     return xp.clip(xp.round(x / xp.where(s == 0, xp.ones_like(s), s) - z), 0, k - 1)
 
 
+def encode_native(x: np.ndarray, group: int | None, k: int, z: float, dtype: str, search: str) -> tuple[np.ndarray, np.ndarray]:
+    """`fixed_zero` and `quantize` for the groups of x (n, d) in one pass: ids uint8 (n, d) and scales float32 (n, groups)."""
+    group = min(group or x.shape[1], x.shape[1])
+    digits = {"bfloat16": 8, "float16": 11, "float32": 24}[dtype]
+    return _native.grid_encode(np.ascontiguousarray(x), group, k, z, np.float32(_ratios(k, group)), digits,
+                               SMALLEST[dtype], LARGEST[dtype], search == "mse")
+
+
+def _ratios(k: int, g: int) -> tuple[float, ...]:
+    bits = (k - 1).bit_length()
+    return RATIOS.get(bits, (1.0,)) + (WIDE if g > 512 and bits < 8 else ())
+
+
 def _total(v, w):
     xp = array_namespace(v)
     return xp.sum(v if w is None else v * w, axis=1, keepdims=True)
@@ -69,9 +85,8 @@ def fixed_zero(x, k: int, z: float, dtype: str, search: str, weight=None, shift=
     xp = array_namespace(x)
     top = k - 1 + z  # largest level that both signs have
     a = xp.max(xp.abs(x), axis=1, keepdims=True)
+    first = stored(a / top, dtype, up=True)  # 0 for a group of zeros
     a = xp.where(a == 0, xp.ones_like(a), a)
-    base = a / top
-    first = stored(base, dtype, up=True)
     if search == "absmax":
         return first
     y = x / a
@@ -79,7 +94,7 @@ def fixed_zero(x, k: int, z: float, dtype: str, search: str, weight=None, shift=
     if z + top != 0 and dtype != "pow2":  # one side has a level more: give it to the longer side
         sign = xp.where(xp.max(x, axis=1, keepdims=True) == a, -xp.ones_like(a), xp.ones_like(a))
     bits = (k - 1).bit_length()
-    ratios = RATIOS.get(bits, (1.0,)) + (WIDE if x.shape[1] > 512 and bits < 8 else ())
+    ratios = _ratios(k, x.shape[1])
     best, least, pick = first, None, None
     tried = [first] + [stored(sign * (a * (r / (-z if bits > 1 else top))), dtype) for r in ratios]
     for turn in range(len(tried) + 2):
@@ -96,7 +111,7 @@ def fixed_zero(x, k: int, z: float, dtype: str, search: str, weight=None, shift=
         else:
             better = err < least
             best, least, pick = xp.where(better, s, best), xp.where(better, err, least), xp.where(better, level, pick)
-    return best
+    return xp.where(first == 0, first, best)
 
 
 def free_zero(x, k: int, dtype: str, search: str, weight=None, shift=0.0):

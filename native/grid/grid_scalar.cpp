@@ -1,0 +1,2 @@
+#define ISA scalar
+#include "grid/grid_impl.hpp"
