@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
-    x = compand.open(Path(compand.__file__).parent / "demo" / "embeddings.cpd")["embeddings"].array(rows=slice(0, 48))[:, :48]
+    x = compand.open(Path(compand.__file__).parent / "demo" / "embeddings.cpd")["array"].array(rows=slice(0, 48))[:, :48]
     for name, cls in builtin().items():
         target = GOLDEN / f"{name}.cpd"
         if target.exists():

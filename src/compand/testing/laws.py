@@ -20,6 +20,7 @@ import numpy as np
 from .. import fields
 from ..array import to_numpy
 from ..codec import Codec
+from ..dtypes import dtype as dtype_of
 from ..errors import CompandError, FitError, InputError, SpecError
 from ..spec import parse
 from ..stage import Form, Stage
@@ -163,10 +164,10 @@ def law_torch_agrees(stage: Stage, x: np.ndarray) -> None:
 
 
 def close(a: np.ndarray, b: np.ndarray, x: np.ndarray) -> None:
-    """a and b agree: all but 2 % of the values within 1e-4 of the scale (the rest may have rounded the other way)."""
+    """a and b agree: all but 5 % of the values within 1e-4 of the scale (the rest may have rounded the other way)."""
     scale = np.abs(x.astype(np.float64)).max(initial=0) + 1e-300
     off = np.abs(a.astype(np.float64) - b.astype(np.float64)) > 1e-4 * scale
-    assert off.mean() <= 0.02 if off.size > 50 else off.sum() <= 2, f"{off.mean():.1%} of values differ"
+    assert off.mean() <= 0.05 if off.size > 50 else off.sum() <= 2, f"{off.mean():.1%} of values differ"
 
 
 def law_layout_says_what_encode_gives(stage: Stage, x: np.ndarray) -> None:
@@ -180,7 +181,8 @@ def law_layout_says_what_encode_gives(stage: Stage, x: np.ndarray) -> None:
             a = to_numpy(parts[path])
             assert part.shape == (-1,) or a.shape == part.shape, f"{path}: {a.shape}, declared {part.shape}"
             if part.k is None:
-                assert str(a.dtype) == part.dtype, f"{path}: {a.dtype}, declared {part.dtype}"
+                kept = a.astype(dtype_of(part.dtype or "uint8")).astype(a.dtype)
+                assert kept.tobytes() == np.ascontiguousarray(a).tobytes(), f"{path}: values of {a.dtype} do not fit {part.dtype}"
             elif a.size:
                 assert a.dtype.kind in "iu" and 0 <= a.min() and int(a.max()) < part.k, f"{path}: {a.min()}..{a.max()} of {part.k}"
         assert codec.stage.state(form).keys() == codec.state().keys()
