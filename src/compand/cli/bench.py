@@ -56,7 +56,7 @@ def bench(
         if keep < n:
             note(f"measuring on {x.shape[0]:,} of {n:,} rows", quiet)
         search = opened.modality == "embeddings"
-        specs = specs or [*ladder(opened.modality)[::2], lossless()]
+        specs = specs or [*ladder(opened.modality, 1), lossless()]
     result = {"input": last, "array": array.name, "shape": list(x.shape), "dtype": x.dtype.name, "modality": opened.modality,
               "bytes": x.nbytes, "specs": []}
     with Progress(len(specs) * x.nbytes, "bench", quiet) as bar:

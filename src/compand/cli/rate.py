@@ -73,7 +73,7 @@ def fitted(opened, goal: Goal, before: int, path: Path, seed: int | None, quiet:
     values = sum(i.size for i in items)
     budget = goal.budget(values, before)
     arrays = [Array(i.name, i.shape, i.dtype, i.load, quantizable(i, opened.modality) or len(items) == 1) for i in items]
-    specs = [str(seeded(Codec(s).stage, seed)) for s in ladder(opened.modality)]
+    specs = [str(seeded(Codec(s).stage, seed)) for s in ladder(opened.modality, 12 if len(items) == 1 else 3)]
     found = Search(arrays, specs, lossless())
     with Progress(sum(a.nbytes for a in arrays), "trying specs", quiet) as bar:
         found.run(lambda n, name: bar.add(n, f"trying specs on {name}"))

@@ -23,10 +23,9 @@ def describe(cls: type) -> dict:
     from .. import fields
 
     doc = (cls.__doc__ or "").strip()
-    example = next((line.split('"')[1] for line in doc.splitlines() if 'Codec("' in line and line.count('"') > 1), "")
     return {
         "name": cls.name, "kind": cls.kind, "summary": doc.split("\n\n")[0].replace("\n    ", " ").replace("\n", " "),
-        "text": doc, "example": example, "exact": cls.exact, "lossless": cls.raw,
+        "text": doc, "examples": list(cls.examples), "exact": cls.exact, "lossless": cls.raw,
         "arguments": [{"name": f.name, "expected": f.expected, "required": f.default is fields.MISSING,
                        "default": None if f.default is fields.MISSING else fields.word(f.default), "positional": f.positional}
                       for f in fields.of(cls)],
@@ -67,6 +66,8 @@ def _one(stage: dict) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from ..fit.ladder import PRESETS
+
     out = console()
     out.print(f"[bold]{escape(_call(stage))}[/]  ({stage['kind']}{', loses nothing' if stage['lossless'] else ''})")
     out.print(escape(stage["text"].split(">>>")[0].replace("\n    ", "\n").rstrip()))
@@ -77,8 +78,9 @@ def _one(stage: dict) -> None:
                           "(required)" if a["required"] else escape(a["default"]))
         out.print()
         out.print(table)
-    if stage["example"]:
-        out.print(f"\nexample: [bold]{escape(stage['example'])}[/]")
+    examples = stage["examples"] or [p.spec for p in PRESETS if stage["name"] in p.spec.replace("+", ",").replace(":", ",").split(",")]
+    if examples:
+        out.print(f"\nfor example: [bold]{escape('   '.join(examples))}[/]")
     if not stage["exact"]:
         out.print("\nThe last bits of decoded values may differ between machines (float sums in another order).")
 

@@ -17,28 +17,35 @@ class Preset(NamedTuple):
     why: str
 
 
+CODED = "scale:rms,int:12:step={},rans"  # a uniform grid and an entropy coder: near the least bits for an error
+
 PRESETS = (
-    Preset("embeddings", "embeddings, the default", "hadamard,int:8", "4x smaller than float32, rows decode alone, neighbours kept"),
-    Preset("embeddings-4", "embeddings, small", "hadamard,int:4", "8x smaller; the rotation spreads outliers over the row"),
-    Preset("embeddings-1", "embeddings, first stage of a search", "center,hadamard,sign", "about 30x smaller; rerank with more bits"),
-    Preset("embeddings-pq", "embeddings, few bytes a vector", "pca,pq:48x8", "codebooks fitted to the data; needs thousands of rows"),
+    Preset("embeddings", "embeddings, the default", "int:8", "4x smaller, fastest to decode, any row alone; nearest neighbours kept"),
+    Preset("embeddings-4", "embeddings, small", "int:4:group=64", "7.5x smaller, computable as it is"),
+    Preset("embeddings-small", "embeddings, smallest to keep", CODED.format("0.25"), "4 bits a value, a third less error than int:4"),
+    Preset("embeddings-1", "embeddings, first stage of a search", "sign", "30x smaller; rerank the best with more bits"),
+    Preset("embeddings-pq", "embeddings, few bytes a vector", "pq:48x8", "codebooks fitted to the data; needs thousands of rows"),
     Preset("weights-8", "weights, safe", "int:8:group=64", "half of bfloat16; no calibration needed"),
     Preset("weights-4", "weights, small", "hadamard,int:4:group=64", "4.25 bits; the rotation spreads outliers"),
-    Preset("weights-lut", "weights, 4 bits, any distribution", "table:4", "a fitted table of 16 values"),
-    Preset("archive", "any floats, smallest for its error", "scale:rms,int:step=0.1,rans", "a uniform grid and an entropy coder"),
-    Preset("lossless", "anything, bit for bit", "planes,rans", "exponents entropy-coded, mantissas kept"),
+    Preset("weights-table", "weights, 4 bits of any distribution", "table:16:group=64", "16 fitted levels times a scale for 64 values"),
+    Preset("archive", "any floats, smallest for its error", CODED.format("0.1"), "smaller steps lose less; rows decode in blocks"),
+    Preset("lossless", "anything, bit for bit", "planes,rans", "what is predictable in a float, mostly its exponent, is coded"),
 )
 
 LOSSLESS = ("planes,rans", "raw")
-_STEPS = tuple(f"{2 ** (-i / 3):.4g}" for i in range(-5, 22))  # in units of the row's rms
-_CODED = tuple(f"scale:rms,int:step={s},rans" for s in _STEPS)
+
+
+def coded(fineness: int) -> tuple[str, ...]:
+    """Entropy-coded uniform grids with steps from 4 down to 1/512 of the array's rms, ``fineness`` steps an octave."""
+    return tuple(CODED.format(f"{2 ** (2 - i / fineness):.5g}") for i in range(11 * fineness + 1))
+
+
 LADDERS: dict[str, tuple[str, ...]] = {
-    "embeddings": (
-        "center,hadamard,sign", "hadamard,sign", "sign",
-        *(f"hadamard,int:{b}" for b in (2, 3, 4, 5, 6, 7, 8, 10, 12)), *(f"int:{b}" for b in (4, 6, 8)), *_CODED),
-    "weights": (
-        "sign:group=64", *(f"int:{b}:group={g}" for b in (2, 3, 4, 5, 6, 8) for g in (32, 128)),
-        *(f"hadamard,int:{b}:group=64" for b in (2, 3, 4, 5, 6, 8)), "float:e4m3", *_CODED),
+    "embeddings": ("center,hadamard,sign", "sign", "sign+sign", "hadamard,int:2:mid=true",
+                   *(f"hadamard,int:{b}" for b in (3, 4, 5, 6, 7)), *(f"int:{b}" for b in (4, 6, 8, 10, 12)),
+                   "int:4:group=64", "table:16"),
+    "weights": ("sign:64", "sign", *(f"hadamard,int:{b}:group=64" for b in (2, 3, 4, 5, 6)), "table:16", "table:16:group=64",
+                *(f"int:{b}:group={g}" for b in (3, 4, 8) for g in (32, 128))),
 }
 
 
@@ -54,13 +61,14 @@ def usable(spec: str) -> bool:
     return True
 
 
-def ladder(modality: str) -> tuple[str, ...]:
+def ladder(modality: str, fineness: int = 3) -> tuple[str, ...]:
     """The specs to try for arrays of a modality ('embeddings' or 'weights'), coarse and fine mixed.
 
     >>> "int:8" in ladder("embeddings")
     True
     """
-    return tuple(spec for spec in LADDERS.get(modality, LADDERS["weights"]) if usable(spec))
+    plain = LADDERS.get(modality, LADDERS["weights"])
+    return tuple(spec for spec in (*plain, *coded(fineness)) if usable(spec))
 
 
 def preset(name: str) -> Preset:
