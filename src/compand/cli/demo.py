@@ -15,7 +15,7 @@ SHIPPED = ("embeddings", "model")
 HEAD = ("file", "asked for", "spec", "bytes", "ratio", "bits/value", "error", "recall@10", "compress s", "restore s")
 PLAN: dict[str, tuple[tuple[str, dict], ...]] = {  # modality → (what is asked for, arguments of the search)
     "embeddings": (("--lossless", {}), ("int:8", {}), ("hadamard,int:4", {}), ("--bits 3", {"bits": 3.0}), ("--bits 2", {"bits": 2.0}),
-                   ("center,hadamard,sign", {}), ("--max-error 0.01", {"error": 0.01})),
+                   ("sign", {}), ("--max-error 0.01", {"error": 0.01})),
     "weights": (("--lossless", {}), ("int:8:group=64", {}), ("hadamard,int:4:group=64", {}), ("--bits 4.5", {"bits": 4.5}),
                 ("--bits 3", {"bits": 3.0}), ("--max-error 0.02", {"error": 0.02})),
 }

@@ -15,7 +15,7 @@ from ..fit.ladder import ladder, lossless
 from ..fit.search import Array, Search
 from ..metric import Tally
 from ..stage import Stage
-from .console import Progress, note
+from .console import Progress
 
 TRIES = 8
 
@@ -97,10 +97,17 @@ def fitted(opened, goal: Goal, before: int, path: Path, seed: int | None, quiet:
     finally:
         with suppress(FileNotFoundError):
             place.unlink()
-    used = sorted(set(chosen.values()), key=list(chosen.values()).count, reverse=True)
-    text = " ".join(used[:3]) + (f" and {len(used) - 3} more" if len(used) > 3 else "")
-    note(f"found {text}", quiet or len(used) < 2)
-    return text
+    return summary({spec: sum(i.size for i in items if chosen[i.name] == spec) for spec in chosen.values()})
+
+
+def summary(values: dict[str, int]) -> str:
+    """Specs and how many values each codes → the one that codes most, and how many others there are.
+
+    >>> summary({"raw": 10, "int:4": 1000, "int:8": 100})
+    'int:4 and 2 more'
+    """
+    first = max(values, key=lambda spec: values[spec])
+    return first + (f" and {len(values) - 1} more" if len(values) > 1 else "")
 
 
 def _lossy(spec: str) -> Codec | None:

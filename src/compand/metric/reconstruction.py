@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 
-BLOCK = 1 << 20  # values compared at a time
+BLOCK = 1 << 16  # values compared at a time
 
 
 class Errors(NamedTuple):
@@ -66,11 +66,12 @@ class Tally:
             b = _real(x_hat)
             with np.errstate(invalid="ignore"):
                 e = np.where(np.isfinite(a) | np.isfinite(b), a - b, 0.0)
-            self.noise += float(np.vdot(e, e))
+            self.noise += float(np.einsum("ij,ij->", e, e))
             self.maximum = max(self.maximum, float(np.abs(e).max(initial=0.0)))
         a = np.where(np.isfinite(a), a, 0.0)
-        self.signal += float(np.vdot(a, a))
-        norm = np.sqrt(np.einsum("ij,ij->i", a, a))
+        squares = np.einsum("ij,ij->i", a, a)  # not BLAS: its threads cost more than sums this small, and change their order
+        self.signal += float(squares.sum())
+        norm = np.sqrt(squares)
         if same:
             cosine = np.ones(int((norm > 0).sum()))
         else:
