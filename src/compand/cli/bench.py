@@ -93,8 +93,8 @@ def one(x: np.ndarray, spec: str, search: bool) -> dict:
         encoded = time.perf_counter()
         x_hat = codec.decode(codes)
         done = time.perf_counter()
-    except (FitError, InputError, SpecError) as e:
-        return {"spec": spec, "fault": str(e)}
+    except (FitError, InputError, SpecError) as fault:
+        return {"spec": spec, "fault": str(fault)}
     nbytes, e = len(codes.to_bytes()), errors(x, x_hat)
     row = {"spec": codec.spec, "bytes": nbytes, "bits_per_value": 8 * nbytes / max(x.size, 1), "ratio": x.nbytes / nbytes,
            "relative_error": e.relative, "max_error": e.maximum, "cosine": e.cosine, "exact": e.exact, "fit_seconds": ready - start,

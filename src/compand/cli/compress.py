@@ -93,7 +93,7 @@ def compress(
 
 def set_threads(n: int) -> None:
     """Threads of the kernels; 0 is all that this process may use."""
-    from .. import _native
+    from .. import _native  # type: ignore[attr-defined]
 
     _native.set_threads(n)
 

@@ -139,7 +139,9 @@ class Progress:
     """
 
     def __init__(self, total: int, what: str, quiet: bool = False):
-        self.total, self.what, self.done, self.bar, self.task = max(total, 1), what, 0, None, None
+        self.total, self.what, self.done = max(total, 1), what, 0
+        self.bar: Any = None
+        self.task: Any = None
         self.shown = not quiet and sys.stderr.isatty()
         self.start = time.monotonic()
 

@@ -132,22 +132,32 @@ def _show(results: list[dict]) -> None:
     console().print(table)
 
 
+def _series(results: list[dict], key: str) -> list:
+    """What was found for a goal as a line, and single specs as points."""
+    from ..report import Series
+
+    out = []
+    for r in results:
+        for searched, name in ((True, "found for a goal"), (False, "one spec for all")):
+            points = [(row["bits_per_value"], row[key], row["asked"]) for row in r["rows"]
+                      if not row["exact"] and row[key] is not None and row["asked"].startswith("-") == searched]
+            if points:
+                out.append(Series(f"{r['file']}, {name}", points, searched))
+    return out
+
+
 def report(results: list[dict]) -> str:
     """The HTML report."""
-    from ..report import Page, Series, line_plot, table, tiles
+    from ..report import Page, line_plot, table, tiles
 
     page = Page("compand demo", "Real data, compressed at several rates, restored, verified and compared with the original. "
                 "Rates count every byte of the file; errors are ‖x − x̂‖ / ‖x‖.", "compand demo")
     page.add(tiles([(f"{r['file']}, {asked}", short(row["ratio"]) + "×") for r in results for asked in ("--lossless", "--bits 3")
                     for row in r["rows"] if row["asked"] == asked]))
-    found = [Series(r["file"], [(row["bits_per_value"], row["relative_error"], row["asked"]) for row in r["rows"] if not row["exact"]])
-             for r in results]
-    page.section("Rate and distortion", line_plot(found, "bits per value", "relative error ‖x − x̂‖ / ‖x‖", log_y=True),
-                 "Lower and further left is better.")
-    recalls = [(row["bits_per_value"], row["recall@10"], row["asked"]) for r in results for row in r["rows"]
-               if row["recall@10"] is not None and not row["exact"]]
-    if recalls:
-        page.section("Neighbours kept", line_plot([Series("recall@10", recalls)], "bits per value", "recall@10"),
+    page.section("Rate and distortion", line_plot(_series(results, "relative_error"), "bits per value",
+                                                  "relative error ‖x − x̂‖ / ‖x‖", log_y=True), "Lower and further left is better.")
+    if kept := _series(results, "recall@10"):
+        page.section("Neighbours kept", line_plot(kept, "bits per value", "recall@10"),
                      "The share of each query's true ten nearest rows that are still among its ten nearest after compression.")
     for r in results:
         page.section(r["file"], table(HEAD[1:], [cells(r["file"], row)[1:] for row in r["rows"]], code=(0, 1)))

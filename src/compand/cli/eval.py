@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -68,7 +68,8 @@ def compare(a: Arrays, b: Arrays, quiet: bool = False) -> dict:
     """Errors of b against a; the dict that `--json` prints."""
     from ..metric import errors, overall, recall
 
-    both, rows, every, recalls = pairs(a, b), [], [], []
+    both, every, recalls = pairs(a, b), [], []
+    rows: list[dict[str, Any]] = []
     with Progress(sum(a.named[n].nbytes for n, _ in both), "compare", quiet) as bar:
         for name, other in both:
             x, x_hat, stored = a.named[name].load(), b.named[other].load(), b.named[other]

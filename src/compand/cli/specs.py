@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ def add(app: typer.Typer) -> None:
     app.command()(specs)
 
 
-def describe(cls: type) -> dict:
+def describe(cls: Any) -> dict:
     """What a stage class says of itself: kind, summary, arguments with ranges and defaults."""
     from .. import fields
 

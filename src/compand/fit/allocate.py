@@ -49,8 +49,8 @@ def allocate(costs, distortions, budget: float | None = None, *, distortion: flo
 
 def _solve(aim, bound, usable, most) -> np.ndarray:
     try:
-        from scipy.optimize import Bounds, LinearConstraint, milp
-        from scipy.sparse import csr_array, vstack
+        from scipy.optimize import Bounds, LinearConstraint, milp  # type: ignore[import-untyped]
+        from scipy.sparse import csr_array, vstack  # type: ignore[import-untyped]
     except ImportError:
         raise InputError("sharing bytes among several tensors needs scipy: pip install 'compand[fit]'; "
                          "or give one SPEC for all of them") from None

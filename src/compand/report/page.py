@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -26,7 +27,7 @@ table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:
 th{text-align:left;font-weight:560;color:var(--soft);border-bottom:1px solid var(--line);padding:6px 10px;white-space:nowrap}
 td{border-bottom:1px solid var(--grid);padding:5px 10px}tr:last-child td{border-bottom:0}
 .num{text-align:right;white-space:nowrap}
-code,td.code{font-family:ui-monospace,"SF Mono",Menlo,Consolas,monospace;font-size:12.5px;overflow-wrap:anywhere}
+td.code{min-width:150px}code,td.code{font-family:ui-monospace,"SF Mono",Menlo,Consolas,monospace;font-size:12.5px}
 svg{display:block;max-width:100%;height:auto;margin:10px 0 2px;font:12.5px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 svg text{fill:var(--soft)}
 svg .strong{fill:var(--ink);paint-order:stroke;stroke:var(--card);stroke-width:3px;stroke-linejoin:round}
@@ -47,7 +48,8 @@ class Page:
     """
 
     def __init__(self, title: str, lead: str = "", command: str = ""):
-        self.title, self.lead, self.command, self.body = title, lead, command, []
+        self.title, self.lead, self.command = title, lead, command
+        self.body: list[str] = []
 
     def add(self, html: str) -> None:
         """Put ready HTML on the page, outside of any card."""
@@ -86,7 +88,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence], code: Sequence[int] = (
     def cell(tag: str, i: int, value) -> str:
         kind = "num" if right[i] else "code" if i in code and tag == "td" else ""
         text = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-        return f"<{tag}{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{escape(text)}</{tag}>"
+        html = re.sub(r"([,.:/+ ])", r"\1<wbr>", escape(text)) if kind == "code" else escape(text)
+        return f"<{tag}{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{html}</{tag}>"
 
     lines = ["<tr>" + "".join(cell("th", i, h) for i, h in enumerate(head)) + "</tr>"]
     lines += ["<tr>" + "".join(cell("td", i, v) for i, v in enumerate(row)) + "</tr>" for row in rows]

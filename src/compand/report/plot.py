@@ -97,7 +97,8 @@ def line_plot(series: Sequence[Series], x_label: str, y_label: str, *, log_y: bo
 
 def _labels(wanted, taken, area) -> list[str]:
     """Each label beside its point where nothing else stands; those that find no place are left to the tooltip."""
-    out, left, top, right, bottom = [], *area
+    left, top, right, bottom = area
+    out: list[str] = []
     for i, (cx, cy, label) in enumerate(wanted):
         if sum(abs(cx - x) + abs(cy - y) < 10 for x, y, _ in wanted[:i]) > 1:
             continue  # a heap of points: two labels say where it is
