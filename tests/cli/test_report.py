@@ -11,7 +11,7 @@ from compand.report import Page, Series, bar_plot, line_plot, table
 class Closed(HTMLParser):
     """Every tag that is opened is closed."""
 
-    VOID = {"meta", "br"}
+    VOID = {"meta", "br", "wbr"}
 
     def __init__(self):
         super().__init__()

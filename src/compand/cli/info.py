@@ -35,7 +35,8 @@ def info(
         facts = describe(file)
         return put_json(facts) if json else _show(facts, every)
     with Arrays(file) as a:
-        entries: list[dict[str, Any]] = [{"name": n.name, "shape": list(n.shape), "dtype": n.dtype, "bytes": n.nbytes} for n in a.named.values()]
+        entries: list[dict[str, Any]] = [{"name": n.name, "shape": list(n.shape), "dtype": n.dtype, "bytes": n.nbytes}
+                                           for n in a.named.values()]
         if json:
             return put_json({"file": str(file), "format": a.kind, "modality": a.modality, "bytes": a.nbytes, "entries": entries,
                              "notes": a.notes})
