@@ -23,5 +23,14 @@ from .writer import Writer
 __version__ = "0.1.0"
 __all__ = [
     "Codec", "Codes", "CompandError", "CorruptError", "File", "FitError", "FormatError", "InputError", "LimitError", "Limits",
-    "OverwriteError", "SpecError", "UnsupportedError", "Writer", "lookup", "open", "parse", "stage_names",
+    "OverwriteError", "SpecError", "UnsupportedError", "Writer", "lookup", "open", "parse", "search", "stage_names",
 ]
+
+
+def __getattr__(name: str):
+    """``compand.search``, loaded when it is first used."""
+    if name == "search":
+        from .op.search import search
+
+        return search
+    raise AttributeError(f"module 'compand' has no attribute {name!r}")

@@ -1,0 +1,107 @@
+#include <algorithm>
+#include <memory>
+
+#include <nanobind/stl/unique_ptr.h>
+
+#include "arrays.hpp"
+#include "isa.hpp"
+#include "scan/index.hpp"
+#include "threads.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace compand::scan {
+namespace {
+
+std::unique_ptr<Index> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits, Input<float, 1> gain, Input<float, 1> term,
+                            Input<float, 1> codebooks, Input<int32_t, 1> sizes, float zero) {
+    const size_t n = rows.shape(0);
+    if (bits != 4 && bits != 6 && bits != 8) throw nb::value_error("bits must be 4, 6 or 8");
+    if (groups < 1 || groups > (bits == 6 ? 512 : kMaxGroups)) throw nb::value_error("groups must be from 1 to 4096 (512 of 6 bits)");
+    if (rows.shape(1) != (groups * bits + 7) / 8) throw nb::value_error("a row must have ceil(groups * bits / 8) bytes");
+    if (n >= size_t{1} << 32) throw nb::value_error("at most 2^32 - 1 vectors");
+    if (gain.shape(0) != n || (term.shape(0) != n && term.shape(0) != 0)) throw nb::value_error("gain and term must have one value a row");
+    if (bits != 8) {
+        if (sizes.shape(0) != groups) throw nb::value_error("sizes must have one value a group");
+        size_t total = 0;
+        for (size_t g = 0; g < groups; ++g) {
+            if (sizes.data()[g] < 0 || sizes.data()[g] > 1 << 20) throw nb::value_error("a group's size is out of range");
+            total += static_cast<size_t>(sizes.data()[g]) << bits;
+        }
+        if (codebooks.shape(0) != total) throw nb::value_error("codebooks must have 2^bits values for each coordinate");
+    }
+    const uint8_t *from = rows.data();
+    nb::gil_scoped_release release;
+    auto index = std::make_unique<Index>(from, n, rows.shape(1), groups, bits, gain.data(), term.shape(0) && n ? term.data() : nullptr);
+    if (bits != 8) index->set_codebooks(codebooks.data(), sizes.data());
+    index->set_zero(zero);
+    return index;
+}
+
+nb::tuple find(const Index &index, Input<float, 2> queries, Input<float, 1> offsets, Input<float, 1> factors, size_t k, size_t shortlist,
+               size_t scanned, Input<uint8_t, 1> allowed) {
+    const size_t count = queries.shape(0);
+    if (queries.shape(1) != index.width()) throw nb::value_error("queries must have the width of the codebooks");
+    if (offsets.shape(0) != count || (factors.shape(0) != count && factors.shape(0) != 0))
+        throw nb::value_error("offsets and factors must have one value a query");
+    if (k < 1 || k > 1 << 20) throw nb::value_error("k must be from 1 to 2^20");
+    if (allowed.shape(0) != 0 && allowed.shape(0) != (index.n() + 7) / 8) throw nb::value_error("allowed must have ceil(n / 8) bytes");
+    Fresh<float> scores({count, k});
+    Fresh<int64_t> ids({count, k});
+    const Request request{queries.data(), factors.shape(0) ? factors.data() : nullptr, offsets.data(),
+                          allowed.shape(0) ? allowed.data() : nullptr, count, queries.shape(1), k, shortlist, scanned};
+    {
+        nb::gil_scoped_release release;
+        index.search(request, scores.data(), ids.data());
+    }
+    return nb::make_tuple(scores.release(), ids.release());
+}
+
+// Ids of the nearest codeword of each group: x (n, d) in consecutive runs of sizes[g] columns, codebooks as for Index.
+Output<uint8_t> encode(Input<float, 2> x, Input<float, 1> codebooks, Input<float, 2> half, Input<int32_t, 1> sizes, size_t k) {
+    const size_t n = x.shape(0), d = x.shape(1), groups = sizes.shape(0);
+    if (k < 1 || k > 256) throw nb::value_error("k must be from 1 to 256");
+    if (half.shape(0) != groups || half.shape(1) != k) throw nb::value_error("half must have a value for each codeword");
+    size_t width = 0;
+    for (size_t g = 0; g < groups; ++g) {
+        if (sizes.data()[g] < 0 || static_cast<size_t>(sizes.data()[g]) > d) throw nb::value_error("a group's size is out of range");
+        width += static_cast<size_t>(sizes.data()[g]);
+    }
+    if (width > d || codebooks.shape(0) != width * k) throw nb::value_error("codebooks must have k values for each coordinate");
+    Fresh<uint8_t> ids({n, groups});
+    {
+        nb::gil_scoped_release release;
+        constexpr size_t rows = 256;
+        parallel_for((n + rows - 1) / rows, [&](size_t task) {
+            const size_t first = task * rows, count = std::min(rows, n - first);
+            for (size_t g = 0, at = 0; g < groups; ++g) {
+                const auto size = static_cast<size_t>(sizes.data()[g]);
+                COMPAND_DISPATCH(nearest, x.data() + first * d + at, count, d, codebooks.data() + at * k, half.data() + g * k, size, k,
+                                 ids.data() + first * groups + g, groups);
+                at += size;
+            }
+        });
+    }
+    return ids.release();
+}
+
+}  // namespace
+}  // namespace compand::scan
+
+void bind_scan(nb::module_ &m) {
+    using namespace compand;
+    nb::class_<scan::Index>(m, "Scan", "Codes laid out for exhaustive search; see native/scan/scan.hpp.")
+        .def("__init__",
+             [](scan::Index *, nb::args) { throw nb::type_error("use scan_index()"); })
+        .def_prop_ro("n", &scan::Index::n)
+        .def_prop_ro("groups", &scan::Index::groups)
+        .def_prop_ro("bits", &scan::Index::bits)
+        .def_prop_ro("nbytes", &scan::Index::nbytes)
+        .def("search", &scan::find, "queries"_a.noconvert(), "offsets"_a.noconvert(), "factors"_a.noconvert(), "k"_a, "shortlist"_a,
+             "scanned"_a, "allowed"_a.noconvert(), "Scores (q, k) falling and ids (q, k); -inf and -1 where there are fewer than k.");
+    m.def("scan_index", &scan::make, "rows"_a.noconvert(), "groups"_a, "bits"_a, "gain"_a.noconvert(), "term"_a.noconvert(),
+          "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "Lay out packed ids for searching.");
+    m.def("scan_encode", &scan::encode, "x"_a.noconvert(), "codebooks"_a.noconvert(), "half"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
+          "Ids (n, groups) of the nearest codewords; float32 sums in a fixed order, ties to the lowest id.");
+}

@@ -1,0 +1,226 @@
+#include "scan/index.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "isa.hpp"
+#include "threads.hpp"
+
+namespace compand::scan {
+
+void Best::cut() {
+    if (count_ <= k_) return;
+    std::nth_element(hits_.begin(), hits_.begin() + static_cast<std::ptrdiff_t>(k_) - 1, hits_.begin() + static_cast<std::ptrdiff_t>(count_), better);
+    count_ = k_;
+    threshold = hits_[k_ - 1].score;
+}
+
+Index::Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term)
+    : n_(n), blocks_((n + kBlock - 1) / kBlock), groups_(groups), bits_(bits), has_term_(term != nullptr),
+      codes_(blocks_ * block_bytes(groups, bits)), gain_(blocks_ * kBlock), term_(term ? blocks_ * kBlock : 0), valid_(blocks_) {
+    const size_t size = block_bytes(groups, bits);
+    if (bits == 8) {
+        width_ = groups;
+    }
+    for (size_t b = 0; b < blocks_; ++b) valid_[b] = n - b * kBlock >= kBlock ? ~uint64_t{0} : (uint64_t{1} << (n - b * kBlock)) - 1;
+    std::memset(codes_.get() + blocks_ * size, 0, 64);
+    parallel_for(blocks_, [&](size_t b) {
+        uint8_t *out = codes_.get() + b * size;
+        std::memset(out, 0, size);
+        for (size_t v = 0; v < kBlock; ++v) {
+            const size_t i = b * kBlock + v;
+            gain_.get()[i] = i < n ? gain[i] : 0;
+            if (term) term_.get()[i] = i < n ? term[i] : 0;
+            if (i >= n) continue;
+            const uint8_t *row = rows + i * row_bytes;
+            if (bits == 4) {
+                for (size_t g = 0; g < groups; ++g) {
+                    const unsigned id = row[g / 2] >> (g % 2 * 4) & 15;
+                    out[g / 8 * 256 + v * 4 + g % 4] |= static_cast<uint8_t>(id << (g % 8 / 4 * 4));
+                }
+            } else if (bits == 6) {
+                const size_t field = (v < 32 ? 2 * v : 2 * v - 63) * 6;
+                for (size_t g = 0; g < groups; ++g) {
+                    const size_t at = g * 6;
+                    const unsigned pair = row[at / 8] | (at % 8 > 2 ? static_cast<unsigned>(row[at / 8 + 1]) << 8 : 0);
+                    const unsigned id = (pair >> at % 8 & 63) << field % 8;
+                    uint8_t *to = out + g * 48 + field / 8;
+                    to[0] |= static_cast<uint8_t>(id);
+                    if (id >> 8) to[1] |= static_cast<uint8_t>(id >> 8);
+                }
+            } else {
+                for (size_t g = 0; g < groups; ++g) out[g / 4 * 256 + v * 4 + g % 4] = row[g];
+            }
+        }
+    });
+}
+
+void Index::set_codebooks(const float *values, const int32_t *sizes) {
+    size_t total = 0;
+    for (size_t g = 0; g < groups_; ++g) {
+        starts_.push_back(width_);
+        offsets_.push_back(total);
+        width_ += static_cast<size_t>(sizes[g]);
+        total += static_cast<size_t>(sizes[g]) << bits_;
+    }
+    starts_.push_back(width_);
+    codebooks_.assign(values, values + total);
+}
+
+struct Index::Tables {
+    std::vector<float> exact;   // (groups, 2^bits)
+    Aligned<uint8_t> rounded;   // (padded groups, 2^bits)
+    std::vector<int8_t> weights;
+    int shift[kClasses] = {};
+    float bias = 0, factor = 0;
+};
+
+void Index::make_tables(const float *query, float factor, size_t scanned, Tables &t) const {
+    const size_t padded = padded_groups(groups_, bits_), k = size_t{1} << bits_;
+    t.weights.assign(padded, 0);
+    double step = 1, bias = 0;
+    if (bits_ == 8) {
+        float top = 0;
+        for (size_t j = 0; j < groups_; ++j) top = std::max(top, std::fabs(query[j]));
+        if (top > 0) step = static_cast<double>(top) / 127;
+        for (size_t j = 0; j < scanned; ++j) {
+            t.weights[j] = static_cast<int8_t>(std::lrint(query[j] / step));
+            bias += static_cast<double>(zero_) * t.weights[j];
+        }
+    } else {
+        t.exact.resize(groups_ * k);
+        if (!t.rounded.get()) t.rounded = Aligned<uint8_t>(padded * k);
+        std::memset(t.rounded.get(), 0, padded * k);
+        std::vector<float> low(groups_), range(groups_);
+        float top = 0;
+        for (size_t g = 0; g < groups_; ++g) {
+            float *table = t.exact.data() + g * k;
+            COMPAND_DISPATCH(products, query + starts_[g], codebooks_.data() + offsets_[g], starts_[g + 1] - starts_[g], k, table);
+            float high = 0;
+            COMPAND_DISPATCH(bounds, table, k, &low[g], &high);
+            range[g] = high - low[g];
+            if (g < scanned) top = std::max(top, range[g]);
+        }
+        const int most = bits_ == 4 ? 255 : 127;
+        if (!(top > 0) || !std::isfinite(top)) top = 1;
+        if (bits_ == 4) {
+            step = static_cast<double>(top) / (64.0 * most);
+            for (size_t g = 0; g < scanned; ++g)
+                t.weights[g] = static_cast<int8_t>(std::clamp(std::ceil(static_cast<double>(range[g]) / (step * most)), 1.0, 64.0));
+        } else {
+            float widest[kClasses] = {};
+            size_t count[kClasses] = {};
+            for (size_t c = 0, g = 0; c < kClasses; ++c)
+                for (; g < std::min(class_end(groups_, c), scanned); ++g) widest[c] = std::max(widest[c], range[g]), ++count[c];
+            for (int finest = 6; finest >= 0; --finest) {  // the finest step for which no sum can pass 2^16
+                step = static_cast<double>(top) / (most * (1 << finest));
+                size_t sum = 0;
+                for (size_t c = 0; c < kClasses; ++c) {
+                    t.shift[c] = 0;
+                    while (t.shift[c] < finest && step * most * (1 << t.shift[c]) < static_cast<double>(widest[c])) ++t.shift[c];
+                    sum += (count[c] << t.shift[c]) * static_cast<size_t>(most);
+                }
+                if (sum < 65536) break;
+            }
+            for (size_t c = 0, g = 0; c < kClasses; ++c)
+                for (; g < std::min(class_end(groups_, c), scanned); ++g) t.weights[g] = static_cast<int8_t>(1 << t.shift[c]);
+        }
+        for (size_t g = 0; g < scanned; ++g) {
+            bias += static_cast<double>(low[g]) / step;
+            const auto scale = static_cast<float>(1 / (step * t.weights[g]));
+            COMPAND_DISPATCH(round, t.exact.data() + g * k, k, low[g], scale, static_cast<float>(most), t.rounded.get() + g * k);
+        }
+    }
+    t.bias = static_cast<float>(bias);
+    t.factor = static_cast<float>(static_cast<double>(factor) / step);
+}
+
+unsigned Index::id_at(uint32_t vector, size_t group) const {
+    const uint8_t *block = codes_.get() + vector / kBlock * block_bytes(groups_, bits_);
+    const size_t v = vector % kBlock;
+    if (bits_ == 4) return block[group / 8 * 256 + v * 4 + group % 4] >> (group % 8 / 4 * 4) & 15;
+    if (bits_ == 8) return block[group / 4 * 256 + v * 4 + group % 4];
+    const size_t field = (v < 32 ? 2 * v : 2 * v - 63) * 6;
+    const uint8_t *at = block + group * 48 + field / 8;
+    return (at[0] | (field % 8 > 2 ? static_cast<unsigned>(at[1]) << 8 : 0)) >> field % 8 & 63;
+}
+
+float Index::score(const Tables &t, const float *query, uint32_t id) const {
+    float lanes[4] = {};  // four sums, so that additions need not wait for each other
+    if (bits_ == 8) {
+        for (size_t g = 0; g < groups_; ++g) lanes[g % 4] += query[g] * (static_cast<float>(id_at(id, g)) + zero_);
+    } else {
+        for (size_t g = 0; g < groups_; ++g) lanes[g % 4] += t.exact[(g << bits_) + id_at(id, g)];
+    }
+    return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+}
+
+void Index::search(const Request &r, float *scores, int64_t *ids) const {
+    constexpr size_t wave = 256, tile = 32;
+    const size_t shortlist = std::max(r.k, std::min(r.shortlist, n_)), scanned = std::min(std::max<size_t>(r.scanned, 1), groups_);
+    const size_t keep = std::max<size_t>(1, std::min(shortlist, n_));
+    std::vector<uint64_t> allow = valid_;
+    if (r.allowed) {
+        for (size_t b = 0; b < blocks_; ++b) {
+            uint64_t word = 0;
+            std::memcpy(&word, r.allowed + b * 8, std::min<size_t>(8, (n_ + 7) / 8 - b * 8));
+            allow[b] &= word;
+        }
+    }
+    const Store store{codes_.get(), gain_.get(), has_term_ ? term_.get() : nullptr, allow.data(), groups_, bits_};
+    const size_t chunk = std::max<size_t>(2, (size_t{96} << 10) / (block_bytes(groups_, bits_) + 1) / 2 * 2);
+    std::vector<Tables> tables(std::min(wave, r.count));
+    std::vector<Best> best;
+    for (size_t from = 0; from < r.count; from += wave) {
+        const size_t count = std::min(wave, r.count - from);
+        parallel_for(count, [&](size_t q) {
+            make_tables(r.queries + (from + q) * r.stride, r.factors ? r.factors[from + q] : 0, scanned, tables[q]);
+        });
+        const size_t tiles = (count + tile - 1) / tile, workers = static_cast<size_t>(std::max(1, threads()));
+        const size_t most = std::max<size_t>(1, blocks_ / 64);  // segments worth a task
+        const size_t segments = tiles >= 2 * workers ? 1 : std::min(most, (2 * workers + tiles - 1) / tiles);
+        const size_t length = (blocks_ + segments - 1) / segments + 1;
+        best.resize(segments * count);
+        for (auto &b : best) b.start(keep);
+        parallel_for(tiles * segments, [&](size_t task) {
+            const size_t first_query = task / segments * tile, last_query = std::min(first_query + tile, count);
+            const size_t segment = task % segments, begin = std::min(segment * length, blocks_), end = std::min(begin + length, blocks_);
+            Query queries[tile];
+            for (size_t q = first_query; q < last_query; ++q) {
+                const Tables &t = tables[q];
+                queries[q - first_query] = {t.rounded.get(), t.weights.data(), {t.shift[0], t.shift[1], t.shift[2]}, t.bias, t.factor,
+                                            &best[segment * count + q]};
+            }
+            for (size_t at = begin; at < end; at += chunk)
+                for (size_t q = 0; q < last_query - first_query; q += kQueries)
+                    COMPAND_DISPATCH(scan, store, at, std::min(at + chunk, end), queries + q, std::min(kQueries, last_query - first_query - q), scanned);
+        });
+        parallel_for(count, [&](size_t q) {
+            std::vector<Hit> hits;
+            for (size_t segment = 0; segment < segments; ++segment) {
+                Best &b = best[segment * count + q];
+                b.cut();
+                hits.insert(hits.end(), b.begin(), b.begin() + b.count());
+            }
+            if (hits.size() > keep) {
+                std::nth_element(hits.begin(), hits.begin() + static_cast<std::ptrdiff_t>(keep) - 1, hits.end(), better);
+                hits.resize(keep);
+            }
+            const float *query = r.queries + (from + q) * r.stride;
+            for (Hit &hit : hits) {
+                float s = score(tables[q], query, hit.id) * gain_.get()[hit.id];
+                if (has_term_ && r.factors) s = s + r.factors[from + q] * term_.get()[hit.id];
+                hit.score = s;
+            }
+            std::sort(hits.begin(), hits.end(), better);
+            for (size_t i = 0; i < r.k; ++i) {
+                const bool found = i < hits.size();
+                scores[(from + q) * r.k + i] = found ? hits[i].score + r.offsets[from + q] : -__builtin_inff();
+                ids[(from + q) * r.k + i] = found ? static_cast<int64_t>(hits[i].id) : -1;
+            }
+        });
+    }
+}
+
+}  // namespace compand::scan

@@ -1,0 +1,67 @@
+// Codes laid out for scanning, and the search over them: tables, scan, and the exact float scores of a short list.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "scan/scan.hpp"
+
+namespace compand::scan {
+
+template <class T> class Aligned {
+public:
+    Aligned() = default;
+    explicit Aligned(size_t n) : data_(static_cast<T *>(::operator new(n * sizeof(T) + 64, line))) {}
+    T *get() const { return data_.get(); }
+
+private:
+    static constexpr std::align_val_t line{64};
+    struct Free {
+        void operator()(T *p) const { ::operator delete(p, line); }
+    };
+    std::unique_ptr<T, Free> data_;
+};
+
+struct Request {
+    const float *queries;    // (count, stride): what the codebooks' products are taken with
+    const float *factors;    // (count) of the term, or null
+    const float *offsets;    // (count) added to every score
+    const uint8_t *allowed;  // bitmap of ids, or null
+    size_t count, stride, k, shortlist, scanned;
+};
+
+class Index {
+public:
+    // rows: n packed rows of `groups` ids of `bits` (4, 6 or 8) bits, row_bytes apart.
+    Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term);
+    // codebooks: for each group (size, k) values, one after the other; sizes (groups). None for 8 bits, whose values are id + zero.
+    void set_codebooks(const float *values, const int32_t *sizes);
+    void set_zero(float zero) { zero_ = zero; }
+    size_t n() const { return n_; }
+    size_t groups() const { return groups_; }
+    unsigned bits() const { return bits_; }
+    size_t width() const { return width_; }  // coordinates of a query
+    size_t nbytes() const { return blocks_ * block_bytes(groups_, bits_) + 4 * kBlock * blocks_ * (has_term_ ? 2 : 1); }
+    // scores (count, k) falling, ids (count, k); -inf and -1 where there are fewer than k.
+    void search(const Request &request, float *scores, int64_t *ids) const;
+
+private:
+    struct Tables;
+    void make_tables(const float *query, float factor, size_t scanned, Tables &tables) const;
+    float score(const Tables &tables, const float *query, uint32_t id) const;
+    unsigned id_at(uint32_t vector, size_t group) const;
+
+    size_t n_, blocks_, groups_, width_ = 0;
+    unsigned bits_;
+    bool has_term_;
+    float zero_ = 0;
+    Aligned<uint8_t> codes_;
+    Aligned<float> gain_, term_;
+    std::vector<uint64_t> valid_;
+    std::vector<float> codebooks_;
+    std::vector<size_t> starts_, offsets_;  // first coordinate of a group, its first value
+};
+
+}  // namespace compand::scan

@@ -1,0 +1,105 @@
+// Exhaustive search over codes whose score is a sum of table look-ups: score = gain * sum_g T_g[id_g] (+ shift * term).
+//
+// A query's float tables are rounded to small integers: S = sum_g weight_g * t_g[id_g], t in uint8, exact in int32. The scan
+// ranks every vector by f = (float(S) + bias) * gain (+ shift * term), each operation rounded once, and keeps the best by
+// (f falling, id rising). All of this is the same on every instruction set, however the work is split.
+//
+// Layout. Vectors lie in blocks of 64, padded with zeros.
+//   4 bits: groups padded to a multiple of 8. For each 8 groups and each 16 vectors a line of 64 bytes: byte 4v+j holds the
+//           ids of groups j (low nibble) and 4+j (high nibble) of vector v. One byte permute looks up 4 groups of 16 vectors.
+//   6 bits: groups padded to a multiple of 2. For each group 48 bytes, 64 fields of 6 bits; field 2v is vector v, field 2v+1
+//           is vector 32+v. One byte permute looks up one group of 64 vectors.
+//   8 bits: columns padded to a multiple of 4, a line of 64 bytes for each 4 columns and each 16 vectors: byte 4v+j. The
+//           table of a column is its id times a weight in -127..127.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace compand::scan {
+
+inline constexpr size_t kBlock = 64;
+inline constexpr size_t kQueries = 4;  // queries that share one pass over the codes
+inline constexpr size_t kClasses = 3;  // 6 bits: runs of groups that share a weight, a power of two
+inline constexpr size_t kMaxGroups = 4096;  // 512 for 6 bits, whose sums are kept below 2^16
+
+inline size_t padded_groups(size_t groups, unsigned bits) {
+    const size_t step = bits == 4 ? 8 : bits == 6 ? 2 : 4;
+    return (groups + step - 1) / step * step;
+}
+inline size_t block_bytes(size_t groups, unsigned bits) { return padded_groups(groups, bits) * bits * kBlock / 8; }
+inline size_t class_end(size_t groups, size_t c) {  // even, so that pairs of groups stay together
+    return c == 0 ? groups / 8 / 2 * 2 : c == 1 ? groups / 3 / 2 * 2 : padded_groups(groups, 6);
+}
+
+struct Hit {
+    float score;
+    uint32_t id;
+};
+inline bool better(const Hit &a, const Hit &b) { return a.score > b.score || (a.score == b.score && a.id < b.id); }
+
+// The k best hits so far, with room to collect many before cutting them back.
+class Best {
+public:
+    void start(size_t k) {
+        k_ = k;
+        hits_.resize(2 * k + 128);
+        count_ = 0;
+        threshold = -__builtin_inff();
+    }
+    void push(float score, uint32_t id) {
+        hits_[count_++] = {score, id};
+        if (count_ == hits_.size()) cut();
+    }
+    void cut();  // keeps the k best, in no order
+    Hit *begin() { return hits_.data(); }
+    size_t count() const { return count_; }
+
+    float threshold;  // a vector must score more than this; ids rise, so an equal score comes too late
+
+private:
+    std::vector<Hit> hits_;
+    size_t k_ = 0, count_ = 0;
+};
+
+struct Store {
+    const uint8_t *codes;   // (blocks, block_bytes), readable 16 bytes past the end
+    const float *gain;      // (blocks * 64)
+    const float *term;      // the same, or null
+    const uint64_t *allow;  // (blocks) bits of vectors that may be found
+    size_t groups;
+    unsigned bits;
+};
+
+struct Query {
+    const uint8_t *tables;   // 4 bits: (padded / 4, 4, 16); 6 bits: (padded, 64); 8 bits: none
+    const int8_t *weights;   // (padded)
+    int shift[kClasses];     // 6 bits: weight = 2^shift
+    float bias, factor;      // of the sum, of the term
+    Best *best;
+};
+
+#define COMPAND_SCAN_FUNCTIONS                                                                                        \
+    /* offers the vectors of blocks [first, last) to count <= 4 queries */                                            \
+    void scan(const Store &store, size_t first, size_t last, const Query *queries, size_t count, size_t groups);      \
+    /* out[c] = sum_j x[j] * table[j * k + c], j ascending, products rounded */                                       \
+    void products(const float *x, const float *table, size_t d, size_t k, float *out);                                \
+    /* least and largest of k values, k a multiple of 16 */                                                           \
+    void bounds(const float *table, size_t k, float *least, float *most);                                             \
+    /* out = (table - least) * scale to the nearest integer, at most `most`; scale >= 0 */                             \
+    void round(const float *table, size_t k, float least, float scale, float most, uint8_t *out);                      \
+    /* nearest of k codewords (table as above, half = |c|^2/2) to each of n rows: id of the largest x.c - half */     \
+    void nearest(const float *x, size_t n, size_t stride, const float *table, const float *half, size_t d, size_t k,  \
+                 uint8_t *ids, size_t ids_stride);
+namespace scalar {
+COMPAND_SCAN_FUNCTIONS
+}
+namespace avx2 {
+COMPAND_SCAN_FUNCTIONS
+}
+namespace avx512 {
+COMPAND_SCAN_FUNCTIONS
+}
+#undef COMPAND_SCAN_FUNCTIONS
+
+}  // namespace compand::scan

@@ -1,0 +1,3 @@
+#define ISA scalar
+#define LEVEL 0
+#include "scan/scan_impl.hpp"

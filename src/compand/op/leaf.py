@@ -1,0 +1,82 @@
+"""What a native scan needs to know of codes: ids, codebooks, gains. None where there is no kernel for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..codes import Codes
+from ..expression import Chain, Sum
+from ..quantizer.grouped import Grouped
+from ..quantizer.int import Int
+from ..symbols import pack
+from .affine import Affine, affine
+
+_EMPTY = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Rows of ids whose decoded inner product with a query is gain · Σ table[id], after an affine map of the query."""
+
+    rows: np.ndarray       # (n, row bytes) packed ids
+    bits: int
+    groups: int
+    gain: np.ndarray       # (n,) float32
+    codebooks: np.ndarray  # (values,) float32: for each group (size, 2^bits)
+    sizes: np.ndarray      # (groups,) int32
+    columns: np.ndarray    # (width,) float32 factors of the query's coordinates
+    zero: float            # 8 bits: value = id + zero
+    affine: Affine
+
+
+def leaf(codes: Codes, terms: int) -> Leaf | None:
+    """The leaf of codes, of the first term if they are a sum and terms is 1; None if only decoding can tell scores."""
+    stage, path, transforms, form = codes.codec.stage, "", (), codes.form
+    coder = ""
+    while isinstance(stage, (Chain, Sum)):
+        if isinstance(stage, Chain):
+            path += f"{len(stage.transforms)}."
+            transforms += stage.transforms
+            coder = str(stage.coder) if stage.coder else coder
+            stage = stage.quantizer
+        elif terms == 1:
+            path, stage = path + "0.", stage.items[0]
+        else:
+            return None
+    make = {"grouped": _grouped, "int": _int}.get(stage.name)
+    if make is None or not codes.blocks:
+        return None
+    map_ = affine(transforms, form)
+    return map_ and make(stage, codes, path, coder, map_)
+
+
+def _rows(codes: Codes, path: str, coder: str, k: int) -> np.ndarray:
+    return np.ascontiguousarray(pack(codes.symbols(path), k) if coder else codes.part(path))
+
+
+def _grouped(q: Grouped, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | None:
+    books = q.codebooks()
+    if q.bits == 8 or (q.bits == 6 and q.groups > 512) or len(books) != int(q.sizes_.sum(dtype=np.int64)):
+        return None
+    parts = {"ids": codes.part(path + "ids") if not coder else codes.symbols(path + "ids")}
+    if q.gain:
+        parts["gain"] = codes.part(path + "gain")
+    return Leaf(_rows(codes, path + "ids", coder, q.k), q.bits, q.groups, np.ascontiguousarray(q.gains(parts), np.float32), (books * q.unit_[0]).ravel(),
+                q.sizes_.astype(np.int32), np.ones(len(books), np.float32), 0.0, map_)
+
+
+def _int(q: Int, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | None:
+    if q.k != 256 or q.group or q.noise is not None or not q.sym or q.pow2:
+        return None
+    width = codes.symbols(path + "ids").shape[1] if coder else codes.part(path + "ids").shape[1]
+    gain, columns = np.ones(codes.form.n, np.float32), np.ones(width, np.float32)
+    if q.step:
+        columns *= np.float32(q.step)
+    elif q.per == "row":
+        gain = np.ascontiguousarray(codes.part(path + "scale")[:, 0].astype(np.float32))
+    else:
+        columns *= q.scale_
+    return Leaf(_rows(codes, path + "ids", coder, 256), 8, width, gain, _EMPTY, np.zeros(0, np.int32), columns, float(q.z), map_)
+

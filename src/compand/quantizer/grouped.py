@@ -1,0 +1,176 @@
+"""Small codebooks for runs of neighbouring coordinates: strong coordinates alone, weak ones together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+
+from ..array import cast, like, to_numpy
+from ..errors import FitError
+from ..fit import waterfill
+from ..stage import KW_ONLY, Part, Quantizer, replace
+
+_ROUNDS = 12
+
+
+class Grouped(Quantizer, name="grouped"):
+    """Codes of ``size`` bytes a row: one of 2^bits codewords for each run of columns, and a gain of one byte.
+
+    Parameters
+    ----------
+    size : int
+        Bytes a row, all counted.
+    bits : 4, 6 or 8
+        Of each codeword's id. 4 and 6 are searched by look-ups in registers (`compand.search`); 6 is the better code.
+    gain : bool
+        Scale each row so that ⟨x, x_hat⟩ = ⟨x, x⟩: inner products are then unbiased, which least squared error is not.
+
+    Runs are chosen by reverse water-filling on the variance of columns, which should fall: put ``klt`` before it. Codewords are
+    fitted by k-means on the given rows. Columns after the last run decode to 0. Jégou et al. 2011 (product codes); length
+    renormalization as in RaBitQ (Gao & Long 2024).
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal((1000, 8), dtype=np.float32) * np.float32([9, 5, 3, 2, 1, 1, .5, .5])
+    >>> q = Grouped(4, gain=False).fit(x)
+    >>> q.sizes_.tolist(), q.encode(x)["ids"].shape
+    ([1, 1, 1, 2, 3], (1000, 5))
+    """
+
+    exact = True
+    size: Annotated[int, range(2, 1 << 14)]
+    _: KW_ONLY
+    bits: Literal[4, 6, 8] = 6
+    gain: bool = True
+    codewords_: np.ndarray  # (d, k) float16, in units of unit
+    sizes_: np.ndarray      # (groups,) uint16 columns of each run
+    unit_: np.ndarray       # (3,) float32: unit of codewords, least gain, step of gains
+
+    @property
+    def k(self) -> int:
+        """Codewords of a run."""
+        return 1 << self.bits
+
+    @property
+    def groups(self) -> int:
+        """Runs of columns, each with one id."""
+        return (self.size - self.gain) * 8 // self.bits
+
+    def layout(self, form):
+        parts = {"ids": Part((form.n, self.groups), k=self.k)}
+        return parts | ({"gain": Part((form.n, 1), "uint8")} if self.gain else {})
+
+    def state(self, form):
+        return {"codewords_": Part((form.d, self.k), "float16"), "sizes_": Part((self.groups,), "uint16"), "unit_": Part((3,), "float32")}
+
+    def codebooks(self) -> np.ndarray:
+        """The codewords in units of unit, before the gain: (columns of all runs, k) float32."""
+        width = int(self.sizes_.sum(dtype=np.int64))
+        if width > len(self.codewords_):
+            raise FitError(f"{self}: runs of {width} columns in {len(self.codewords_)}")
+        return np.ascontiguousarray(self.codewords_[:width].astype(np.float32))
+
+    def gains(self, parts) -> np.ndarray:
+        """The gain of each row: (n,) float32."""
+        n = parts["ids"].shape[0]
+        return to_numpy(parts["gain"])[:, 0] * self.unit_[2] + self.unit_[1] if self.gain else np.ones(n, np.float32)
+
+    # -- fit, encode, decode -------------------------------------------------------------------------------------------
+    def fit(self, x, *, weight=None):
+        y = to_numpy(x)
+        n, d = y.shape
+        if n < 2:
+            raise FitError(f"{self}: needs rows to learn codewords from, got {n}")
+        unit = float(np.abs(y).max()) or 1.0
+        unit = min(max(unit, 1e-30), 1e38)
+        y = (y / y.dtype.type(unit)).astype(np.float32)
+        w = None if weight is None else np.broadcast_to(to_numpy(weight).astype(np.float32), y.shape)
+        variance = (np.square(y, dtype=np.float64) * (1 if w is None else w)).mean(axis=0)
+        sizes = waterfill.runs(variance, self.groups, self.k)
+        rows = None if w is None or weight.shape[0] == 1 else w.mean(axis=1)
+        codewords = np.zeros((d, self.k), np.float16)
+        width = int(sizes.sum())
+        codewords[:width] = _codewords(y[:, :width], sizes, self.k, rows)
+        fitted = replace(self, codewords_=codewords, sizes_=sizes.astype(np.uint16), unit_=np.float32([unit, 1, 0]))
+        if self.gain:
+            y = y[:: max(1, n >> 14)]
+            low, high = np.quantile(_gain(y, fitted._coarse(fitted._ids(y), d)), [0.0005, 0.9995])
+            fitted = replace(fitted, unit_=np.float32([unit, low, (high - low) / 255]))
+        return fitted
+
+    def _ids(self, x: np.ndarray) -> np.ndarray:
+        from .. import _native
+
+        books = self.codebooks()
+        return _native.scan_encode(x, books.ravel(), _half(books, self.sizes_), self.sizes_.astype(np.int32), self.k)
+
+    def _coarse(self, ids: np.ndarray, d: int) -> np.ndarray:
+        """Codewords of ids (n, groups), no gain: (n, d) float32."""
+        books = self.codebooks()
+        y = np.zeros((len(ids), d), np.float32)
+        at = 0
+        for g, size in enumerate(self.sizes_.tolist()):
+            y[:, at:at + size] = books[at:at + size].T[ids[:, g]]
+            at += size
+        return y
+
+    def encode(self, x):
+        y = to_numpy(x)
+        y = np.ascontiguousarray(y / y.dtype.type(self.unit_[0]), np.float32)
+        ids = self._ids(y)
+        parts = {"ids": like(ids, x)}
+        if self.gain:
+            low, step = (float(v) for v in self.unit_[1:])
+            g = _gain(y, self._coarse(ids, y.shape[1]))
+            parts["gain"] = like(np.clip(np.rint((g - low) / step if step else g * 0), 0, 255).astype(np.uint8)[:, None], x)
+        return parts
+
+    def decode(self, parts, form):
+        ids = to_numpy(parts["ids"])
+        y = self._coarse(ids, form.d) * (self.gains(parts) * self.unit_[0])[:, None]
+        return cast(like(y, parts["ids"]), form.dtype)
+
+
+def _gain(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """|x|² / ⟨x, y⟩ where y points the way of x, else 1."""
+    xx, xy = np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->i", x, y)
+    return np.where(xy > 0.05 * xx, xx / np.where(xy > 0.05 * xx, xy, 1), 1).astype(np.float32)
+
+
+def _half(books: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Half the squared length of each codeword: (groups, k) float32."""
+    ends = np.cumsum(sizes, dtype=np.int64)
+    total = np.concatenate([np.zeros((1, books.shape[1])), np.cumsum(books.astype(np.float64) ** 2, axis=0)])
+    return ((total[ends] - total[ends - sizes]) / 2).astype(np.float32)
+
+
+def _codewords(x: np.ndarray, sizes: np.ndarray, k: int, weight: np.ndarray | None) -> np.ndarray:
+    """k-means of every run at once: x (n, width) → (width, k). Lloyd 1957; start from spread-out rows (Gersho 1979)."""
+    from .. import _native
+
+    x = x[:: max(1, len(x) // (512 * k))] if weight is None else x
+    x = np.ascontiguousarray(x)
+    n, width = x.shape
+    starts = np.concatenate([[0], np.cumsum(sizes)])[:-1]
+    books = np.empty((width, k), np.float32)
+    quantile = np.minimum(((np.arange(k) + 0.5) / k * n).astype(np.int64), n - 1)
+    for at, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+        spread = np.sqrt((size + 2) / size) if size else 1  # the point density of the best code is flatter than the data's
+        if size == 1:
+            order = np.sort(x[:, at])
+            books[at] = (order[quantile] - order.mean()) * spread + order.mean()
+        else:
+            books[at:at + size] = x[(quantile + at * 7919) % n, at:at + size].T
+    for _ in range(_ROUNDS):
+        ids = _native.scan_encode(x, books.ravel(), _half(books, sizes), sizes.astype(np.int32), k)
+        for g, (at, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
+            own = ids[:, g]
+            count = np.bincount(own, weight, minlength=k)
+            for j in range(at, at + size):
+                v = x[:, j] if weight is None else x[:, j] * weight
+                books[j] = np.where(count > 0, np.bincount(own, v, minlength=k) / np.maximum(count, 1e-30), books[j])
+            empty = np.flatnonzero(count == 0)
+            if size and len(empty):  # an unused codeword moves next to one of the most used
+                crowded = np.argsort(-count, kind="stable")[:len(empty)]
+                books[at:at + size, empty[:len(crowded)]] = books[at:at + size, crowded] * np.float32(1.02)
+    return books

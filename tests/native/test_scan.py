@@ -1,0 +1,143 @@
+"""The scan kernels against table look-ups in NumPy; the same hits on every instruction set and number of threads."""
+
+import numpy as np
+import pytest
+
+from compand import _native
+from compand.symbols import pack
+
+LEVELS = ["scalar", "avx2", "avx512"]
+EMPTY = np.zeros(0, np.float32)
+
+
+@pytest.fixture(autouse=True)
+def restore():
+    yield
+    _native.set_isa("auto")
+    _native.set_threads(0)
+
+
+def case(n, groups, bits, seed=0, term=False, spread=1.0):
+    """An index of random ids, its float tables for some queries, and the exact scores (q, n)."""
+    rng = np.random.default_rng([seed, n, groups, bits])
+    ids = rng.integers(0, 1 << bits, (n, groups)).astype(np.uint8)
+    gain = rng.uniform(0.5, 2, n).astype(np.float32)
+    extra = rng.standard_normal(n).astype(np.float32) if term else EMPTY
+    q, k = 7, 1 << bits
+    if bits == 8:
+        sizes, width, books, zero = np.zeros(0, np.int32), groups, EMPTY, -128.0
+        queries = rng.standard_normal((q, width)).astype(np.float32)
+        sums = queries @ (ids.astype(np.float32) + zero).T
+    else:
+        sizes = rng.integers(1, 4, groups).astype(np.int32)
+        width, zero = int(sizes.sum()), 0.0
+        books = (rng.standard_normal((width, k)) * spread ** -np.arange(width)[:, None]).astype(np.float32)
+        queries = rng.standard_normal((q, width)).astype(np.float32)
+        sums, at = np.zeros((q, n), np.float32), 0
+        for g, size in enumerate(sizes):
+            sums += (queries[:, at:at + size] @ books[at:at + size])[:, ids[:, g]]
+            at += size
+    index = _native.scan_index(pack(ids, k), groups, bits, gain, extra, books.ravel(), sizes, zero)
+    factors = rng.standard_normal(q).astype(np.float32) if term else EMPTY
+    scores = sums * gain + (factors[:, None] * extra if term else 0)
+    return index, queries, factors, scores
+
+
+def find(index, queries, factors, k, shortlist, allowed=None, groups=None):
+    bits = np.zeros(0, np.uint8) if allowed is None else np.packbits(allowed, bitorder="little")
+    return index.search(queries, np.zeros(len(queries), np.float32), factors, k, shortlist, groups or index.groups, bits)
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("term", [False, True])
+def test_whole_short_list_is_the_exact_order(bits, term):
+    for n, groups in [(1, 1), (63, 3), (64, 8), (65, 9), (130, 17), (1000, 33)]:
+        index, queries, factors, exact = case(n, groups, bits, term=term)
+        k = min(n, 20)
+        scores, rows = find(index, queries, factors, k, n)
+        order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+        np.testing.assert_allclose(scores, np.take_along_axis(exact, order, 1), rtol=2e-4, atol=1e-3)
+        np.testing.assert_allclose(np.take_along_axis(exact, rows, 1), scores, rtol=2e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("spread", [1.0, 1.05])
+def test_the_integer_ranking_is_close_to_exact(bits, spread):
+    index, queries, factors, exact = case(3000, 60, bits, spread=spread)
+    _, rows = find(index, queries, factors, 10, 30)
+    order = np.argsort(-exact, axis=1)[:, :10]
+    assert (rows[:, :, None] == order[:, None, :]).any(-1).mean() > 0.98
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_every_level_and_thread_count_gives_the_same(bits):
+    for n in [*range(0, 131, 13), 63, 64, 65, 127, 128, 129, 9000]:
+        for groups in (1, 2, 7, 31):
+            index, queries, factors, _ = case(n, groups, bits, term=n % 2 == 1)
+            allowed = np.random.default_rng(n).random(n) < 0.7 if n % 3 == 0 else None
+            found = []
+            for level in LEVELS:
+                if not _native.set_isa(level):
+                    continue
+                for threads in (1, 3):
+                    _native.set_threads(threads)
+                    found.append(find(index, queries, factors, 5, 11, allowed, max(1, groups - 1)))
+            for scores, rows in found[1:]:
+                assert np.array_equal(rows, found[0][1])
+                assert scores.tobytes() == found[0][0].tobytes()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_ties_go_to_the_lowest_row(level):
+    if not _native.set_isa(level):
+        pytest.skip(f"no {level} here")
+    ids = np.zeros((5000, 4), np.uint8)
+    index = _native.scan_index(pack(ids, 16), 4, 4, np.ones(5000, np.float32), EMPTY, np.ones(64, np.float32), np.ones(4, np.int32), 0.0)
+    for threads in (1, 3):
+        _native.set_threads(threads)
+        scores, rows = find(index, np.ones((2, 4), np.float32), EMPTY, 6, 100)
+        assert rows.tolist() == [[0, 1, 2, 3, 4, 5]] * 2 and (scores == 4).all()
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_masks_and_missing_rows(bits):
+    index, queries, factors, exact = case(300, 5, bits)
+    allowed = np.zeros(300, bool)
+    allowed[[3, 77, 299]] = True
+    scores, rows = find(index, queries, factors, 5, 50, allowed)
+    assert (np.sort(rows[:, :3]) == [3, 77, 299]).all()
+    assert (rows[:, 3:] == -1).all() and np.isneginf(scores[:, 3:]).all()
+    _, rows = find(index, queries, factors, 5, 50, np.zeros(300, bool))
+    assert (rows == -1).all()
+
+
+def test_wrong_sizes_are_refused():
+    index, queries, factors, _ = case(10, 3, 6)
+    for bad in [queries[:, 1:], np.concatenate([queries, queries], axis=1)]:
+        with pytest.raises(ValueError):
+            find(index, np.ascontiguousarray(bad), factors, 5, 5)
+    with pytest.raises(ValueError):
+        index.search(queries, np.zeros(7, np.float32), EMPTY, 5, 5, 3, np.zeros(1, np.uint8))
+    with pytest.raises(ValueError):
+        _native.scan_index(np.zeros((4, 4), np.uint8), 4, 6, np.ones(4, np.float32), EMPTY, EMPTY, np.ones(4, np.int32), 0.0)
+    with pytest.raises(ValueError):
+        _native.scan_index(np.zeros((4, 3), np.uint8), 4, 6, np.ones(4, np.float32), EMPTY, EMPTY, np.full(4, -1, np.int32), 0.0)
+    with pytest.raises(TypeError):
+        _native.Scan()
+
+
+@pytest.mark.parametrize("k", [16, 64, 256, 3])
+def test_nearest_codewords(k):
+    rng = np.random.default_rng(k)
+    sizes = np.array([1, 2, 0, 5], np.int32)
+    x = rng.standard_normal((333, 9)).astype(np.float32)
+    books = rng.standard_normal((8, k)).astype(np.float32)
+    half = np.stack([(books[a:b] ** 2).sum(0) / 2 for a, b in [(0, 1), (1, 3), (3, 3), (3, 8)]]).astype(np.float32)
+    found = []
+    for level in LEVELS:
+        if _native.set_isa(level):
+            found.append(_native.scan_encode(x, books.ravel(), half, sizes, k))
+    assert all(np.array_equal(f, found[0]) for f in found)
+    for g, (a, b) in enumerate([(0, 1), (1, 3), (3, 3), (3, 8)]):
+        cost = ((x[:, a:b, None] - books[None, a:b]) ** 2).sum(1)
+        assert (np.take_along_axis(cost, found[0][:, g:g + 1].astype(int), 1)[:, 0] <= cost.min(1) + 1e-5).all()

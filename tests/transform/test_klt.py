@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+import compand
+from compand.testing import laws
+from compand.transform.klt import Klt
+
+
+@pytest.fixture(scope="module")
+def x():
+    rng = np.random.default_rng(1)
+    return (rng.standard_normal((2000, 20)) * np.exp(-np.arange(20) / 4) @ rng.standard_normal((20, 20)) + 1).astype(np.float32)
+
+
+def test_comes_back(x):
+    for power in (0, 0.5, 1):
+        t = Klt(power=power).fit(x)
+        y, side = t.forward(x)
+        assert not side
+        x_hat = t.inverse(y, {}, None)
+        assert np.linalg.norm(x - x_hat) < 2e-3 * np.linalg.norm(x)
+
+
+def test_columns_are_uncorrelated_and_fall(x):
+    y, _ = Klt().fit(x).forward(x)
+    c = np.cov(y.T)
+    assert np.abs(c - np.diag(np.diag(c))).max() < 2e-2 * c.max()
+    assert (np.diff(np.diag(c)) < 1e-3 * c[0, 0]).all()
+
+
+def test_power_one_turns_squared_error_into_the_error_of_inner_products(x):
+    t = Klt(power=1).fit(x)
+    y, _ = t.forward(x)
+    noise = np.random.default_rng(2).standard_normal(y.shape).astype(np.float32) * 0.01
+    e = t.inverse(y + noise, {}, None) - x
+    scores = np.mean([np.mean((x[i] @ e.T) ** 2) for i in range(0, 2000, 20)])
+    per_coordinate = np.mean(noise ** 2) * 20
+    assert 0.7 < scores / (per_coordinate * (x.astype(float) @ Klt().fit(x).basis_[:, :1]).__pow__(2).mean()) < 1.4
+
+
+def test_wrong_width(x):
+    with pytest.raises(compand.SpecError):
+        compand.Codec("klt:30,int:8").fit(x)
+
+
+def test_laws():
+    laws.check(Klt, examples=6)
