@@ -101,7 +101,7 @@ def test_ties_go_to_the_lowest_row(level):
 
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_masks_and_missing_rows(bits):
-    index, queries, factors, exact = case(300, 5, bits)
+    index, queries, factors, _exact = case(300, 5, bits)
     allowed = np.zeros(300, bool)
     allowed[[3, 77, 299]] = True
     scores, rows = find(index, queries, factors, 5, 50, allowed)

@@ -97,7 +97,7 @@ def test_a_file_is_an_index(data, tmp_path):
     with compand.Writer(tmp_path / "x.cpd") as f:
         f.write("x", x, codec)
     with compand.open(tmp_path / "x.cpd") as f:
-        scores, rows = compand.search(q, f["x"].codes(), 5)
+        _scores, rows = compand.search(q, f["x"].codes(), 5)
     assert np.array_equal(rows, compand.search(q, codec.encode(x), 5)[1])
 
 

@@ -43,5 +43,6 @@ def test_wrong_width(x):
         compand.Codec("klt:30,int:8").fit(x)
 
 
-def test_laws():
+def test_laws(monkeypatch):
+    monkeypatch.setattr(laws, "DONE_WITH", "int:8:search=absmax")  # near ties of squared error may fall either way in torch
     laws.check(Klt, examples=6)

@@ -63,7 +63,8 @@ def _grouped(q: Grouped, codes: Codes, path: str, coder: str, map_: Affine) -> L
     parts = {"ids": codes.part(path + "ids") if not coder else codes.symbols(path + "ids")}
     if q.gain:
         parts["gain"] = codes.part(path + "gain")
-    return Leaf(_rows(codes, path + "ids", coder, q.k), q.bits, q.groups, np.ascontiguousarray(q.gains(parts), np.float32), (books * q.unit_[0]).ravel(),
+    gain = np.ascontiguousarray(q.gains(parts), np.float32)
+    return Leaf(_rows(codes, path + "ids", coder, q.k), q.bits, q.groups, gain, (books * q.unit_[0]).ravel(),
                 q.sizes_.astype(np.int32), np.ones(len(books), np.float32), 0.0, map_)
 
 

@@ -60,7 +60,7 @@ def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=Non
     allowed = _mask(ids, codes.form.n)
     count = _terms(codes.codec)
     first = count if terms is None and rerank == 0 else min(terms or 1, count)
-    short = 0 if first == count or terms is not None and rerank is None else max(k, 10 * k if rerank is None else rerank)
+    short = 0 if first == count or (terms is not None and rerank is None) else max(k, 10 * k if rerank is None else rerank)
     scanner = _scanner(codes, first, metric)
     if scanner:
         scores, rows = scanner.search(q, max(k, short), allowed)

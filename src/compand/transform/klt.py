@@ -80,7 +80,8 @@ class Klt(Transform, name="klt"):
         basis, energy = basis[:, order], energy[order]
         basis *= np.where(basis[np.abs(basis).argmax(axis=0), np.arange(len(order))] < 0, -1, 1)
         scale = np.maximum(energy / energy.max(), _FLOOR) ** (self.power / 2) if energy.max() > 0 else np.ones(len(order))
-        return replace(self, mean_=(mean * top).astype(np.float32), basis_=np.ascontiguousarray(basis, np.float16), scale_=scale.astype(np.float32))
+        return replace(self, mean_=(mean * top).astype(np.float32), basis_=np.ascontiguousarray(basis, np.float16),
+                       scale_=scale.astype(np.float32))
 
     def _arrays(self, x):
         name = dtype_name(x)
