@@ -3,6 +3,7 @@
 import doctest
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -32,8 +33,14 @@ def blocks(language):
             yield pytest.param(match.group(1), id=f"{path.name}-{i}")
 
 
+@pytest.fixture
+def folder(data, tmp_path):
+    """A fresh copy for each block."""
+    return shutil.copytree(data, tmp_path / "work")
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def data(tmp_path_factory):
     """A folder with the real data that the examples name: emb.npy and model.safetensors."""
     folder = tmp_path_factory.mktemp("docs")
     demo = SRC / "demo"
