@@ -1,0 +1,94 @@
+"""Claim: nearest codewords are exact and found faster than by the usual libraries, for batches small and large.
+
+Sub-vectors of real sentence embeddings (MiniLM); codewords are rows of the first half, queries rows of the second. Two threads
+for all. `not_nearest`: of 64 queries, how many got a codeword that is not the nearest by float64.
+
+    python benchmarks/nearest.py [--data DIR] [--seconds S] [--only "K d batch"]
+"""
+
+from __future__ import annotations
+
+import os
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "2")
+
+import argparse
+import itertools
+import lzma
+import pathlib
+
+import faiss
+import numpy as np
+import torch
+from record import interleave, save, table
+
+from compand import _native
+
+MOST = 1 << 29  # entries of a distance table: 2 GB of float32
+
+
+def load(path: pathlib.Path, d: int = 384) -> np.ndarray:
+    planes = np.frombuffer(lzma.open(path).read(), np.uint8)
+    z = (planes[: planes.size // 2].astype(np.uint16) << 8) | planes[planes.size // 2 :]
+    return ((z >> 1).astype(np.int32) ^ -(z & 1).astype(np.int32)).astype(np.float32).reshape(-1, d) / 8192
+
+
+def distances(x, c):
+    return sum((x[:, j, None].astype(np.float64) - c[None, :, j]) ** 2 for j in range(x.shape[1]))
+
+
+def contestants(x, c) -> dict:
+    index, flat = _native.NearestIndex(c), faiss.IndexFlatL2(c.shape[1])
+    flat.add(c)
+    tx, tc = torch.from_numpy(x), torch.from_numpy(c)
+    half = (c * c).sum(1) / 2
+    found = {"compand": lambda: index.search(x), "faiss": lambda: flat.search(x, 1)[1][:, 0]}
+    if len(x) * len(c) <= MOST:
+        found["torch.cdist"] = lambda: torch.cdist(tx, tc).argmin(1).numpy()
+        found["numpy gemm"] = lambda: (half - x @ c.T).argmin(1)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", default=os.environ.get("COMPAND_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data"))
+    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--only", default="", help="comma-separated 'K d batch' cells")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    faiss.omp_set_num_threads(2)
+    _native.set_threads(2)
+    base = load(pathlib.Path(args.data) / "vectors" / "minilm-base.i16.xz")
+    cells = itertools.product((8, 32, 64), (1024, 8192, 65536), (8, 256, 4096, 16384))
+    only = [tuple(map(int, cell.split())) for cell in args.only.split(",") if cell]
+    rows = []
+    for d, k, batch in cells:
+        if only and (k, d, batch) not in only:
+            continue
+        rng = np.random.default_rng(d * k)
+        groups = base.reshape(len(base), 384 // d, d)
+        train, test = (half.reshape(-1, d) for half in (groups[: len(base) // 2], groups[len(base) // 2 :]))
+        c = np.ascontiguousarray(train[rng.choice(len(train), k, replace=False)])
+        x = np.ascontiguousarray(test[rng.choice(len(test), batch, replace=False)])
+        fns = contestants(x, c)
+        part = x[:64]
+        exact = distances(part, c)
+        row = {"K": k, "d": d, "batch": batch}
+        wrong = {}
+        for name, fn in fns.items():
+            ids = np.asarray(fn())[: len(part)].astype(np.int64)
+            wrong[name] = int((exact[np.arange(len(part)), ids] > exact.min(1)).sum())
+        for name, seconds in interleave(fns, 9, args.seconds).items():
+            row[f"{name} Gpair/s"] = batch * k / seconds / 1e9
+        row["over faiss"] = row["compand Gpair/s"] / row["faiss Gpair/s"]
+        row["not_nearest"] = " ".join(f"{name}:{count}" for name, count in wrong.items() if count) or "none"
+        rows.append(row)
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+    if not only:
+        save("nearest", rows, data="minilm-base sub-vectors", threads=2, unit="1e9 query-codeword pairs a second, median")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
