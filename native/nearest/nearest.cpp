@@ -162,21 +162,17 @@ void Index::finish(const float *x, size_t stride, size_t n, const float *centred
                    uint32_t *ids, float *distances) const {
     const Packed packed{codewords_.data(), minus_half_.data(), d_, groups_};
     std::vector<uint32_t> candidates;
+    constexpr size_t piece = 64;
+    float least[piece];
+    uint32_t nears[piece], crowded[piece];
     for (size_t i = 0; i < n; ++i) {
+        if (i % piece == 0) COMPAND_DISPATCH(judge, states + i, slacks + i, std::min(piece, n - i), least, nears, crowded);
         const float *row = x + i * stride;
         const State &state = states[i];
         Nearest found;
         if (std::isfinite(slacks[i])) {
-            float best = state.best[0];
-            for (size_t l = 1; l < kLanes; ++l) best = std::max(best, state.best[l]);
-            const double least_exact = static_cast<double>(best) - 2 * slacks[i];
-            const float least = static_cast<float>(least_exact - std::abs(least_exact) * 0x1p-22 - 0x1p-148);
-            unsigned near = 0, crowded = 0;
-            for (size_t l = 0; l < kLanes; ++l) {
-                near |= static_cast<unsigned>(state.best[l] >= least) << l;
-                crowded |= static_cast<unsigned>(state.second[l] >= least) << l;
-            }
-            if (!crowded) {
+            uint32_t near = nears[i % piece];
+            if (!crowded[i % piece]) {
                 for (; near; near &= near - 1) {
                     const size_t lane = static_cast<size_t>(__builtin_ctz(near));
                     const size_t first = static_cast<size_t>(state.group[lane]) * kGroup + lane;
@@ -187,7 +183,7 @@ void Index::finish(const float *x, size_t stride, size_t n, const float *centred
                 }
             } else {
                 if (candidates.empty()) candidates.resize(groups_ * kGroup);
-                const size_t count = COMPAND_DISPATCH(collect, packed, centred + i * d_, least, candidates.data());
+                const size_t count = COMPAND_DISPATCH(collect, packed, centred + i * d_, least[i % piece], candidates.data());
                 for (size_t t = 0; t < count; ++t)
                     found.offer(distance(row, rows_.data() + size_t{candidates[t]} * d_, d_), candidates[t]);
             }

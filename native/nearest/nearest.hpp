@@ -36,6 +36,9 @@ struct Packed {
 #define COMPAND_NEAREST_FUNCTIONS                                                                                     \
     /* merges groups [first, last) into the states of n centred queries (n, d) */                                     \
     void scan(const Packed &packed, size_t first, size_t last, const float *x, size_t n, State *states);             \
+    /* of each state: the score candidates need (best - 2 slack, rounded down), lanes whose best reaches it, and whether */ \
+    /* a second does; slack infinite: no matter */                                                                    \
+    void judge(const State *states, const double *slacks, size_t n, float *least, uint32_t *near, uint32_t *crowded); \
     /* writes the ids whose score is at least `least`, ascending, and returns how many (up to groups * 64) */         \
     size_t collect(const Packed &packed, const float *x, float least, uint32_t *ids);                                \
     /* place[i] = number of the 2^depth - 1 ascending thresholds that are <= x[i * stride]; 2^depth if x not finite */ \

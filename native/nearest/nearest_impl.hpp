@@ -143,6 +143,32 @@ void scan(const Packed &packed, size_t first, size_t last, const float *x, size_
     }
 }
 
+void judge(const State *states, const double *slacks, size_t n, float *least, uint32_t *near, uint32_t *crowded) {
+    for (size_t i = 0; i < n; ++i) {
+        const State &state = states[i];
+#if LEVEL == 2
+        const __m512 best = _mm512_load_ps(state.best);
+        const float top = _mm512_reduce_max_ps(best);
+#else
+        float top = state.best[0];
+        for (size_t l = 1; l < kLanes; ++l) top = state.best[l] > top ? state.best[l] : top;
+#endif
+        const double exact = static_cast<double>(top) - 2 * slacks[i];
+        least[i] = static_cast<float>(exact - std::fabs(exact) * 0x1p-22 - 0x1p-148);
+#if LEVEL == 2
+        const __m512 limit = _mm512_set1_ps(least[i]);
+        near[i] = _mm512_cmp_ps_mask(best, limit, _CMP_GE_OQ);
+        crowded[i] = _mm512_cmp_ps_mask(_mm512_load_ps(state.second), limit, _CMP_GE_OQ);
+#else
+        near[i] = crowded[i] = 0;
+        for (size_t l = 0; l < kLanes; ++l) {
+            near[i] |= static_cast<uint32_t>(state.best[l] >= least[i]) << l;
+            crowded[i] |= static_cast<uint32_t>(state.second[l] >= least[i]) << l;
+        }
+#endif
+    }
+}
+
 size_t collect(const Packed &packed, const float *x, float least, uint32_t *ids) {
     const size_t d = packed.d;
     size_t count = 0;
