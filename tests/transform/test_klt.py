@@ -44,5 +44,5 @@ def test_wrong_width(x):
 
 
 def test_laws(monkeypatch):
-    monkeypatch.setattr(laws, "DONE_WITH", "int:8:search=absmax")  # near ties of squared error may fall either way in torch
+    monkeypatch.setattr(laws, "DONE_WITH", "float:e5m2:scale=none")  # a scale of a row may fall either way in torch
     laws.check(Klt, examples=6)
