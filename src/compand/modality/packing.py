@@ -19,7 +19,7 @@ from .source import Item, Mapped, Source
 from .weights import Base, from_base, quantizable
 
 LARGE = 4 << 20  # bytes; larger opaque files are coded fast rather than small
-TINY = 256  # bytes; below this no coder pays for its own table
+TINY = 2048  # bytes; below this the chunks and tables of coding cost more than it saves
 WRITES = ("npy", "npz", "safetensors", "hf", "parquet", "arrow", "gguf")
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "parquet", ".arrow": "arrow",
              ".feather": "arrow", ".gguf": "gguf"}
