@@ -83,6 +83,27 @@ def test_base(ok, run, there, model, tensors):
     assert run("eval", "tuned.safetensors", "t.cpd", "--base", model).exit_code == 0
 
 
+def test_gguf(ok, there, tensors):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter("g.gguf", "llama")
+    x = np.tile(tensors["h.0.q.weight"], (1, 4))
+    writer.add_tensor("plain", x)
+    kind = gguf.GGMLQuantizationType.Q8_0
+    writer.add_tensor("blocks", gguf.quants.quantize(x, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    ok("compress", "g.gguf", "--lossless", "-o", "g.cpd")
+    ok("decompress", "g.cpd", "-o", "back.gguf")
+    assert Path("back.gguf").read_bytes() == Path("g.gguf").read_bytes()
+    assert json.loads(ok("eval", "g.gguf", "g.cpd", "--json"))["total"]["exact"]
+    ok("compress", "g.gguf", "int:8:group=64", "-o", "g8.cpd")
+    ok("decompress", "g8.cpd")
+    total = json.loads(ok("eval", "g.gguf", "g8.safetensors", "--json"))["total"]
+    assert total["arrays"] == 2 and 0 < total["relative_error"] < 0.02
+
+
 def test_parts_of_a_file(ok, run, model, npy, vectors, tensors):
     ok("compress", npy, "raw", "-o", "v.cpd")
     ok("decompress", "v.cpd", "--rows", "10:20", "-o", "some.npy")

@@ -50,17 +50,19 @@ class Arrays(ExitStack):
     """The arrays of a path, in ``named``; use it in ``with``.
 
     ``modality`` is 'embeddings' or 'weights', ``kind`` the container ('npy', ..., 'cpd'), ``notes`` remarks for people.
+
+    ``blocks``: GGUF blocks as they are (of an original: asked for; of a .cpd: it holds such), instead of dequantized values.
     """
 
-    def __init__(self, path: Path, base: Path | None = None):
+    def __init__(self, path: Path, base: Path | None = None, *, blocks: bool = False):
         super().__init__()
-        self.path, self.nbytes = path, size_on_disk(path)
+        self.path, self.nbytes, self.blocks = path, size_on_disk(path), blocks
         self.named: dict[str, Named] = {}
         self.notes: list[str] = []
         if is_cpd(path):
             self._cpd(self.enter_context(open_file(path)), base)
         else:
-            source = self.enter_context(detect(path))
+            source = self.enter_context(detect(path, exact=blocks))
             self.kind, self.modality, self.notes = source.format, source.modality, source.notes
             for i in source.items():
                 self.named[i.name] = Named(i.name, i.shape, i.dtype, i.nbytes, "", i.load)
@@ -68,7 +70,7 @@ class Arrays(ExitStack):
             raise InputError(f"{path} holds no arrays")
 
     def _cpd(self, file: File, base: Path | None) -> None:
-        self.kind, self.modality = "cpd", modality_of(file)
+        self.kind, self.modality, self.blocks = "cpd", modality_of(file), "gguf:container" in file
         against = None
         if base is not None:
             from ..modality.weights import Base

@@ -41,7 +41,7 @@ def evaluate(
 
     if html:
         target(html, force)
-    with Arrays(a) as first, Arrays(b, base) as second:
+    with Arrays(b, base) as second, Arrays(a, blocks=second.blocks) as first:
         result = compare(first, second, quiet)
     if html:
         write_text(html, report(result))
