@@ -83,7 +83,8 @@ def tiles(values: Iterable[tuple[str, str]]) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence], code: Sequence[int] = (0,)) -> str:
     """A table; numbers stand right, the columns ``code`` in a fixed-width face."""
     rows = [list(row) for row in rows]
-    right = [any(isinstance(row[i], (int, float)) or _numeric(row[i]) for row in rows) for i in range(len(head))]
+    right = [any(isinstance(row[i], (int, float)) or _numeric(row[i]) for row in rows) or all(row[i] == "-" for row in rows)
+             for i in range(len(head))]
 
     def cell(tag: str, i: int, value) -> str:
         kind = "num" if right[i] else "code" if i in code and tag == "td" else ""
