@@ -68,8 +68,9 @@ def compare(a: Arrays, b: Arrays, quiet: bool = False) -> dict:
     """Errors of b against a; the dict that `--json` prints."""
     from ..metric import errors, overall, recall
 
-    both, every, recalls = pairs(a, b), [], []
+    both, every = pairs(a, b), []
     rows: list[dict[str, Any]] = []
+    recalls: list[float] = []
     with Progress(sum(a.named[n].nbytes for n, _ in both), "compare", quiet) as bar:
         for name, other in both:
             x, x_hat, stored = a.named[name].load(), b.named[other].load(), b.named[other]
