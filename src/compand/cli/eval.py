@@ -75,7 +75,8 @@ def compare(a: Arrays, b: Arrays, quiet: bool = False) -> dict:
         for name, other in both:
             x, x_hat, stored = a.named[name].load(), b.named[other].load(), b.named[other]
             every.append(e := errors(x, x_hat))
-            row: dict[str, Any] = {"name": name, "shape": list(stored.shape), "dtype": stored.dtype, "spec": stored.spec, "values": e.values,
+            row: dict[str, Any] = {"name": name, "shape": list(stored.shape), "dtype": stored.dtype}
+            row |= {"spec": stored.spec, "values": e.values,
                    "bytes": stored.nbytes, "bits_per_value": 8 * stored.nbytes / max(e.values, 1), "relative_error": e.relative,
                    "max_error": e.maximum, "snr_db": e.snr, "cosine": e.cosine, "cosine_min": e.cosine_min, "exact": e.exact}
             if a.modality == "embeddings" and x.ndim == 2 and x.shape[0] > 10 and x.shape[1] > 1 and "float" in x.dtype.name:
