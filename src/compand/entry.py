@@ -47,7 +47,7 @@ class Entry:
     @property
     def spec(self) -> str:
         """The spec of its codec, as the file has it."""
-        return self._file._specs[self._record["codec"]]["spec"]
+        return self._file._spec(self._record["codec"])["spec"]
 
     @property
     def sha256(self) -> str | None:

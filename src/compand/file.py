@@ -10,7 +10,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any
 
@@ -105,63 +105,78 @@ class File(Mapping):
         js.fields(index, "the index", *_INDEX, writer)
         self.meta: dict[str, Any] = js.mapping(meta, "meta")
         js.text(writer, "meta: writer")
-        self._codecs: dict[int, Codec] = {}
-        used = bytearray(len(container.sizes))
-        self._specs = self._read_codecs(index["codecs"], used)
-        self._entries = self._read_entries(index["entries"], used)
-        if 0 in used:
-            raise container.fault("a chunk belongs to nothing", chunk=used.index(0))
-
-    # -- the index, checked ------------------------------------------------------------------------------------------------
-    def _read_codecs(self, table: Any, used: bytearray) -> list[dict[str, Any]]:
-        if type(table) is not list:
-            raise self._container.fault("the codecs must be a list")
-        for codec in table:
-            js.fields(codec, "a codec", *_CODEC, self.writer)
-            self.limits.check("spec_length", len(js.text(codec["spec"], "a spec", js.BELOW)), "spec")
-            for name, package in js.mapping(codec.get("packages", {}), "packages").items():
-                js.text(package, f"the package of {js.short(name)}")
-            for path, array in js.mapping(codec.get("state", {}), "a state").items():
-                what = f"state {js.short(path)}"
-                js.fields(array, what, *_STATE, self.writer)
-                used[js.integer(array["chunk"], f"{what}: chunk", below=len(used))] = 1
-                size = self._size(array["shape"], array["dtype"], what)
-                self.limits.check("allocation", size, what)
-                if size != (have := self._container.sizes[array["chunk"]]):
-                    raise self._container.fault(f"{what} needs {size:,} bytes, its chunk has {have:,}", chunk=array["chunk"])
-        return table
-
-    def _read_entries(self, table: Any, used: bytearray) -> dict[str, Entry]:
-        if type(table) is not dict:
-            raise self._container.fault("the entries must be an object")
-        self.limits.check("entries", len(table), "entries")
-        entries, decoded, codecs = {}, 0, bytearray(len(self._specs))
-        for name, entry in table.items():
+        self._specs = index["codecs"]
+        self._records = js.mapping(index["entries"], "the entries")
+        if type(self._specs) is not list:
+            raise container.fault("the codecs must be a list")
+        limits.check("entries", len(self._records), "entries")
+        for name in self._records:
             if fault := js.name_fault(name):
-                raise self._container.fault(f"{fault}: {js.short(name)}")
-            js.fields(entry, name, *_ENTRY, self.writer)
-            if (kind := entry.get("kind", "array")) not in ("array", "file"):
-                raise UnsupportedError(f"{name} is of the kind {js.short(kind)}, unknown here; written by {self.writer}")
-            decoded += self._size(entry["shape"], entry["dtype"], name)
-            codecs[js.integer(entry["codec"], f"{name}: codec", below=len(codecs))] = 1
-            js.integer(entry["rows"], f"{name}: rows of a block", low=1)
-            js.mapping(entry.get("attrs", {}), f"{name}: attrs")
-            digest = entry.get("sha256", "0" * 64)
-            if type(digest) is not str or len(digest) != 64 or digest.strip("0123456789abcdef"):
-                raise self._container.fault("sha256 must be 64 hexadecimal digits", entry=name)
-            for path, part in js.mapping(entry["parts"], f"{name}: parts").items():
-                what = f"{name}: part {js.short(path)}"
-                js.fields(part, what, *_PART, self.writer)
-                for chunk in js.integers(part["chunks"], f"{what}: chunks", below=len(used)):
-                    used[chunk] = 1
-                js.integer(part.get("span", 1), f"{what}: span", low=1)
-            entries[name] = Entry(self, name, entry)
-        self.limits.check("decoded_bytes", decoded, "all entries decoded")
-        size = self._container.data.size
-        self.limits.check("expansion", max(0, decoded - FREE_EXPANSION) // size, "decoded bytes for each byte of the file")
+                raise container.fault(f"{fault}: {js.short(name)}")
+        self._entries: dict[str, Entry] = {}
+        self._codecs: dict[int, Codec] = {}
+        self._known_specs: dict[int, dict[str, Any]] = {}
+
+    # -- the index, checked: each entry when it is first asked for, what concerns all of them by `verify` -----------------------
+    def _spec(self, i: int) -> dict[str, Any]:
+        """The record of a codec, its fields checked."""
+        if i in self._known_specs:
+            return self._known_specs[i]
+        codec = js.fields(self._specs[i], "a codec", *_CODEC, self.writer)
+        self.limits.check("spec_length", len(js.text(codec["spec"], "a spec", js.BELOW)), "spec")
+        for name, package in js.mapping(codec.get("packages", {}), "packages").items():
+            js.text(package, f"the package of {js.short(name)}")
+        for path, array in js.mapping(codec.get("state", {}), "a state").items():
+            what = f"state {js.short(path)}"
+            js.fields(array, what, *_STATE, self.writer)
+            js.integer(array["chunk"], f"{what}: chunk", below=len(self._container.sizes))
+            self.limits.check("allocation", size := self._size(array["shape"], array["dtype"], what), what)
+            if size != (have := self._container.sizes[array["chunk"]]):
+                raise self._container.fault(f"{what} needs {size:,} bytes, its chunk has {have:,}", chunk=array["chunk"])
+        self._known_specs[i] = codec
+        return codec
+
+    def _entry(self, name: str, entry: Any) -> Entry:
+        """An entry, its fields checked."""
+        js.fields(entry, name, *_ENTRY, self.writer)
+        if (kind := entry.get("kind", "array")) not in ("array", "file"):
+            raise UnsupportedError(f"{name} is of the kind {js.short(kind)}, unknown here; written by {self.writer}")
+        size = self._size(entry["shape"], entry["dtype"], name)
+        self._check_expansion(size, name)
+        self._spec(js.integer(entry["codec"], f"{name}: codec", below=len(self._specs)))
+        js.integer(entry["rows"], f"{name}: rows of a block", low=1)
+        js.mapping(entry.get("attrs", {}), f"{name}: attrs")
+        digest = entry.get("sha256", "0" * 64)
+        if type(digest) is not str or len(digest) != 64 or digest.strip("0123456789abcdef"):
+            raise self._container.fault("sha256 must be 64 hexadecimal digits", entry=name)
+        for path, part in js.mapping(entry["parts"], f"{name}: parts").items():
+            what = f"{name}: part {js.short(path)}"
+            js.fields(part, what, *_PART, self.writer)
+            js.integers(part["chunks"], f"{what}: chunks", below=len(self._container.sizes))
+            js.integer(part.get("span", 1), f"{what}: span", low=1)
+        return Entry(self, name, entry)
+
+    def _check_expansion(self, size: int, what: str) -> None:
+        self.limits.check("decoded_bytes", size, f"{what} decoded")
+        if size > FREE_EXPANSION:
+            self.limits.check("expansion", (size - FREE_EXPANSION) // self.nbytes, f"{what}: decoded bytes for each byte of the file")
+
+    def _check_all(self) -> None:
+        """What no entry alone can show: totals, and that every chunk and codec belongs to something."""
+        chunks, codecs = bytearray(len(self._container.sizes)), bytearray(len(self._specs))
+        for entry in self.values():
+            codecs[entry._record["codec"]] = 1
+            for part in entry._record["parts"].values():
+                for chunk in part["chunks"]:
+                    chunks[chunk] = 1
         if 0 in codecs:
             raise self._container.fault("a codec belongs to no entry")
-        return entries
+        for i in range(len(codecs)):
+            for array in self._spec(i).get("state", {}).values():
+                chunks[array["chunk"]] = 1
+        if 0 in chunks:
+            raise self._container.fault("a chunk belongs to nothing", chunk=chunks.index(0))
+        self._check_expansion(sum(prod(e.shape) * dtype_of(e.dtype).itemsize for e in self.values()), "all entries")
 
     def _size(self, shape: Any, dtype: Any, what: str) -> int:
         """Decoded bytes, exactly."""
@@ -173,15 +188,14 @@ class File(Mapping):
     @cached_property
     def _share(self) -> dict[str, int]:
         """Stored bytes of each entry; what several entries use counts in equal parts."""
-        state = [[a["chunk"] for a in codec.get("state", {}).values()] for codec in self._specs]
-        chunks = {name: state[e._record["codec"]] + [c for p in e._record["parts"].values() for c in p["chunks"]]
-                  for name, e in self._entries.items()}
+        chunks = {name: [*(a["chunk"] for a in self._spec(e._record["codec"]).get("state", {}).values()),
+                         *(c for p in e._record["parts"].values() for c in p["chunks"])] for name, e in self.items()}
         users = Counter(c for used in chunks.values() for c in used)
         return {name: sum(-(-self._container.sizes[c] // users[c]) for c in used) for name, used in chunks.items()}
 
     def _codec(self, i: int) -> Codec:
         if i not in self._codecs:
-            record = self._specs[i]
+            record = self._spec(i)
             try:
                 stage = parse(record["spec"], self.limits)
                 codec = Codec(stage)
@@ -201,13 +215,20 @@ class File(Mapping):
 
     # -- a mapping ---------------------------------------------------------------------------------------------------------
     def __getitem__(self, name: str) -> Entry:
+        if name not in self._entries:
+            record = self._records[name]
+            with guarded("the entry cannot be read", entry=name):
+                self._entries[name] = self._entry(name, record)
         return self._entries[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._records
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._records)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._records)
 
     def __enter__(self) -> File:
         return self
@@ -216,9 +237,8 @@ class File(Mapping):
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; arrays and codes taken from it stay valid, and keep its map alive."""
-        _ = self._share
-        self._entries, self._codecs = {}, {}
+        """Let go of the file's entries; arrays and codes taken from it stay valid, and keep its map alive."""
+        self._records, self._entries, self._codecs = {}, {}, {}
 
     def __repr__(self) -> str:
         return f"<compand.File {self.path or 'in memory'}: {len(self)} entries, {self.nbytes:,} bytes>"
@@ -231,7 +251,7 @@ class File(Mapping):
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all entries."""
-        return tuple(self._entries)
+        return tuple(self._records)
 
     @property
     def writer(self) -> str:
@@ -257,27 +277,31 @@ class File(Mapping):
         if level not in LEVELS:
             raise InputError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
         faults: dict[str, CompandError] = {}
-        steps: list[Callable[[], None]] = [e._check for e in self.values()]
+        steps: list[Callable[[], None]] = [partial(self._check_entry, name) for name in self]
         chunks = range(len(self._container.sizes))
         if level == "structure":
             steps += [lambda c=c: self._container.check_padding(c) for c in chunks]
         else:
             steps += [lambda c=c: self._container.chunk(c) for c in chunks]
-        if level == "full":
-            steps += [e._check_decode for e in self.values()]
-        bad: set[str] = set()  # entries that need no second look
-        for step in steps:
-            entry = getattr(step, "__self__", None)
+        bad: set[str] = set()
+        for step in [*steps, self._check_all, *(partial(self._decode_entry, name, bad) for name in self if level == "full")]:
             try:
-                if getattr(entry, "name", None) not in bad:
+                with guarded("the file cannot be read", path=self.path):
                     step()
             except CompandError as e:
                 if not keep_going:
                     raise
                 faults.setdefault(str(e), e)
-                if isinstance(entry, Entry):
-                    bad.add(entry.name)
+                if isinstance(step, partial) and step.args:
+                    bad.add(step.args[0])
         return Report(level, len(self), len(chunks), self.nbytes, tuple(faults.values()))
+
+    def _check_entry(self, name: str) -> None:
+        self[name]._check()
+
+    def _decode_entry(self, name: str, bad: set[str]) -> None:
+        if name not in bad:
+            self[name]._check_decode()
 
 
 def dumps(codes: Codes) -> bytes:

@@ -19,19 +19,21 @@ DEPTH = 6                # of nested objects and arrays
 CONTAINERS = 1 << 18     # objects and arrays: bounds the memory of the parsed index
 NAME_BYTES = 1024
 BELOW = 1 << 53          # integers every JSON library keeps exact
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _ROOTED = re.compile(r"[/\\]|[A-Za-z]:([/\\]|$)")  # a leading slash, a drive letter
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.\-]{2}[A-Za-z0-9_.\-/ ]{0,1000}")  # most names; they need no closer look
+_LONG_NUMBER = re.compile(rb"[0-9]{16}|[eE][+]?[0-9]{3}")  # only these can reach 2^53 or infinity
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def loads(raw: bytes, limits: Limits) -> dict[str, Any]:
     """The index. Raises `CorruptError` for anything but one JSON object within the rules."""
     limits.check("index_bytes", len(raw), "index")
-    _check_depth(raw)
+    bare = _STRING.sub(b"", raw)
+    _check_depth(bare)
+    numbers = {"parse_int": _integer, "parse_float": _float} if _LONG_NUMBER.search(bare) else {}
     try:
-        index = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer,
-                           parse_float=_float)
+        index = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant, **numbers)
     except CompandError:
         raise
     except (ValueError, RecursionError) as e:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
@@ -46,9 +48,9 @@ def dumps(index: dict[str, Any]) -> bytes:
     return json.dumps(index, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
 
 
-def _check_depth(raw: bytes) -> None:
+def _check_depth(bare: bytes) -> None:
     """Refuse nesting and counts that would cost the parser stack or memory, by looking at the brackets alone."""
-    brackets = np.frombuffer(_STRING.sub(b"", raw).translate(None, _NOT_BRACKETS), np.uint8)
+    brackets = np.frombuffer(bare.translate(None, _NOT_BRACKETS), np.uint8)
     opening = (brackets == ord("[")) | (brackets == ord("{"))
     depth = int(np.cumsum(np.where(opening, np.int32(1), np.int32(-1)), dtype=np.int32).max(initial=0))
     if depth > DEPTH:
