@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from bisect import bisect_right
 from itertools import accumulate
@@ -16,6 +17,7 @@ from .limits import Limits
 
 MAGIC = b"\x89CPD\r\n\x1a\n"
 ALIGN = 64
+PREFETCH = 256 << 10  # bytes of a chunk worth asking the system for
 TRAILER = struct.Struct("<QQHH4sQ")  # index offset, index bytes, major, minor, END, XXH3-64 of the index and the 24 bytes before
 END = b"\x1aCPD"
 VERSION = (0, 1)
@@ -36,6 +38,7 @@ class Container:
 
     def __init__(self, data: np.ndarray, limits: Limits, path: str | None = None):
         self.data, self.path = data, path
+        self.map: mmap.mmap | None = None  # what ``data`` is a view of, if it can be told what is read next
         head = data[:ALIGN].tobytes()
         if head[:8] != MAGIC:
             damage = "; text-mode transfer has changed its line ends" if head[:4] == MAGIC[:4] else ""
@@ -95,6 +98,9 @@ class Container:
         at = self.offset(chunk)
         data = self.data[at:at + self.sizes[chunk]]
         if not self._checked[chunk]:
+            if self.map is not None and data.size >= PREFETCH:  # let the system read ahead instead of page by page
+                start = at // mmap.PAGESIZE * mmap.PAGESIZE
+                self.map.madvise(mmap.MADV_WILLNEED, start, at + data.size - start)
             if xxh3_64_intdigest(data.data) != int.from_bytes(self.sums[8 * chunk:8 * chunk + 8], "big"):
                 raise self.fault("the data is damaged: its checksum differs", entry=entry, chunk=chunk, offset=at)
             self.check_padding(chunk)

@@ -65,7 +65,9 @@ def open(source, *, limits: Limits = DEFAULT) -> File:
         flat = flat.copy()
     flat.flags.writeable = False
     with guarded("the file cannot be read", path=path):
-        return File(Container(flat, limits, path), limits)
+        container = Container(flat, limits, path)
+        container.map = data if isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED") else None
+        return File(container, limits)
 
 
 def _map(f) -> Any:
