@@ -7,18 +7,17 @@ file from the page cache first. Rounds are interleaved; medians. Results go to b
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import random
 import statistics
 import sys
 import tempfile
 import time
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 
 import numpy as np
+from record import save
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -97,13 +96,7 @@ def main() -> None:
     for path in paths.values():
         path.unlink()
     folder.rmdir()
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
-    result = {"benchmark": "load", "tensors": len(data), "rounds": ROUNDS, "rows": rows,
-              "machine": {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()},
-              "versions": {p: metadata.version(p) for p in ("compand", "numpy", "safetensors")}}
-    out = Path(__file__).parent / "results" / "load.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    save("load", rows, tensors=len(data), rounds=ROUNDS)
 
 
 if __name__ == "__main__":
