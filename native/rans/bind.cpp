@@ -16,10 +16,11 @@ namespace nb = nanobind;
 namespace compand::rans {
 namespace {
 
-Output<uint8_t> give(const Bytes &bytes) {
-    Fresh<uint8_t> out({bytes.size()});
-    if (!bytes.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
-    return out.release();
+// An array that owns the bytes.
+Output<uint8_t> give(Bytes &bytes) {
+    auto *kept = new Bytes(std::move(bytes));
+    nb::capsule owner(kept, [](void *p) noexcept { delete static_cast<Bytes *>(p); });
+    return Output<uint8_t>(kept->data(), {kept->size()}, owner);
 }
 
 template <class Id> Output<uint8_t> bind_encode_static(Input<Id, 1> ids) {

@@ -4,6 +4,29 @@
 
 namespace compand::rans {
 
+namespace {
+
+constexpr size_t kSpares = 8, kLargest = size_t{1} << 20;
+thread_local std::vector<Bytes> spares;
+
+}  // namespace
+
+Coded::Coded(size_t count) : std::vector<Bytes>(count) {
+    for (Bytes &b : *this) {
+        if (spares.empty()) break;
+        b = std::move(spares.back());
+        spares.pop_back();
+    }
+}
+
+Coded::~Coded() {
+    for (Bytes &b : *this) {
+        if (spares.size() == kSpares || b.capacity() > kLargest) continue;
+        b.clear();
+        spares.push_back(std::move(b));
+    }
+}
+
 void put_blocks(Bytes &out, size_t block, const std::vector<Bytes> &coded, const std::vector<Bytes> *escapes) {
     put_varint(out, block);
     size_t total = out.size();

@@ -13,6 +13,15 @@ struct Block {
     size_t size, escape_from, escapes;
 };
 
+// The coded bytes of each block. Up to 8 MiB of buffers stay with the thread for its next stream: touching new memory would
+// cost more than the coding.
+class Coded : public std::vector<Bytes> {
+public:
+    explicit Coded(size_t count);
+    ~Coded();
+    Coded(const Coded &) = delete;
+};
+
 void put_blocks(Bytes &out, size_t block, const std::vector<Bytes> &coded, const std::vector<Bytes> *escapes);
 // each: most escapes (or bytes of them) for one symbol
 bool take_blocks(Reader &in, size_t n, bool escaped, size_t &block, std::vector<Block> &blocks, size_t each = 1);

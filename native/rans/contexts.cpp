@@ -158,7 +158,7 @@ bool encode_order1(const uint8_t *ids, size_t n, const uint16_t *which, size_t c
     put_varint(out, f[0].size());
     put_sized(out, stored);
     const size_t block = block_symbols(n, bits), count = (n - 1) / block + 1;
-    std::vector<Bytes> coded(count);
+    Coded coded(count);
     each_block(n, block, [&](size_t b, size_t first, size_t own) {
         const bool wide = wide_lanes(own, bits / static_cast<double>(count));
         const uint8_t *const from = ids + first;

@@ -27,6 +27,28 @@ inline void push(uint32_t &x, uint32_t step, int p, uint16_t *&out) {
     x = (q << p) + (step & 0xffff) + (x - q * f);
 }
 
+// Room for words, written from the end. Small rooms are kept for the thread's next stream: touching new memory costs as much
+// as coding.
+class Words {
+public:
+    explicit Words(size_t room) : room_(room) {
+        if (room <= kKept) {
+            if (!kept_) kept_.reset(new uint16_t[kKept]);
+        } else {
+            own_.reset(new uint16_t[room]);
+        }
+    }
+    uint16_t *end() const { return (own_ ? own_.get() : kept_.get()) + room_; }
+
+private:
+    static constexpr size_t kKept = size_t{1} << 21;
+    static thread_local std::unique_ptr<uint16_t[]> kept_;
+    size_t room_;
+    std::unique_ptr<uint16_t[]> own_;
+};
+
+thread_local std::unique_ptr<uint16_t[]> Words::kept_;
+
 void put_words(Bytes &out, const uint16_t *from, const uint16_t *to) {
     const auto *bytes = reinterpret_cast<const uint8_t *>(from);
     out.insert(out.end(), bytes, bytes + 2 * (to - from));
@@ -65,7 +87,7 @@ size_t write_tail(const Fill &fill, size_t n, int p, bool raws, size_t most, siz
 
 }  // namespace
 
-void write_lanes(const Fill &fill, size_t n, int p, bool raws, bool wide, Bytes &out) {
+void write_lanes(const Fill &fill, size_t n, int p, bool raws, bool wide, Bytes &out, const ByStep &by_step) {
     out.push_back(wide ? 1 : 0);
     uint32_t x[kLanes];
     Bytes tail;
@@ -80,8 +102,8 @@ void write_lanes(const Fill &fill, size_t n, int p, bool raws, bool wide, Bytes 
         x[0] = kLow;
     }
     const size_t n_main = n - tailed, room = n_main * (raws ? 2 : 1);
-    const std::unique_ptr<uint16_t[]> words(new uint16_t[room + 1]);
-    uint16_t *const end = words.get() + room, *at = end;
+    Words words(room);
+    uint16_t *const end = words.end(), *at = end;
     const std::unique_ptr<uint32_t[]> steps(new uint32_t[2 * kChunk]);
     uint32_t *const raw = raws ? steps.get() + kChunk : nullptr;
     size_t t = n_main;
@@ -98,6 +120,10 @@ void write_lanes(const Fill &fill, size_t n, int p, bool raws, bool wide, Bytes 
         }
     };
     one_by_one(wide ? n_main - n_main % kLanes : 0);
+    if (by_step.ids && wide) {
+        at = COMPAND_DISPATCH(encode_bytes, by_step.ids, by_step.steps, by_step.m, t / kLanes, p, x, at);
+        t = 0;
+    }
     while (t > 0) {
         const size_t count = std::min(t, kChunk);
         fill(t - count, count, n_main, steps.get(), raw);

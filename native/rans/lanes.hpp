@@ -19,7 +19,14 @@ constexpr size_t kTailBytes = 2 * kLanes, kTailLeast = 2048;  // T is at most n 
 // Writes steps and raws (as the encode kernel wants them) of symbols [from, from + count). n_main symbols are in the lanes.
 using Fill = std::function<void(size_t from, size_t count, size_t n_main, uint32_t *steps, uint32_t *raws)>;
 
-void write_lanes(const Fill &fill, size_t n, int p, bool raws, bool wide, Bytes &out);
+// Where steps depend on the id alone: `fill` is then used for the few symbols that no kernel codes. m ids, at most 256.
+struct ByStep {
+    const uint8_t *ids = nullptr;
+    const uint32_t *steps = nullptr;  // at least 32 entries
+    size_t m = 0;
+};
+
+void write_lanes(const Fill &fill, size_t n, int p, bool raws, bool wide, Bytes &out, const ByStep &by_step = {});
 
 class LaneReader {
 public:

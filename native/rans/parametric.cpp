@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <memory>
 #include <mutex>
 
@@ -14,18 +15,17 @@ namespace {
 
 #include "curves.inc"
 
-constexpr int kBits = 14, kFractions = 16, kBaseScales = 45, kReach = 120;
+constexpr int kBits = 14, kFractions = 16, kReach = 120;
 constexpr size_t kBlock = size_t{1} << 20;
 
-// Symbol s of a curve is bin first + s; the last symbol is the escape. start[count] is 2^14, later ones stay there.
+// Symbol s of a curve is bin s - kReach; those outside its first..last bins have no slots. The last symbol is the escape.
+constexpr uint32_t kEscape = 2 * kReach + 2;
 struct Curve {
-    int32_t first;
-    uint32_t count;         // symbols, with the escape
     uint8_t at[64];         // symbol at slots 256 i
-    uint16_t start[2 * kReach + 6];
+    uint16_t start[kEscape + 2];
 };
 
-struct Curves {
+struct CurveSet {
     Curve of[kBaseScales][kFractions];
 };
 
@@ -68,12 +68,11 @@ void make(Curve &c, int family, int scale, int fraction) {
     const uint64_t whole = uint64_t{1} << 32;
     kept.push_back(std::max<uint64_t>(whole > inside ? whole - inside : 0, 1));
     const Frequencies f = normalise(kept, kBits);
-    c.first = static_cast<int32_t>(from) - kReach;
-    c.count = static_cast<uint32_t>(f.size());
     uint32_t start = 0;
     for (size_t s = 0; s < std::size(c.start); ++s) {
         c.start[s] = static_cast<uint16_t>(start);
-        if (s < f.size()) start += f[s];
+        if (s == kEscape) start += f.back();
+        else if (s >= from && s < to) start += f[s - from];
     }
     size_t s = 0;
     for (uint32_t i = 0; i < 64; ++i) {
@@ -82,11 +81,11 @@ void make(Curve &c, int family, int scale, int fraction) {
     }
 }
 
-const Curves &curves(int family) {
+const CurveSet &curves(int family) {
     static std::once_flag once[kFamilies];
-    static Curves *made[kFamilies];
+    static CurveSet *made[kFamilies];
     std::call_once(once[family], [&] {
-        made[family] = new Curves;
+        made[family] = new CurveSet;
         parallel_for(kBaseScales * kFractions, [&](size_t i) {
             make(made[family]->of[i / kFractions][i % kFractions], family, static_cast<int>(i / kFractions), static_cast<int>(i % kFractions));
         });
@@ -101,8 +100,8 @@ struct Place {
     int64_t base;
 };
 
-inline Place place(const Curves &all, int32_t mean, uint8_t scale) {
-    const int i = scale & (kScales - 1), j = i < kBaseScales ? 0 : (i - kBaseScales) / 6 + 1;
+inline Place place(const CurveSet &all, int32_t mean, uint8_t scale) {
+    const int i = scale & (kScales - 1), j = raw_bits(i);
     const int64_t m = (static_cast<int64_t>(mean) - 8 * ((1 << j) - 1) + ((1 << j) >> 1)) >> j;
     return {&all.of[i - 6 * j][m & 15], j, m >> 4};
 }
@@ -121,24 +120,29 @@ int curves_version() { return kCurvesVersion; }
 
 std::vector<int32_t> curve(int family, int scale, int fraction) {
     const Place p = place(curves(family), fraction, static_cast<uint8_t>(scale));
-    std::vector<int32_t> out{p.curve->first};
-    for (uint32_t s = 0; s < p.curve->count; ++s) out.push_back(p.curve->start[s + 1] - p.curve->start[s]);
+    uint32_t s = 0;
+    while (!p.curve->start[s + 1]) ++s;
+    std::vector<int32_t> out{static_cast<int32_t>(s) - kReach};
+    for (; s <= kEscape; ++s) {
+        if (p.curve->start[s + 1] > p.curve->start[s]) out.push_back(p.curve->start[s + 1] - p.curve->start[s]);
+    }
     return out;
 }
 
 void encode_parametric(const int32_t *x, const int32_t *mean, const uint8_t *scale, size_t n, int family, Bytes &out) {
     out.clear();
     if (!n) return;
-    const Curves &all = curves(family);
+    const CurveSet &all = curves(family);
     const size_t count = (n - 1) / kBlock + 1;
-    std::vector<Bytes> coded(count), escapes(count);
+    Coded coded(count);
+    std::vector<Bytes> escapes(count);
     const bool raws = std::any_of(scale, scale + n, [](uint8_t s) { return (s & (kScales - 1)) >= kBaseScales; });
     each_block(n, kBlock, [&](size_t b, size_t first, size_t own) {
         const auto code = [&](size_t t, uint32_t &step, uint32_t &raw) -> int64_t {  // the distance if it must escape
             const Place p = place(all, mean[first + t], scale[first + t]);
-            const int64_t d = (static_cast<int64_t>(x[first + t]) >> p.bits) - p.base, s = d - p.curve->first;
-            const bool escape = s < 0 || s >= p.curve->count - int64_t{1};
-            const uint32_t u = escape ? p.curve->count - 1 : static_cast<uint32_t>(s);
+            const int64_t d = (static_cast<int64_t>(x[first + t]) >> p.bits) - p.base, s = d + kReach;
+            const bool escape = s < 0 || s >= kEscape || p.curve->start[s] == p.curve->start[s + 1];
+            const uint32_t u = escape ? kEscape : static_cast<uint32_t>(s);
             step = static_cast<uint32_t>(p.curve->start[u + 1] - p.curve->start[u] - 1) << 16 | p.curve->start[u];
             raw = static_cast<uint32_t>(p.bits) << 16 | (static_cast<uint32_t>(x[first + t]) & ((1u << p.bits) - 1));
             return escape ? d : INT64_MIN;
@@ -174,7 +178,7 @@ bool decode_parametric(const uint8_t *data, size_t size, int32_t *x, const int32
     // escapes are counted in bytes: at most 5 for each of n symbols
     if (!in.ok() || !take_blocks(in, n, true, block, blocks, 5)) return false;
     if (blocks.back().escape_from + blocks.back().escapes != escape_size || (n > kBlock && block != kBlock)) return false;
-    const Curves &all = curves(family);
+    const CurveSet &all = curves(family);
     const bool raws = std::any_of(scale, scale + n, [](uint8_t s) { return (s & (kScales - 1)) >= kBaseScales; });
     std::atomic<bool> good{true};
     each_block(n, block, [&](size_t b, size_t first, size_t own) {
@@ -184,54 +188,37 @@ bool decode_parametric(const uint8_t *data, size_t size, int32_t *x, const int32
         int32_t *const to = x + first;
         const int32_t *const means = mean + first;
         const uint8_t *const scales = scale + first;
-        const auto finish = [&](const Place &p, uint32_t s, uint32_t raw) -> int32_t {
-            int64_t d = p.curve->first + static_cast<int64_t>(s);
-            if (s + 1 == p.curve->count) {
-                const uint64_t z = escapes.varint();
-                d = static_cast<int64_t>(z >> 1) ^ -static_cast<int64_t>(z & 1);
-                if (z >> 34) ok = false, d = 0;
-            }
+        const auto escaped = [&](const Place &p, uint32_t raw) -> int32_t {
+            const uint64_t z = escapes.varint();
+            ok = ok && escapes.ok() && !(z >> 34);
+            const int64_t d = ok ? static_cast<int64_t>(z >> 1) ^ -static_cast<int64_t>(z & 1) : 0;
             const int64_t value = (p.base + d) * (int64_t{1} << p.bits) + raw;
-            if (value != static_cast<int32_t>(value)) ok = false;
+            ok = ok && value == static_cast<int32_t>(value);
             return static_cast<int32_t>(value);
         };
         ok = ok && lanes.groups(raws ? 256 : 128, [&](Lanes &l, size_t from, size_t groups) {
-            uint32_t state[kLanes];
-            std::memcpy(state, l.x, sizeof state);
-            const uint8_t *at = l.at;
-            const auto refill = [&](uint32_t v) {
-                uint16_t word;
-                std::memcpy(&word, at, 2);
-                const bool low = v < kLow;
-                at += low ? 2 : 0;
-                return low ? v << 16 | word : v;
-            };
-            size_t g = 0;
-            for (; g < groups && ok && l.end - at >= (raws ? 256 : 128); ++g) {
-                for (size_t run = 0; run < kLanes; run += kRun) {
-                    const size_t t = (from + g) * kLanes + run;
-                    Place p[kRun];
-                    uint32_t s[kRun];
-                    for (size_t i = 0; i < kRun; ++i) {
-                        p[i] = place(all, means[t + i], scales[t + i]);
-                        const uint32_t v = state[run + i], slot = v & ((1u << kBits) - 1);
-                        s[i] = symbol(*p[i].curve, slot);
-                        const uint32_t start = p[i].curve->start[s[i]], f = p[i].curve->start[s[i] + 1] - start;
-                        state[run + i] = refill(f * (v >> kBits) + slot - start);
-                    }
-                    for (size_t i = 0; i < kRun; ++i) {
-                        uint32_t raw = 0;
-                        if (raws) {
-                            raw = state[run + i] & ((1u << p[i].bits) - 1);
-                            state[run + i] = refill(state[run + i] >> p[i].bits);
-                        }
-                        to[t + i] = finish(p[i], s[i], raw);
-                    }
+            constexpr size_t kPart = 64;  // groups: what the kernels keep of each value stays in cache
+            uint32_t where[kPart * kLanes];
+            int32_t base[kPart * kLanes];
+            uint8_t bits[kPart * kLanes], symbols[kPart * kLanes], values[kPart * kLanes];
+            const Curves kernel{reinterpret_cast<const uint8_t *>(&all.of[0][0]), offsetof(Curve, at), offsetof(Curve, start), where,
+                                raws ? bits : nullptr};
+            size_t did = 0;
+            while (did < groups && ok) {
+                const size_t part = std::min(kPart, groups - did), t0 = (from + did) * kLanes;
+                COMPAND_DISPATCH(place_values, means + t0, scales + t0, part * kLanes, sizeof(Curve), raws, where, bits, base);
+                const size_t got = COMPAND_DISPATCH(decode_curves, l, kernel, symbols, values, part), count = got * kLanes;
+                COMPAND_DISPATCH(join_values, base, symbols, kReach, raws ? bits : nullptr, values, count, to + t0);
+                const auto *at = static_cast<const uint8_t *>(std::memchr(symbols, kEscape, count));
+                while (at && ok) {
+                    const auto i = static_cast<size_t>(at - symbols);
+                    to[t0 + i] = escaped(place(all, means[t0 + i], scales[t0 + i]), raws ? values[i] : 0);
+                    at = static_cast<const uint8_t *>(std::memchr(at + 1, kEscape, count - i - 1));
                 }
+                did += got;
+                if (got < part) break;
             }
-            std::memcpy(l.x, state, sizeof state);
-            l.at = at;
-            return g;
+            return did;
         });
         for (; ok && lanes.more(); lanes.next()) {
             const size_t t = lanes.done();
@@ -243,7 +230,8 @@ bool decode_parametric(const uint8_t *data, size_t size, int32_t *x, const int32
                 raw = lanes.state() & ((1u << p.bits) - 1);
                 lanes.advance(lanes.state() >> p.bits);
             }
-            to[t] = finish(p, s, raw);
+            to[t] = s == kEscape ? escaped(p, raw)
+                                 : static_cast<int32_t>((p.base + s - kReach) * (int64_t{1} << p.bits) + raw);
         }
         if (!ok || !lanes.finish() || !escapes.ok() || escapes.left()) good.store(false, std::memory_order_relaxed);
     });

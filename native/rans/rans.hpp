@@ -29,14 +29,40 @@ struct Escapes {
 // Up to 16 symbols: symbol = number of bounds <= slot. bounds has 16 entries, the first 0, unused ones 0xffff.
 struct Small {
     int p, count;           // precision, symbols
+    int steps;              // most bounds inside one of 64 equal buckets of slots
+    uint8_t bucket[64];     // symbol at the start of each
     uint16_t bounds[16];    // cumulative starts
     uint32_t entry[16];     // frequency << 16 | start
     uint8_t id[16];         // byte to write
 };
 
+// Values under curves of their own (parametric.cpp). place: offset of each value's curve in bytes, from `curves`.
+struct Curves {
+    const uint8_t *curves;           // uint8 first symbol of slots 256 i at `at`, uint16 starts at `start`
+    uint32_t at, start;
+    const uint32_t *place;
+    const uint8_t *raws;             // raw bits of each value, or null
+};
+
+constexpr int kBaseScales = 45;  // scale indices above code by the curve of one to four octaves less, and raw bits
+constexpr int raw_bits(int scale) { return scale < kBaseScales ? 0 : (scale - kBaseScales) / 6 + 1; }
+
 #define COMPAND_RANS_KERNELS                                                                                              \
     /* steps: (frequency - 1) << 16 | start; raws (or null): bits << 16 | value, pushed before the step */              \
     uint16_t *encode(const uint32_t *steps, const uint32_t *raws, size_t groups, int p, uint32_t *x, uint16_t *out);      \
+    /* the same with steps[ids[t]]; ids are below m <= 256 */                                                             \
+    uint16_t *encode_bytes(const uint8_t *ids, const uint32_t *steps, size_t m, size_t groups, int p, uint32_t *x,        \
+                           uint16_t *out);                                                                                \
+    /* found = the ids with marked[id] = 1 (256 entries), in order; returns how many */                                   \
+    size_t find_marked(const uint8_t *ids, size_t n, const uint8_t *marked, uint8_t *found);                              \
+    /* symbols and raw values (if any) of p = 14 curves */                                                                \
+    size_t decode_curves(Lanes &lanes, const Curves &curves, uint8_t *symbols, uint8_t *values, size_t groups);           \
+    /* place (for curves of `stride` bytes, 16 fractions of each scale), raw bits and bin 0 of each value; scale < 64 */  \
+    void place_values(const int32_t *mean, const uint8_t *scale, size_t n, size_t stride, bool raws, uint32_t *place,     \
+                      uint8_t *bits, int32_t *base);                                                                      \
+    /* x = (base + symbol - reach) << bits | value; bits may be null */                                                   \
+    void join_values(const int32_t *base, const uint8_t *symbols, int reach, const uint8_t *bits, const uint8_t *values,  \
+                     size_t n, int32_t *x);                                                                               \
     /* table[slot] = frequency << 20 | (slot - start) << 8 | byte. All decoders return the groups done: fewer than asked  \
        when less than 128 (large: 256) bytes are left. */                                                                 \
     size_t decode_narrow(Lanes &lanes, const uint32_t *table, uint8_t *out, size_t groups, Escapes &escapes);             \

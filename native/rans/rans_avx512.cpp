@@ -8,6 +8,7 @@
 #define COMPAND_RANS_ISA avx512
 #define COMPAND_RANS_OWN_ENCODE
 #define COMPAND_RANS_OWN_NARROW
+#define COMPAND_RANS_OWN_CURVES
 #define COMPAND_RANS_OWN_SMALL
 #define COMPAND_RANS_OWN_LARGE
 #define COMPAND_RANS_OWN_ORDER1
@@ -29,6 +30,22 @@ inline __m512i advance(__m512i x, __m512i e) {
     return _mm512_add_epi32(_mm512_mullo_epi32(f, _mm512_srli_epi32(x, kNarrowBits)), bias);
 }
 
+// base[index], base of bytes, by two 256-bit gathers: on Zen 4 they are faster than one of 512 bits.
+template <int kScale> inline __m512i gather(const void *base, __m512i index) {
+    const __m256i low = _mm256_i32gather_epi32(static_cast<const int *>(base), _mm512_castsi512_si256(index), kScale);
+    const __m256i high = _mm256_i32gather_epi32(static_cast<const int *>(base), _mm512_extracti64x4_epi64(index, 1), kScale);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+// The low byte of each of 64 dwords.
+inline __m512i low_bytes(const __m512i *e) {
+    const __m512i spread = _mm512_mullo_epi32(_mm512_cvtepu8_epi32(_mm_setr_epi8(0, 16, 32, 48, 64, 80, 96, 112, 0, 16, 32, 48, 64, 80, 96, 112)),
+                                              _mm512_set1_epi32(0x01010101));
+    const __m512i index = _mm512_add_epi8(_mm512_set1_epi32(0x0c080400), spread);
+    const __m512i a = _mm512_permutex2var_epi8(e[0], index, e[1]), b = _mm512_permutex2var_epi8(e[2], index, e[3]);
+    return _mm512_inserti64x4(a, _mm512_castsi512_si256(b), 1);
+}
+
 inline void patch(uint8_t *out, uint64_t hits, Escapes &escapes) {
     for (; hits; hits &= hits - 1) {
         if (escapes.at == escapes.end) {
@@ -46,6 +63,30 @@ inline __m512i spill(__m512i x, __mmask16 full, uint16_t *&out) {
     out -= count;
     _mm256_mask_storeu_epi16(out, static_cast<__mmask16>((1u << count) - 1), words);
     return _mm512_mask_srli_epi32(x, full, x, 16);
+}
+
+// (floor(s / f) << p) + start + s % f. The quotient comes from a float reciprocal, and is made exact by the remainder, so the
+// rounding of the machine does not matter.
+inline __m512i fold(__m512i s, __m512i f, __m512i start, int p, __m128i shift) {
+    const __m512 ff = _mm512_cvtepi32_ps(f);
+    if (p >= 12) {  // s / f < 2^20: within 1 below, after the bias
+        __m512 r = _mm512_rcp14_ps(ff);
+        r = _mm512_mul_ps(r, _mm512_fnmadd_ps(ff, r, _mm512_set1_ps(2.0f - 1.0f / (1 << 21))));
+        const __m512i q = _mm512_cvttps_epi32(_mm512_mul_ps(_mm512_cvtepu32_ps(s), r));
+        const __m512i left = _mm512_sub_epi32(s, _mm512_mullo_epi32(q, f));
+        const __m512i x = _mm512_add_epi32(_mm512_sll_epi32(q, shift), _mm512_add_epi32(start, left));
+        return _mm512_mask_add_epi32(x, _mm512_cmpge_epu32_mask(left, f), x, _mm512_sub_epi32(_mm512_set1_epi32(1 << p), f));
+    }
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i q = _mm512_cvttps_epi32(_mm512_div_ps(_mm512_cvtepu32_ps(s), ff));  // within 1 for p >= 10
+    __m512i r = _mm512_sub_epi32(s, _mm512_mullo_epi32(q, f));
+    const __mmask16 below = _mm512_movepi32_mask(r);
+    q = _mm512_mask_sub_epi32(q, below, q, one);
+    r = _mm512_mask_add_epi32(r, below, r, f);
+    const __mmask16 above = _mm512_cmpge_epi32_mask(r, f);
+    q = _mm512_mask_add_epi32(q, above, q, one);
+    r = _mm512_mask_sub_epi32(r, above, r, f);
+    return _mm512_add_epi32(_mm512_sll_epi32(q, shift), _mm512_add_epi32(r, start));
 }
 
 template <bool kRaws>
@@ -67,16 +108,31 @@ inline uint16_t *encode_groups(const uint32_t *steps, const uint32_t *raws, size
             const __m512i step = _mm512_loadu_si512(steps + g * kLanes + 16 * static_cast<size_t>(v));
             const __m512i f = _mm512_add_epi32(_mm512_srli_epi32(step, 16), one);
             s = spill(s, _mm512_cmpge_epu32_mask(_mm512_srl_epi32(s, drop), f), out);
-            // floor(s / f) from a float quotient (within 1 for p >= 10), made exact by its remainder
-            __m512i q = _mm512_cvttps_epi32(_mm512_div_ps(_mm512_cvtepu32_ps(s), _mm512_cvtepi32_ps(f)));
-            __m512i r = _mm512_sub_epi32(s, _mm512_mullo_epi32(q, f));
-            const __mmask16 below = _mm512_movepi32_mask(r);
-            q = _mm512_mask_sub_epi32(q, below, q, one);
-            r = _mm512_mask_add_epi32(r, below, r, f);
-            const __mmask16 above = _mm512_cmpge_epi32_mask(r, f);
-            q = _mm512_mask_add_epi32(q, above, q, one);
-            r = _mm512_mask_sub_epi32(r, above, r, f);
-            x[v] = _mm512_add_epi32(_mm512_sll_epi32(q, shift), _mm512_add_epi32(r, _mm512_and_si512(step, low16)));
+            x[v] = fold(s, f, _mm512_and_si512(step, low16), p, shift);
+        }
+    }
+    for (int v = 0; v < 4; ++v) _mm512_storeu_si512(state + 16 * v, x[v]);
+    return out;
+}
+
+// kTable: 16 or 32 = the steps of all ids are in that many register entries, 256 = in memory.
+template <int kTable>
+inline uint16_t *encode_ids(const uint8_t *ids, const uint32_t *steps, size_t groups, int p, uint32_t *state, uint16_t *out) {
+    const __m128i shift = _mm_cvtsi32_si128(p), drop = _mm_cvtsi32_si128(32 - p);
+    const __m512i one = _mm512_set1_epi32(1), low16 = _mm512_set1_epi32(0xffff);
+    __m512i x[4], low = one, high = one;
+    if (kTable <= 32) low = _mm512_loadu_si512(steps), high = _mm512_loadu_si512(steps + 16);
+    for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_si512(state + 16 * v);
+    for (size_t g = groups; g-- > 0;) {
+        __m512i step[4];
+        for (int v = 3; v >= 0; --v) {
+            const __m512i id = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(ids + g * kLanes + 16 * static_cast<size_t>(v))));
+            step[v] = kTable == 16 ? _mm512_permutexvar_epi32(id, low) : kTable == 32 ? _mm512_permutex2var_epi32(low, id, high) : gather<4>(steps, id);
+        }
+        for (int v = 3; v >= 0; --v) {
+            const __m512i f = _mm512_add_epi32(_mm512_srli_epi32(step[v], 16), one);
+            const __m512i s = spill(x[v], _mm512_cmpge_epu32_mask(_mm512_srl_epi32(x[v], drop), f), out);
+            x[v] = fold(s, f, _mm512_and_si512(step[v], low16), p, shift);
         }
     }
     for (int v = 0; v < 4; ++v) _mm512_storeu_si512(state + 16 * v, x[v]);
@@ -85,8 +141,31 @@ inline uint16_t *encode_groups(const uint32_t *steps, const uint32_t *raws, size
 
 }  // namespace
 
+uint16_t *encode_bytes(const uint8_t *ids, const uint32_t *steps, size_t m, size_t groups, int p, uint32_t *x, uint16_t *out) {
+    if (m <= 16) return encode_ids<16>(ids, steps, groups, p, x, out);
+    if (m <= 32) return encode_ids<32>(ids, steps, groups, p, x, out);
+    return encode_ids<256>(ids, steps, groups, p, x, out);
+}
+
 uint16_t *encode(const uint32_t *steps, const uint32_t *raws, size_t groups, int p, uint32_t *x, uint16_t *out) {
     return raws ? encode_groups<true>(steps, raws, groups, p, x, out) : encode_groups<false>(steps, raws, groups, p, x, out);
+}
+
+size_t find_marked(const uint8_t *ids, size_t n, const uint8_t *marked, uint8_t *found) {
+    __m512i table[4];
+    for (int q = 0; q < 4; ++q) table[q] = _mm512_loadu_si512(marked + 64 * q);
+    uint8_t *const start = found;
+    size_t t = 0;
+    for (; t + 64 <= n; t += 64) {
+        const __m512i id = _mm512_loadu_si512(ids + t);
+        const __m512i low = _mm512_permutex2var_epi8(table[0], id, table[1]), high = _mm512_permutex2var_epi8(table[2], id, table[3]);
+        uint64_t hits = _mm512_test_epi8_mask(_mm512_mask_blend_epi8(_mm512_movepi8_mask(id), low, high), _mm512_set1_epi8(1));
+        for (; hits; hits &= hits - 1) *found++ = ids[t + static_cast<size_t>(__builtin_ctzll(hits))];
+    }
+    for (; t < n; ++t) {
+        if (marked[ids[t]]) *found++ = ids[t];
+    }
+    return static_cast<size_t>(found - start);
 }
 
 size_t decode_narrow(Lanes &lanes, const uint32_t *table, uint8_t *out, size_t groups, Escapes &escapes) {
@@ -98,13 +177,12 @@ size_t decode_narrow(Lanes &lanes, const uint32_t *table, uint8_t *out, size_t g
     size_t g = 0;
     for (; g < groups && lanes.end - at >= 128; ++g, out += kLanes) {
         __m512i e[4];
-        for (int v = 0; v < 4; ++v) e[v] = _mm512_i32gather_epi32(_mm512_and_si512(x[v], mask), table, 4);
-        for (int v = 0; v < 4; ++v) {
-            _mm_storeu_si128(reinterpret_cast<__m128i *>(out + 16 * v), _mm512_cvtepi32_epi8(e[v]));
-            x[v] = refill(advance(x[v], e[v]), at);
-        }
+        for (int v = 0; v < 4; ++v) e[v] = gather<4>(table, _mm512_and_si512(x[v], mask));
+        for (int v = 0; v < 4; ++v) x[v] = refill(advance(x[v], e[v]), at);
+        const __m512i ids = low_bytes(e);
+        _mm512_storeu_si512(out, ids);
         if (marked) {
-            if (const uint64_t hits = _mm512_cmpeq_epi8_mask(_mm512_loadu_si512(out), mark)) {
+            if (const uint64_t hits = _mm512_cmpeq_epi8_mask(ids, mark)) {
                 patch(out, hits, escapes);
                 if (escapes.missing) break;
             }
@@ -115,43 +193,53 @@ size_t decode_narrow(Lanes &lanes, const uint32_t *table, uint8_t *out, size_t g
     return g;
 }
 
-size_t decode_small(Lanes &lanes, const Small &model, uint8_t *out, size_t groups, Escapes &escapes) {
+namespace {
+
+// kSteps: bounds to step over after the bucket's first symbol; 15: no buckets, compare with all.
+template <int kSteps>
+inline size_t small_groups(Lanes &lanes, const Small &model, uint8_t *out, size_t groups, Escapes &escapes) {
     __m512i x[4], bound[16];
     for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_si512(lanes.x + 16 * v);
     for (int j = 1; j < 16; ++j) bound[j] = _mm512_set1_epi16(static_cast<short>(model.bounds[j]));
+    __m512i next[kSteps];  // next[j]: of each symbol s, the bound of s + 1 + j
+    for (int j = 0; j < kSteps && kSteps < 15; ++j) {
+        alignas(64) uint16_t after[32] = {};
+        for (int i = 0; i < 16; ++i) after[i] = i + j < 15 ? model.bounds[i + j + 1] : 0xffff;
+        next[j] = _mm512_load_si512(after);
+    }
+    const __m512i bucket = _mm512_loadu_si512(model.bucket);
     const __m512i entry = _mm512_loadu_si512(model.entry), zero = _mm512_setzero_si512();
     const __m512i id = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(model.id)));
     const __m512i mask = _mm512_set1_epi32((1 << model.p) - 1), low16 = _mm512_set1_epi32(0xffff);
     const __m512i mark = _mm512_set1_epi8(static_cast<char>(escapes.mark)), one = _mm512_set1_epi16(1);
     // packus works within 128-bit quarters; this puts the 64 bytes back in order
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m128i p = _mm_cvtsi32_si128(model.p);
+    const __m128i p = _mm_cvtsi32_si128(model.p), to_bucket = _mm_cvtsi32_si128(model.p - 6);
     const bool marked = escapes.mark >= 0;
     const uint8_t *at = lanes.at;
-    const int count = model.count;
     size_t g = 0;
     for (; g < groups && lanes.end - at >= 128; ++g, out += kLanes) {
-        __m512i symbol[2];
+        __m512i symbol[2], slot[4];
+        for (int v = 0; v < 4; ++v) slot[v] = _mm512_and_si512(x[v], mask);
         for (int h = 0; h < 2; ++h) {
-            const __m512i a = _mm512_and_si512(x[2 * h], mask), b = _mm512_and_si512(x[2 * h + 1], mask);
-            const __m512i slot = _mm512_packus_epi32(a, b);
+            const __m512i both = _mm512_packus_epi32(slot[2 * h], slot[2 * h + 1]);
             __m512i s = zero;
-            if (count > 8) {
-                for (int j = 1; j < 16; ++j) s = _mm512_mask_add_epi16(s, _mm512_cmpge_epu16_mask(slot, bound[j]), s, one);
-            } else if (count > 4) {
-                for (int j = 1; j < 8; ++j) s = _mm512_mask_add_epi16(s, _mm512_cmpge_epu16_mask(slot, bound[j]), s, one);
+            if (kSteps == 15) {
+                for (int j = 1; j < 16; ++j) s = _mm512_mask_add_epi16(s, _mm512_cmpge_epu16_mask(both, bound[j]), s, one);
             } else {
-                for (int j = 1; j < 4; ++j) s = _mm512_mask_add_epi16(s, _mm512_cmpge_epu16_mask(slot, bound[j]), s, one);
+                const __m512i first = _mm512_maskz_permutexvar_epi8(0x5555555555555555u, _mm512_srl_epi16(both, to_bucket), bucket);
+                s = first;
+                for (int j = 0; j < kSteps; ++j) {
+                    s = _mm512_mask_add_epi16(s, _mm512_cmpge_epu16_mask(both, _mm512_permutexvar_epi16(first, next[j])), s, one);
+                }
             }
             symbol[h] = s;
-            const __m512i ea = _mm512_permutexvar_epi32(_mm512_unpacklo_epi16(s, zero), entry);
-            const __m512i eb = _mm512_permutexvar_epi32(_mm512_unpackhi_epi16(s, zero), entry);
-            const __m512i xa = _mm512_add_epi32(_mm512_mullo_epi32(_mm512_srli_epi32(ea, 16), _mm512_srl_epi32(x[2 * h], p)),
-                                                _mm512_sub_epi32(a, _mm512_and_si512(ea, low16)));
-            const __m512i xb = _mm512_add_epi32(_mm512_mullo_epi32(_mm512_srli_epi32(eb, 16), _mm512_srl_epi32(x[2 * h + 1], p)),
-                                                _mm512_sub_epi32(b, _mm512_and_si512(eb, low16)));
-            x[2 * h] = refill(xa, at);
-            x[2 * h + 1] = refill(xb, at);
+        }
+        for (int v = 0; v < 4; ++v) {
+            const __m512i s = v % 2 ? _mm512_unpackhi_epi16(symbol[v / 2], zero) : _mm512_unpacklo_epi16(symbol[v / 2], zero);
+            const __m512i e = _mm512_permutexvar_epi32(s, entry);
+            const __m512i base = _mm512_sub_epi32(slot[v], _mm512_and_si512(e, low16));
+            x[v] = refill(_mm512_add_epi32(_mm512_mullo_epi32(_mm512_srli_epi32(e, 16), _mm512_srl_epi32(x[v], p)), base), at);
         }
         const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(symbol[0], symbol[1]));
         const __m512i ids = _mm512_shuffle_epi8(id, bytes);
@@ -168,6 +256,63 @@ size_t decode_small(Lanes &lanes, const Small &model, uint8_t *out, size_t group
     return g;
 }
 
+}  // namespace
+
+size_t decode_small(Lanes &lanes, const Small &model, uint8_t *out, size_t groups, Escapes &escapes) {
+    switch (model.steps) {
+        case 0:
+        case 1: return small_groups<1>(lanes, model, out, groups, escapes);
+        case 2: return small_groups<2>(lanes, model, out, groups, escapes);
+        case 3: return small_groups<3>(lanes, model, out, groups, escapes);
+        case 4: return small_groups<4>(lanes, model, out, groups, escapes);
+        default: return small_groups<15>(lanes, model, out, groups, escapes);
+    }
+}
+
+size_t decode_curves(Lanes &lanes, const Curves &curves, uint8_t *symbols, uint8_t *values, size_t groups) {
+    __m512i x[4];
+    for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_si512(lanes.x + 16 * v);
+    const __m512i mask = _mm512_set1_epi32(0x3fff), low16 = _mm512_set1_epi32(0xffff), byte = _mm512_set1_epi32(0xff);
+    const __m512i one = _mm512_set1_epi32(1);
+    const uint8_t *at = lanes.at, *const firsts = curves.curves + curves.at, *const starts = curves.curves + curves.start;
+    const ptrdiff_t need = curves.raws ? 256 : 128;
+    size_t t = 0;
+    for (; t < groups * kLanes && lanes.end - at >= need; t += kLanes) {
+        __m512i slot[4], s[4], both[4];
+        for (int v = 0; v < 4; ++v) {
+            const __m512i place = _mm512_loadu_si512(curves.place + t + 16 * static_cast<size_t>(v));
+            slot[v] = _mm512_and_si512(x[v], mask);
+            s[v] = _mm512_and_si512(gather<1>(firsts, _mm512_add_epi32(place, _mm512_srli_epi32(slot[v], 8))), byte);
+        }
+        for (int v = 0; v < 4; ++v) {
+            const __m512i place = _mm512_loadu_si512(curves.place + t + 16 * static_cast<size_t>(v));
+            // start of the symbol in the low half, of the next in the high half
+            both[v] = gather<1>(starts, _mm512_add_epi32(place, _mm512_slli_epi32(s[v], 1)));
+            for (;;) {
+                const __mmask16 later = _mm512_cmpge_epu32_mask(slot[v], _mm512_srli_epi32(both[v], 16));
+                if (!later) break;
+                s[v] = _mm512_mask_add_epi32(s[v], later, s[v], one);
+                both[v] = _mm512_mask_i32gather_epi32(both[v], later, _mm512_add_epi32(place, _mm512_slli_epi32(s[v], 1)), starts, 1);
+            }
+        }
+        for (int v = 0; v < 4; ++v) {
+            const size_t own = t + 16 * static_cast<size_t>(v);
+            const __m512i start = _mm512_and_si512(both[v], low16), f = _mm512_sub_epi32(_mm512_srli_epi32(both[v], 16), start);
+            _mm_storeu_si128(reinterpret_cast<__m128i *>(symbols + own), _mm512_cvtepi32_epi8(s[v]));
+            x[v] = refill(_mm512_add_epi32(_mm512_mullo_epi32(f, _mm512_srli_epi32(x[v], 14)), _mm512_sub_epi32(slot[v], start)), at);
+            if (curves.raws) {
+                const __m512i bits = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(curves.raws + own)));
+                const __m512i value = _mm512_and_si512(x[v], _mm512_sub_epi32(_mm512_sllv_epi32(one, bits), one));
+                _mm_storeu_si128(reinterpret_cast<__m128i *>(values + own), _mm512_cvtepi32_epi8(value));
+                x[v] = refill(_mm512_srlv_epi32(x[v], bits), at);
+            }
+        }
+    }
+    lanes.at = at;
+    for (int v = 0; v < 4; ++v) _mm512_storeu_si512(lanes.x + 16 * v, x[v]);
+    return t / kLanes;
+}
+
 size_t decode_large(Lanes &lanes, const uint32_t *table, const uint32_t *info, const uint16_t *ids, uint16_t *out,
                     size_t groups) {
     __m512i x[4];
@@ -177,15 +322,15 @@ size_t decode_large(Lanes &lanes, const uint32_t *table, const uint32_t *info, c
     size_t g = 0;
     for (; g < groups && lanes.end - at >= 256; ++g, out += kLanes) {
         __m512i e[4], i[4];
-        for (int v = 0; v < 4; ++v) e[v] = _mm512_i32gather_epi32(_mm512_and_si512(x[v], mask), table, 4);
-        for (int v = 0; v < 4; ++v) i[v] = _mm512_i32gather_epi32(_mm512_and_si512(e[v], byte), info, 4);
+        for (int v = 0; v < 4; ++v) e[v] = gather<4>(table, _mm512_and_si512(x[v], mask));
+        for (int v = 0; v < 4; ++v) i[v] = gather<4>(info, _mm512_and_si512(e[v], byte));
         for (int v = 0; v < 4; ++v) {
             const __m512i bits = _mm512_and_si512(i[v], _mm512_set1_epi32(31));
             const __m512i s = refill(advance(x[v], e[v]), at);
             const __m512i value = _mm512_and_si512(s, _mm512_sub_epi32(_mm512_sllv_epi32(one, bits), one));
             const __m512i index = _mm512_add_epi32(_mm512_srli_epi32(i[v], 5), value);
             x[v] = refill(_mm512_srlv_epi32(s, bits), at);
-            const __m512i id = _mm512_i32gather_epi32(index, ids, 2);
+            const __m512i id = gather<2>(ids, index);
             _mm256_storeu_si256(reinterpret_cast<__m256i *>(out + 16 * v), _mm512_cvtepi32_epi16(id));
         }
     }
@@ -205,7 +350,7 @@ size_t decode_contexts(Lanes &lanes, const uint32_t *tables, const uint8_t *whic
         for (int v = 0; v < 4; ++v) {
             const __m512i own = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(which + 16 * v)));
             const __m512i slot = _mm512_or_si512(_mm512_slli_epi32(own, kNarrowBits), _mm512_and_si512(x[v], mask));
-            e[v] = _mm512_i32gather_epi32(slot, tables, 4);
+            e[v] = gather<4>(tables, slot);
         }
         for (int v = 0; v < 4; ++v) {
             _mm_storeu_si128(reinterpret_cast<__m128i *>(out + 16 * v), _mm512_cvtepi32_epi8(e[v]));
@@ -233,11 +378,11 @@ size_t decode_order1(Lanes &lanes, const uint32_t *tables, const uint32_t *which
         for (; have < 64 && g + have < groups && lanes.end - at >= 128; ++have) {
             __m512i e[4];
             for (int v = 0; v < 4; ++v) {
-                e[v] = _mm512_i32gather_epi32(_mm512_or_si512(own[v], _mm512_and_si512(x[v], mask)), tables, 4);
+                e[v] = gather<4>(tables, _mm512_or_si512(own[v], _mm512_and_si512(x[v], mask)));
             }
             for (int v = 0; v < 4; ++v) {
                 _mm_storeu_si128(reinterpret_cast<__m128i *>(block[have] + 16 * v), _mm512_cvtepi32_epi8(e[v]));
-                own[v] = _mm512_slli_epi32(_mm512_i32gather_epi32(_mm512_and_si512(e[v], byte), which, 4), kNarrowBits);
+                own[v] = _mm512_slli_epi32(gather<4>(which, _mm512_and_si512(e[v], byte)), kNarrowBits);
                 x[v] = refill(advance(x[v], e[v]), at);
             }
         }

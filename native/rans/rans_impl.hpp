@@ -61,9 +61,96 @@ uint16_t *encode(const uint32_t *steps, const uint32_t *raws, size_t groups, int
     }
     return out;
 }
+
+uint16_t *encode_bytes(const uint8_t *ids, const uint32_t *steps, size_t, size_t groups, int p, uint32_t *x, uint16_t *out) {
+    for (size_t t = groups * kLanes; t-- > 0;) {
+        uint32_t s = x[t % kLanes];
+        const uint32_t step = steps[ids[t]], f = (step >> 16) + 1;
+        if (s >> (32 - p) >= f) {
+            *--out = static_cast<uint16_t>(s);
+            s >>= 16;
+        }
+        const uint32_t q = s / f;
+        x[t % kLanes] = (q << p) + (step & 0xffff) + (s - q * f);
+    }
+    return out;
+}
+#endif
+
+void place_values(const int32_t *mean, const uint8_t *scale, size_t n, size_t stride, bool raws, uint32_t *place, uint8_t *bits,
+                  int32_t *base) {
+    const auto step = static_cast<uint32_t>(stride);
+    if (!raws) {
+        for (size_t i = 0; i < n; ++i) {
+            place[i] = ((scale[i] & 63u) * 16 + (static_cast<uint32_t>(mean[i]) & 15)) * step;
+            base[i] = mean[i] >> 4;
+        }
+        return;
+    }
+    for (size_t i = 0; i < n; ++i) {
+        const int s = scale[i] & 63, j = raw_bits(s);
+        const int64_t m = (static_cast<int64_t>(mean[i]) - 8 * ((1 << j) - 1) + ((1 << j) >> 1)) >> j;
+        place[i] = (static_cast<uint32_t>(s - 6 * j) * 16 + (static_cast<uint32_t>(m) & 15)) * step;
+        bits[i] = static_cast<uint8_t>(j);
+        base[i] = static_cast<int32_t>(m >> 4);
+    }
+}
+
+void join_values(const int32_t *base, const uint8_t *symbols, int reach, const uint8_t *bits, const uint8_t *values, size_t n,
+                 int32_t *x) {
+    if (!bits) {
+        for (size_t i = 0; i < n; ++i) x[i] = base[i] + symbols[i] - reach;
+        return;
+    }
+    for (size_t i = 0; i < n; ++i) {
+        x[i] = static_cast<int32_t>(static_cast<uint32_t>(base[i] + symbols[i] - reach) << bits[i] | values[i]);
+    }
+}
+
+#ifndef COMPAND_RANS_OWN_CURVES
+size_t decode_curves(Lanes &lanes, const Curves &curves, uint8_t *symbols, uint8_t *values, size_t groups) {
+    uint32_t x[kLanes];
+    std::memcpy(x, lanes.x, sizeof x);
+    const uint8_t *at = lanes.at;
+    const ptrdiff_t need = curves.raws ? 256 : 128;
+    size_t t = 0;
+    for (; t < groups * kLanes && lanes.end - at >= need; t += kLanes) {
+        for (size_t run = 0; run < kLanes; run += kRun) {
+            for (size_t l = 0; l < kRun; ++l) {
+                const uint8_t *const curve = curves.curves + curves.place[t + run + l];
+                const uint32_t v = x[run + l], slot = v & 0x3fff;
+                uint32_t s = curve[curves.at + (slot >> 8)];
+                uint16_t start, end;
+                for (;; ++s) {
+                    std::memcpy(&start, curve + curves.start + 2 * s, 2);
+                    std::memcpy(&end, curve + curves.start + 2 * s + 2, 2);
+                    if (slot < end) break;
+                }
+                symbols[t + run + l] = static_cast<uint8_t>(s);
+                x[run + l] = refill(static_cast<uint32_t>(end - start) * (v >> 14) + slot - start, at);
+            }
+            for (size_t l = 0; curves.raws && l < kRun; ++l) {
+                const uint32_t v = x[run + l], bits = curves.raws[t + run + l];
+                values[t + run + l] = static_cast<uint8_t>(v & ((1u << bits) - 1));
+                x[run + l] = refill(v >> bits, at);
+            }
+        }
+    }
+    lanes.at = at;
+    std::memcpy(lanes.x, x, sizeof x);
+    return t / kLanes;
+}
 #endif
 
 #ifndef COMPAND_RANS_OWN_NARROW
+size_t find_marked(const uint8_t *ids, size_t n, const uint8_t *marked, uint8_t *found) {
+    size_t hits = 0;
+    for (size_t t = 0; t < n; ++t) {
+        if (marked[ids[t]]) found[hits++] = ids[t];
+    }
+    return hits;
+}
+
 size_t decode_narrow(Lanes &lanes, const uint32_t *table, uint8_t *out, size_t groups, Escapes &escapes) {
     uint32_t x[kLanes];
     std::memcpy(x, lanes.x, sizeof x);

