@@ -6,7 +6,7 @@ from compand.limits import Limits
 
 @pytest.mark.parametrize("text", [
     "raw", "center,int:4", "hadamard,int:4:group=64", "int:4+int:8", "(center,int:4)+int:8", "center,int:4+int:8",
-    "hadamard,sparse:0.01+int:3:group=16", "vq:256+vq:256+vq:256", "pca:16,pq:8x4", "(pca:16,pq:8x4)+int:8",
+    "hadamard,sparse:0.02+int:3:group=16", "vq:256+vq:256+vq:256", "pca:16,pq:8x4", "(pca:16,pq:8x4)+int:8",
 ])
 def test_text_of_a_parsed_spec_is_the_text(text):
     stage = parse(text)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_namespace, is_torch_array
 
-__all__ = ["array_namespace", "cast", "device", "dtype_name", "is_numpy", "like", "rounded", "to_numpy"]
+__all__ = ["array_namespace", "cast", "device", "dtype_name", "host", "is_numpy", "like", "rounded", "to_numpy"]
 
 
 def is_numpy(x) -> bool:
@@ -35,6 +35,14 @@ def to_numpy(x) -> np.ndarray:
             return x.view(bits).numpy().view(dtype(dtype_name(x)))
         return x.numpy()
     return np.ascontiguousarray(np.from_dlpack(x)) if hasattr(x, "__dlpack__") else np.ascontiguousarray(x)
+
+
+def host(x) -> np.ndarray | None:
+    """x as a NumPy view if its values lie in this machine's memory, so that a native kernel can read them; else None."""
+    if isinstance(x, np.ndarray):
+        return x
+    on_cpu = "torch" in sys.modules and is_torch_array(x) and x.device.type == "cpu"
+    return to_numpy(x) if on_cpu else None
 
 
 def like(a, x):

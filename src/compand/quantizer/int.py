@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from .. import seeded
-from ..array import array_namespace, cast, is_numpy, like, to_numpy
+from ..array import array_namespace, cast, host, like, to_numpy
 from ..fit import scale as scales
 from ..stage import KW_ONLY, Part, Quantizer, replace
 from . import groups
@@ -131,9 +131,10 @@ class Int(Quantizer, name="int"):
         """x (n, d) → ids, and scale and zero where they belong to rows. ``weight`` (n or 1, d) is for `search`=mse."""
         xp = array_namespace(x)
         plain = self.per == "row" and self.sym and not self.step and not self.pow2 and self.noise is None and self.k <= 256
-        if plain and weight is None and is_numpy(x) and x.size:
-            ids, s = scales.encode_native(groups.float32(x), self.group, self.k, self.z, self.scales, self.search)
-            return {"ids": ids, "scale": groups.narrow(s, self.scales)}
+        here = host(x) if plain and weight is None else None
+        if here is not None and here.size:
+            ids, s = scales.encode_native(groups.float32(here), self.group, self.k, self.z, self.scales, self.search)
+            return {"ids": like(ids, x), "scale": groups.narrow(like(s, x), self.scales)}
         shift = self.shift(x.shape[1])
         shift = None if shift is None else like(shift, x)
         pieces = []
