@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <memory>
+#include <vector>
 
 #include <nanobind/stl/unique_ptr.h>
 
@@ -58,32 +59,68 @@ nb::tuple find(const Index &index, Input<float, 2> queries, Input<float, 1> offs
     return nb::make_tuple(scores.release(), ids.release());
 }
 
-// Ids of the nearest codeword of each group: x (n, d) in consecutive runs of sizes[g] columns, codebooks as for Index.
-Output<uint8_t> encode(Input<float, 2> x, Input<float, 1> codebooks, Input<float, 2> half, Input<int32_t, 1> sizes, size_t k) {
-    const size_t n = x.shape(0), d = x.shape(1), groups = sizes.shape(0);
-    if (k < 1 || k > 256) throw nb::value_error("k must be from 1 to 256");
-    if (half.shape(0) != groups || half.shape(1) != k) throw nb::value_error("half must have a value for each codeword");
+size_t check_sizes(Input<int32_t, 1> sizes, size_t d) {
     size_t width = 0;
-    for (size_t g = 0; g < groups; ++g) {
+    for (size_t g = 0; g < sizes.shape(0); ++g) {
         if (sizes.data()[g] < 0 || static_cast<size_t>(sizes.data()[g]) > d) throw nb::value_error("a group's size is out of range");
         width += static_cast<size_t>(sizes.data()[g]);
     }
-    if (width > d || codebooks.shape(0) != width * k) throw nb::value_error("codebooks must have k values for each coordinate");
+    if (width > d) throw nb::value_error("groups must not be wider than rows");
+    return width;
+}
+
+// Ids of the nearest codeword of each group, x (n, d) in consecutive runs of sizes[g] columns, codebooks as for Index; and <x, x_hat>.
+nb::tuple encode(Input<float, 2> x, Input<float, 1> codebooks, Input<float, 2> half, Input<int32_t, 1> sizes, size_t k) {
+    const size_t n = x.shape(0), d = x.shape(1), groups = sizes.shape(0);
+    if (k < 1 || k > 256) throw nb::value_error("k must be from 1 to 256");
+    if (half.shape(0) != groups || half.shape(1) != k) throw nb::value_error("half must have a value for each codeword");
+    if (codebooks.shape(0) != check_sizes(sizes, d) * k) throw nb::value_error("codebooks must have k values for each coordinate");
     Fresh<uint8_t> ids({n, groups});
+    Fresh<float> dots({n});
     {
         nb::gil_scoped_release release;
         constexpr size_t rows = 256;
         parallel_for((n + rows - 1) / rows, [&](size_t task) {
             const size_t first = task * rows, count = std::min(rows, n - first);
+            std::fill_n(dots.data() + first, count, 0.0f);
             for (size_t g = 0, at = 0; g < groups; ++g) {
                 const auto size = static_cast<size_t>(sizes.data()[g]);
                 COMPAND_DISPATCH(nearest, x.data() + first * d + at, count, d, codebooks.data() + at * k, half.data() + g * k, size, k,
-                                 ids.data() + first * groups + g, groups);
+                                 ids.data() + first * groups + g, groups, dots.data() + first);
                 at += size;
             }
         });
     }
-    return ids.release();
+    return nb::make_tuple(ids.release(), dots.release());
+}
+
+// Weighted sums of the rows of each codeword, (width, k), and of their weights, (groups, k): rows in order, in float64.
+nb::tuple sums(Input<float, 2> x, Input<uint8_t, 2> ids, Input<float, 1> weights, Input<int32_t, 1> sizes, size_t k) {
+    const size_t n = x.shape(0), d = x.shape(1), groups = sizes.shape(0), width = check_sizes(sizes, d);
+    if (k < 1 || k > 256) throw nb::value_error("k must be from 1 to 256");
+    if (ids.shape(0) != n || ids.shape(1) != groups || (weights.shape(0) != n && weights.shape(0) != 0))
+        throw nb::value_error("ids and weights must have the rows of x");
+    for (size_t i = 0; i < n * groups; ++i)
+        if (ids.data()[i] >= k) throw nb::value_error("an id is not below k");
+    Fresh<double> total({width, k}), count({groups, k});
+    {
+        nb::gil_scoped_release release;
+        std::vector<size_t> starts(groups + 1, 0);
+        for (size_t g = 0; g < groups; ++g) starts[g + 1] = starts[g] + static_cast<size_t>(sizes.data()[g]);
+        parallel_for(groups, [&](size_t g) {
+            const size_t at = starts[g], size = starts[g + 1] - at;
+            double *own = total.data() + at * k, *weight = count.data() + g * k;
+            std::fill_n(own, size * k, 0.0);
+            std::fill_n(weight, k, 0.0);
+            for (size_t i = 0; i < n; ++i) {
+                const size_t id = ids.data()[i * groups + g];
+                const double w = weights.shape(0) ? static_cast<double>(weights.data()[i]) : 1.0;
+                weight[id] += w;
+                for (size_t j = 0; j < size; ++j) own[j * k + id] += w * static_cast<double>(x.data()[i * d + at + j]);
+            }
+        });
+    }
+    return nb::make_tuple(total.release(), count.release());
 }
 
 }  // namespace
@@ -103,5 +140,7 @@ void bind_scan(nb::module_ &m) {
     m.def("scan_index", &scan::make, "rows"_a.noconvert(), "groups"_a, "bits"_a, "gain"_a.noconvert(), "term"_a.noconvert(),
           "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "Lay out packed ids for searching.");
     m.def("scan_encode", &scan::encode, "x"_a.noconvert(), "codebooks"_a.noconvert(), "half"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
-          "Ids (n, groups) of the nearest codewords; float32 sums in a fixed order, ties to the lowest id.");
+          "Ids (n, groups) of the nearest codewords, ties to the lowest, and inner products (n) with them; float32, in a fixed order.");
+    m.def("scan_sums", &scan::sums, "x"_a.noconvert(), "ids"_a.noconvert(), "weights"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
+          "Sums (width, k) and weights (groups, k) of the rows of each codeword.");
 }

@@ -88,9 +88,10 @@ struct Query {
     void bounds(const float *table, size_t k, float *least, float *most);                                             \
     /* out = (table - least) * scale to the nearest integer, at most `most`; scale >= 0 */                             \
     void round(const float *table, size_t k, float least, float scale, float most, uint8_t *out);                      \
-    /* nearest of k codewords (table as above, half = |c|^2/2) to each of n rows: id of the largest x.c - half */     \
+    /* nearest of k codewords (table as above, half = |c|^2/2) to each of n rows: id of the largest x.c - half; */     \
+    /* adds x.c of that codeword to dots */                                                                           \
     void nearest(const float *x, size_t n, size_t stride, const float *table, const float *half, size_t d, size_t k,  \
-                 uint8_t *ids, size_t ids_stride);
+                 uint8_t *ids, size_t ids_stride, float *dots);
 namespace scalar {
 COMPAND_SCAN_FUNCTIONS
 }

@@ -292,32 +292,70 @@ void round(const float *table, size_t k, float least, float scale, float most, u
     }
 }
 
-void nearest(const float *x, size_t n, size_t stride, const float *table, const float *half, size_t d, size_t k, uint8_t *ids,
-             size_t ids_stride) {
-    constexpr size_t lanes = 16;
-    alignas(64) float scores[256], top[lanes];
-    alignas(64) int32_t row[lanes];
+namespace {
+constexpr size_t kLanes = 16;
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+
+// The best of `from` lanes into the lower half of them, equal scores by the lower id.
+#define COMPAND_HALVE(...)                                                                   \
+    {                                                                                        \
+        const Floats other = __builtin_shufflevector(top, top, __VA_ARGS__);                 \
+        const Ints their = __builtin_shufflevector(row, row, __VA_ARGS__);                   \
+        const Ints take = (other > top) | ((other == top) & (their < row));                  \
+        top = take ? other : top;                                                            \
+        row = take ? their : row;                                                            \
+    }
+
+template <size_t K> void nearest_of(const float *x, size_t n, size_t stride, const float *table, const float *half, size_t d, uint8_t *ids,
+                                    size_t ids_stride, float *dots) {
+    constexpr size_t many = K / kLanes;
+    const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Floats start[many];
+    std::memcpy(start, half, sizeof start);
+    for (size_t c = 0; c < many; ++c) start[c] = -start[c];
     for (size_t i = 0; i < n; ++i, x += stride, ids += ids_stride) {
-        for (size_t c = 0; c < k; ++c) scores[c] = -half[c];
+        Floats scores[many];
+        for (size_t c = 0; c < many; ++c) scores[c] = start[c];
         for (size_t j = 0; j < d; ++j)
-            for (size_t c = 0; c < k; ++c) scores[c] += x[j] * table[j * k + c];
-        if (k % lanes) {
-            size_t id = 0;
-            for (size_t c = 1; c < k; ++c) id = scores[c] > scores[id] ? c : id;
-            *ids = static_cast<uint8_t>(id);
-            continue;
-        }
-        for (size_t l = 0; l < lanes; ++l) top[l] = scores[l], row[l] = 0;
-        for (size_t c = lanes; c < k; c += lanes)
-            for (size_t l = 0; l < lanes; ++l) {
-                const bool more = scores[c + l] > top[l];
-                top[l] = more ? scores[c + l] : top[l];
-                row[l] = more ? static_cast<int32_t>(c) : row[l];
+            for (size_t c = 0; c < many; ++c) {
+                Floats words;
+                std::memcpy(&words, table + j * K + c * kLanes, sizeof words);
+                scores[c] += x[j] * words;
             }
-        size_t best = 0;
-        for (size_t l = 1; l < lanes; ++l)
-            if (top[l] > top[best] || (top[l] == top[best] && row[l] + static_cast<int32_t>(l) < row[best] + static_cast<int32_t>(best))) best = l;
-        *ids = static_cast<uint8_t>(row[best] + static_cast<int32_t>(best));
+        Floats top = scores[0];
+        Ints row = lane;
+        for (size_t c = 1; c < many; ++c) {
+            const Ints take = scores[c] > top;
+            top = take ? scores[c] : top;
+            row = take ? lane + static_cast<int32_t>(c * kLanes) : row;
+        }
+        COMPAND_HALVE(8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15)
+        COMPAND_HALVE(4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7)
+        COMPAND_HALVE(2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3)
+        COMPAND_HALVE(1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1)
+        *ids = static_cast<uint8_t>(row[0] & static_cast<int32_t>(K - 1));
+        dots[i] += top[0] + half[*ids];
+    }
+}
+#undef COMPAND_HALVE
+}  // namespace
+
+void nearest(const float *x, size_t n, size_t stride, const float *table, const float *half, size_t d, size_t k, uint8_t *ids,
+             size_t ids_stride, float *dots) {
+    if (k == 16) return nearest_of<16>(x, n, stride, table, half, d, ids, ids_stride, dots);
+    if (k == 64) return nearest_of<64>(x, n, stride, table, half, d, ids, ids_stride, dots);
+    if (k == 256) return nearest_of<256>(x, n, stride, table, half, d, ids, ids_stride, dots);
+    for (size_t i = 0; i < n; ++i, x += stride, ids += ids_stride) {
+        size_t id = 0;
+        float top = 0;
+        for (size_t c = 0; c < k; ++c) {
+            float score = -half[c];
+            for (size_t j = 0; j < d; ++j) score += x[j] * table[j * k + c];
+            if (c == 0 || score > top) id = c, top = score;
+        }
+        *ids = static_cast<uint8_t>(id);
+        dots[i] += top + half[id];
     }
 }
 

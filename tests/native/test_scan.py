@@ -137,7 +137,14 @@ def test_nearest_codewords(k):
     for level in LEVELS:
         if _native.set_isa(level):
             found.append(_native.scan_encode(x, books.ravel(), half, sizes, k))
-    assert all(np.array_equal(f, found[0]) for f in found)
+    assert all(np.array_equal(a, b) for f in found for a, b in zip(f, found[0], strict=True))
+    ids, dots = found[0]
+    products = np.zeros(333, np.float32)
     for g, (a, b) in enumerate([(0, 1), (1, 3), (3, 3), (3, 8)]):
         cost = ((x[:, a:b, None] - books[None, a:b]) ** 2).sum(1)
-        assert (np.take_along_axis(cost, found[0][:, g:g + 1].astype(int), 1)[:, 0] <= cost.min(1) + 1e-5).all()
+        assert (np.take_along_axis(cost, ids[:, g:g + 1].astype(int), 1)[:, 0] <= cost.min(1) + 1e-5).all()
+        products += np.einsum("ij,ji->i", x[:, a:b], books[a:b][:, ids[:, g]])
+    np.testing.assert_allclose(dots, products, rtol=1e-4, atol=1e-4)
+    total, count = _native.scan_sums(x, ids, np.zeros(0, np.float32), sizes, k)
+    assert (count.sum(1) == 333).all()
+    np.testing.assert_allclose(total.sum(1), x[:, :8].sum(0), rtol=1e-4, atol=1e-3)

@@ -49,3 +49,9 @@ def test_weights_move_codewords(x):
 
 def test_laws():
     laws.check(Grouped, examples=6)
+
+
+def test_many_rows_are_sampled():
+    x = np.random.default_rng(3).standard_normal((40_000, 3), dtype=np.float32)
+    codec = compand.Codec(Grouped(3)).fit(x)
+    assert np.linalg.norm(codec.decode(codec.encode(x)) - x) < 0.25 * np.linalg.norm(x)

@@ -94,15 +94,16 @@ class Grouped(Quantizer, name="grouped"):
         fitted = replace(self, codewords_=codewords, sizes_=sizes.astype(np.uint16), unit_=np.float32([unit, 1, 0]))
         if self.gain:
             y = y[:: max(1, n >> 14)]
-            low, high = np.quantile(_gain(y, fitted._coarse(fitted._ids(y), d)), [0.0005, 0.9995])
+            low, high = np.quantile(_gain(y, fitted._ids(y)[1]), [0.0005, 0.9995])
             fitted = replace(fitted, unit_=np.float32([unit, low, (high - low) / 255]))
         return fitted
 
-    def _ids(self, x: np.ndarray) -> np.ndarray:
+    def _ids(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """ids (n, groups) of the nearest codewords, and inner products (n,) with them, in units of unit."""
         from .. import _native
 
         books = self.codebooks()
-        return _native.scan_encode(x, books.ravel(), _half(books, self.sizes_), self.sizes_.astype(np.int32), self.k)
+        return _native.scan_encode(np.ascontiguousarray(x), books.ravel(), _half(books, self.sizes_), self.sizes_.astype(np.int32), self.k)
 
     def _coarse(self, ids: np.ndarray, d: int) -> np.ndarray:
         """Codewords of ids (n, groups), no gain: (n, d) float32."""
@@ -117,11 +118,11 @@ class Grouped(Quantizer, name="grouped"):
     def encode(self, x):
         y = to_numpy(x)
         y = np.ascontiguousarray(y / y.dtype.type(self.unit_[0]), np.float32)
-        ids = self._ids(y)
+        ids, dots = self._ids(y)
         parts = {"ids": like(ids, x)}
         if self.gain:
             low, step = (float(v) for v in self.unit_[1:])
-            g = _gain(y, self._coarse(ids, y.shape[1]))
+            g = _gain(y, dots)
             parts["gain"] = like(np.clip(np.rint((g - low) / step if step else g * 0), 0, 255).astype(np.uint8)[:, None], x)
         return parts
 
@@ -131,10 +132,11 @@ class Grouped(Quantizer, name="grouped"):
         return cast(like(y, parts["ids"]), form.dtype)
 
 
-def _gain(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _gain(x: np.ndarray, dots: np.ndarray) -> np.ndarray:
     """|x|² / ⟨x, y⟩ where y points the way of x, else 1."""
-    xx, xy = np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->i", x, y)
-    return np.where(xy > 0.05 * xx, xx / np.where(xy > 0.05 * xx, xy, 1), 1).astype(np.float32)
+    squares = np.einsum("ij,ij->i", x, x)
+    fair = dots > 0.05 * squares
+    return np.where(fair, squares / np.where(fair, dots, 1), 1).astype(np.float32)
 
 
 def _half(books: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -161,16 +163,14 @@ def _codewords(x: np.ndarray, sizes: np.ndarray, k: int, weight: np.ndarray | No
             books[at] = (order[quantile] - order.mean()) * spread + order.mean()
         else:
             books[at:at + size] = x[(quantile + at * 7919) % n, at:at + size].T
+    widths, none = sizes.astype(np.int32), np.zeros(0, np.float32)
+    run = np.repeat(np.arange(len(sizes)), sizes)
     for _ in range(_ROUNDS):
-        ids = _native.scan_encode(x, books.ravel(), _half(books, sizes), sizes.astype(np.int32), k)
-        for g, (at, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
-            own = ids[:, g]
-            count = np.bincount(own, weight, minlength=k)
-            for j in range(at, at + size):
-                v = x[:, j] if weight is None else x[:, j] * weight
-                books[j] = np.where(count > 0, np.bincount(own, v, minlength=k) / np.maximum(count, 1e-30), books[j])
-            empty = np.flatnonzero(count == 0)
-            if size and len(empty):  # an unused codeword moves next to one of the most used
-                crowded = np.argsort(-count, kind="stable")[:len(empty)]
-                books[at:at + size, empty[:len(crowded)]] = books[at:at + size, crowded] * np.float32(1.02)
+        ids, _dots = _native.scan_encode(x, books.ravel(), _half(books, sizes), widths, k)
+        total, count = _native.scan_sums(x, ids, none if weight is None else np.ascontiguousarray(weight, np.float32), widths, k)
+        books = np.where(count[run] > 0, total / np.maximum(count[run], 1e-30), books).astype(np.float32)
+        for g in np.flatnonzero((count == 0).any(axis=1) & (sizes > 0)):  # an unused codeword moves next to one of the most used
+            empty, at = np.flatnonzero(count[g] == 0), starts[g]
+            crowded = np.argsort(-count[g], kind="stable")[:len(empty)]
+            books[at:at + sizes[g], empty[:len(crowded)]] = books[at:at + sizes[g], crowded] * np.float32(1.02)
     return books
