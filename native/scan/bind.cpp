@@ -138,7 +138,7 @@ void bind_scan(nb::module_ &m) {
         .def("search", &scan::find, "queries"_a.noconvert(), "offsets"_a.noconvert(), "factors"_a.noconvert(), "k"_a, "shortlist"_a,
              "scanned"_a, "allowed"_a.noconvert(), "Scores (q, k) falling and ids (q, k); -inf and -1 where there are fewer than k.");
     m.def("scan_index", &scan::make, "rows"_a.noconvert(), "groups"_a, "bits"_a, "gain"_a.noconvert(), "term"_a.noconvert(),
-          "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "Lay out packed ids for searching.");
+          "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, nb::keep_alive<0, 1>(), "Lay out packed ids for searching.");
     m.def("scan_encode", &scan::encode, "x"_a.noconvert(), "codebooks"_a.noconvert(), "half"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
           "Ids (n, groups) of the nearest codewords, ties to the lowest, and inner products (n) with them; float32, in a fixed order.");
     m.def("scan_sums", &scan::sums, "x"_a.noconvert(), "ids"_a.noconvert(), "weights"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,

@@ -17,7 +17,7 @@ void Best::cut() {
 }
 
 Index::Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term)
-    : n_(n), blocks_((n + kBlock - 1) / kBlock), groups_(groups), bits_(bits), has_term_(term != nullptr),
+    : rows_(rows), row_bytes_(row_bytes), n_(n), blocks_((n + kBlock - 1) / kBlock), groups_(groups), bits_(bits), has_term_(term != nullptr),
       codes_(blocks_ * block_bytes(groups, bits)), gain_(blocks_ * kBlock), term_(term ? blocks_ * kBlock : 0), valid_(blocks_) {
     const size_t size = block_bytes(groups, bits);
     if (bits == 8) {
@@ -136,22 +136,28 @@ void Index::make_tables(const float *query, float factor, size_t scanned, Tables
     t.factor = static_cast<float>(static_cast<double>(factor) / step);
 }
 
-unsigned Index::id_at(uint32_t vector, size_t group) const {
-    const uint8_t *block = codes_.get() + vector / kBlock * block_bytes(groups_, bits_);
-    const size_t v = vector % kBlock;
-    if (bits_ == 4) return block[group / 8 * 256 + v * 4 + group % 4] >> (group % 8 / 4 * 4) & 15;
-    if (bits_ == 8) return block[group / 4 * 256 + v * 4 + group % 4];
-    const size_t field = (v < 32 ? 2 * v : 2 * v - 63) * 6;
-    const uint8_t *at = block + group * 48 + field / 8;
-    return (at[0] | (field % 8 > 2 ? static_cast<unsigned>(at[1]) << 8 : 0)) >> field % 8 & 63;
-}
-
+// From the packed rows, which lie together; group g is added to lane g % 4, so that additions need not wait for each other.
 float Index::score(const Tables &t, const float *query, uint32_t id) const {
-    float lanes[4] = {};  // four sums, so that additions need not wait for each other
+    const uint8_t *row = rows_ + id * row_bytes_;
+    float lanes[4] = {};
     if (bits_ == 8) {
-        for (size_t g = 0; g < groups_; ++g) lanes[g % 4] += query[g] * (static_cast<float>(id_at(id, g)) + zero_);
+        for (size_t g = 0; g < groups_; ++g) lanes[g % 4] += query[g] * (static_cast<float>(row[g]) + zero_);
+    } else if (bits_ == 4) {
+        const float *table = t.exact.data();
+        for (size_t g = 0; g < groups_; ++g, table += 16) lanes[g % 4] += table[row[g / 2] >> (g % 2 * 4) & 15];
     } else {
-        for (size_t g = 0; g < groups_; ++g) lanes[g % 4] += t.exact[(g << bits_) + id_at(id, g)];
+        const float *table = t.exact.data();
+        size_t g = 0;
+        for (; g + 4 <= groups_; g += 4, row += 3, table += 256) {
+            const uint32_t four = row[0] | row[1] << 8 | static_cast<uint32_t>(row[2]) << 16;
+            lanes[0] += table[four & 63];
+            lanes[1] += table[64 + (four >> 6 & 63)];
+            lanes[2] += table[128 + (four >> 12 & 63)];
+            lanes[3] += table[192 + (four >> 18)];
+        }
+        uint32_t rest = 0;
+        for (size_t i = 0; i < (groups_ - g) * 6; i += 8) rest |= static_cast<uint32_t>(row[i / 8]) << i;
+        for (; g < groups_; ++g, rest >>= 6, table += 64) lanes[g % 4] += table[rest & 63];
     }
     return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
 }

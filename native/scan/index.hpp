@@ -34,7 +34,7 @@ struct Request {
 
 class Index {
 public:
-    // rows: n packed rows of `groups` ids of `bits` (4, 6 or 8) bits, row_bytes apart.
+    // rows: n packed rows of `groups` ids of `bits` (4, 6 or 8) bits, row_bytes apart; they must outlive the index.
     Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term);
     // codebooks: for each group (size, k) values, one after the other; sizes (groups). None for 8 bits, whose values are id + zero.
     void set_codebooks(const float *values, const int32_t *sizes);
@@ -51,9 +51,9 @@ private:
     struct Tables;
     void make_tables(const float *query, float factor, size_t scanned, Tables &tables) const;
     float score(const Tables &tables, const float *query, uint32_t id) const;
-    unsigned id_at(uint32_t vector, size_t group) const;
 
-    size_t n_, blocks_, groups_, width_ = 0;
+    const uint8_t *rows_;
+    size_t row_bytes_, n_, blocks_, groups_, width_ = 0;
     unsigned bits_;
     bool has_term_;
     float zero_ = 0;

@@ -43,7 +43,7 @@ class Best {
 public:
     void start(size_t k) {
         k_ = k;
-        hits_.resize(2 * k + 128);
+        hits_.resize(2 * k + 32);
         count_ = 0;
         threshold = -__builtin_inff();
     }

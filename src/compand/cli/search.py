@@ -1,0 +1,98 @@
+"""compand search: nearest vectors, found on the codes of a .cpd file."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+
+from ..errors import InputError
+from .console import put_json, short, target
+
+SHOWN = 5  # queries shown to a person
+
+
+def add(app: typer.Typer) -> None:
+    """Put the verb on the command line."""
+    app.command()(search)
+
+
+def search(
+    file: Annotated[Path, typer.Argument(help="A .cpd file of vectors.", show_default=False)],
+    queries: Annotated[Path, typer.Argument(help="Query vectors: .npy, Parquet, Arrow, safetensors or .cpd.", show_default=False)],
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each query.")] = 10,
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="Write row numbers here: .npy, int64, queries x k.",
+                                             show_default=False)] = None,
+    scores: Annotated[Path | None, typer.Option(help="Write scores here: .npy, float32, queries x k.", show_default=False)] = None,
+    metric: Annotated[Literal["ip", "cosine", "l2"], typer.Option(help="Inner product, cosine, or minus squared distance.")] = "ip",
+    rerank: Annotated[int | None, typer.Option(min=0, help="Short list scored again with all terms of a sum.  [default: 10 k]",
+                                               show_default=False)] = None,
+    entry: Annotated[str | None, typer.Option(help="The array to search, if the file has several.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
+    threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No result line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; with row numbers and scores unless -o is given.")] = False,
+) -> None:
+    """Find the nearest vectors without decoding them: the compressed file is the index.
+
+    [bold]compand compress vectors.npy klt,grouped:48 -o vectors.cpd[/]
+    [bold]compand search vectors.cpd queries.npy -k 10 -o ids.npy --scores scores.npy[/]
+    """
+    import compand
+
+    from .arrays import Arrays
+    from .compress import set_threads
+
+    set_threads(threads)
+    for path in (out, scores):
+        if path:
+            target(path, force)
+    with compand.open(file) as opened, Arrays(queries) as asked:
+        name = _pick([n for n in opened if len(opened[n].shape) == 2], entry, file)
+        own = _pick([n for n, a in asked.named.items() if len(a.shape) == 2], None, queries)
+        q = np.asarray(asked.named[own].load(), np.float32)
+        codes = opened[name].codes()
+        start = time.perf_counter()
+        compand.search(q[:0], codes, k, metric=metric, rerank=rerank)
+        ready = time.perf_counter()
+        found, rows = compand.search(q, codes, k, metric=metric, rerank=rerank)
+        seconds = time.perf_counter() - ready
+    for path, array in ((out, rows), (scores, found)):
+        if path:
+            _save(path, array)
+    result = {"file": str(file), "queries": len(q), "vectors": codes.form.n, "k": k, "metric": metric, "spec": codes.codec.spec,
+              "seconds": seconds, "load_seconds": ready - start, "queries_per_second": len(q) / max(seconds, 1e-9)}
+    if json:
+        return put_json(result if out else result | {"ids": rows.tolist(), "scores": found.tolist()})
+    if out is None and scores is None:
+        for i in range(min(SHOWN, len(q))):
+            typer.echo(f"query {i}: " + "  ".join(f"{r} ({s:.3f})" for r, s in zip(rows[i], found[i], strict=True) if r >= 0))
+        if len(q) > SHOWN:
+            typer.echo(f"... {len(q) - SHOWN} more; write all with -o ids.npy")
+    if not quiet:
+        typer.echo(f"{len(q)} queries, {codes.form.n} vectors, {short(seconds)} s, {short(result['queries_per_second'])} queries/s  "
+                   f"[{codes.codec.spec}]", err=out is None and scores is None)
+
+
+def _pick(names: list[str], wanted: str | None, path: Path) -> str:
+    if wanted is not None and wanted in names:
+        return wanted
+    if wanted is not None or len(names) != 1:
+        raise InputError(f"{path} has {len(names)} arrays of vectors{': ' + ', '.join(names[:8]) if names else ''}; "
+                         "name one with --entry" if names else f"{path} has no two-dimensional array")
+    return names[0]
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            np.save(f, array)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,24 @@
+"""Which spec for vectors that are searched, by the bytes one may take. Measured in benchmarks/vectors.py."""
+
+from __future__ import annotations
+
+from ..errors import InputError
+
+
+def preset(size: int, d: int) -> tuple[str, str]:
+    """A spec that takes at most ``size`` bytes a vector of d values, and why this one.
+
+    The fitted state (about 2 d² bytes) comes on top, once. Raises `InputError` below 4 bytes.
+
+    >>> preset(48, 384)[0]
+    'klt,grouped:48'
+    >>> preset(1024, 384)[0]
+    'int:8'
+    """
+    if size < 4:
+        raise InputError(f"{size} bytes a vector are too few to search by; give 4 or more")
+    if size >= d + 2:
+        return "int:8", f"one byte a value fits: recall is that of float32 to about half a point ({d + 2} bytes)"
+    if size >= 0.7 * d:
+        return f"klt,grouped:{size}:bits=6", "close to a byte a value: strong directions alone, weak ones in pairs"
+    return f"klt,grouped:{size}", "principal directions, bits where queries look, inner products without bias"
