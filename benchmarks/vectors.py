@@ -20,17 +20,18 @@ import time
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "2")
 
-import faiss
-import numpy as np
-from nearest import load
-from record import interleave, save, table
+import faiss  # noqa: E402
+import numpy as np  # noqa: E402
+from nearest import load  # noqa: E402
+from record import interleave, save, table  # noqa: E402
 
-import compand
-from compand import _native
-from compand.fit.vectors import preset
+import compand  # noqa: E402
+from compand import _native  # noqa: E402
+from compand.fit.vectors import preset  # noqa: E402
 
 K = 10
-FACTORY = {24: ["PQ48x4fs"], 48: ["PQ96x4fs", "RR384,RaBitQfs"], 96: ["PQ192x4fs", "RR384,RaBitQfs2"], 192: ["PQ384x4fs", "SQ4"], 384: ["SQ8"]}
+FACTORY = {24: ["PQ48x4fs"], 48: ["PQ96x4fs", "RR384,RaBitQfs"], 96: ["PQ192x4fs", "RR384,RaBitQfs2"], 192: ["PQ384x4fs", "SQ4"],
+           384: ["SQ8"]}
 SLOW = {24: ["RQ24x8"]}
 TURBO = {96: 2, 192: 4}
 
