@@ -38,6 +38,7 @@ class Grouped(Quantizer, name="grouped"):
     """
 
     exact = True
+    examples = ("klt,grouped:8:bits=4", "grouped:8:bits=4")
     size: Annotated[int, range(2, 1 << 14)]
     _: KW_ONLY
     bits: Literal[4, 6, 8] = 6

@@ -38,6 +38,7 @@ class Klt(Transform, name="klt"):
     """
 
     exact = False
+    examples = ("klt:16,int:8", "klt,grouped:8:bits=4")
     k: Annotated[int, range(1, 1 << 20)] | None = None
     _: KW_ONLY
     power: Annotated[float, (0.0, 1.0)] = 0.5
