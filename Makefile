@@ -28,11 +28,11 @@ test: .stamp-dev  ## every test, every example of the docs
 	$(BIN)/python -m pytest -n 2
 
 lint: .stamp-dev
-	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools fuzz
 
 bench: .stamp-dev  ## measure against the peers; writes benchmarks/results/*.json
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[bench]"
-	for f in benchmarks/entropy.py benchmarks/nearest.py benchmarks/lossless.py benchmarks/load.py; do $(BIN)/python $$f || exit 1; done
+	for f in benchmarks/entropy.py benchmarks/nearest.py benchmarks/lossless.py benchmarks/load.py benchmarks/vectors.py; do $(BIN)/python $$f || exit 1; done
 
 sanitize:  ## native code and file tests under ASan and UBSan
 	tools/sanitize.sh

@@ -26,7 +26,8 @@ def test_other_ways_to_write_become_canonical(text, canonical):
 
 @pytest.mark.parametrize("text, words, at", [
     ("", "empty spec", 0), ("int:4,", "name of a stage", 6), ("int:4++int:4", "name of a stage", 6), ("(raw", "expected ')'", 4),
-    ("raw)", "before ')'", 3), ("int:99", "bits must be", 4), ("int:4:group=x", "group must be", 12), ("int:4:nope=1", "no argument 'nope'", 6),
+    ("raw)", "before ')'", 3), ("int:99", "bits must be", 4), ("int:4:group=x", "group must be", 12),
+    ("int:4:nope=1", "no argument 'nope'", 6),
     ("int:4:bits=5", "given twice", 11), ("int 4", "unexpected character", 3), ("int:4:", "expected a value", 6),
     ("int:4,int:4", "'+' codes what is left over", 5), ("int:4,center", "cannot follow", 5), ("raw+int:4", "keeps every bit", 3),
     ("center+int:4", "a transform", 6), ("center,raw", "keeps every bit", 6), ("vq", "vq needs k", 0),
