@@ -12,6 +12,10 @@ def preset(size: int, d: int) -> tuple[str, str]:
 
     >>> preset(48, 384)[0]
     'klt,grouped:48'
+    >>> preset(96, 384)[0]
+    'klt,ecsq:96,rans'
+    >>> preset(24, 384)[0]
+    'klt:192,grouped:24'
     >>> preset(1024, 384)[0]
     'int:8'
     """
@@ -19,6 +23,8 @@ def preset(size: int, d: int) -> tuple[str, str]:
         raise InputError(f"{size} bytes a vector are too few to search by; give 4 or more")
     if size >= d + 2:
         return "int:8", f"one byte a value fits: recall is that of float32 to about half a point ({d + 2} bytes)"
-    if size >= 0.7 * d:
-        return f"klt,grouped:{size}:bits=6", "close to a byte a value: strong directions alone, weak ones in pairs"
-    return f"klt,grouped:{size}", "principal directions, bits where queries look, inner products without bias"
+    kept = "klt" if 8 * size >= d else f"klt:{8 * size}"
+    if size <= d / 5:
+        return f"{kept},grouped:{size}", "principal directions, codewords where queries look, unbiased inner products; searched as stored"
+    return f"klt,ecsq:{size},rans", (f"above {d // 5} bytes entropy coding finds more than codes of fixed length; "
+                                     f"while it is searched a vector takes {d} bytes of memory")

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..codes import Codes
 from ..expression import Chain, Sum
+from ..quantizer.ecsq import Ecsq
 from ..quantizer.grouped import Grouped
 from ..quantizer.int import Int
 from ..symbols import pack
@@ -29,6 +30,7 @@ class Leaf:
     columns: np.ndarray    # (width,) float32 factors of the query's coordinates
     zero: float            # 8 bits: value = id + zero
     affine: Affine
+    debiased: bool = False  # the gain makes inner products unbiased
 
 
 def leaf(codes: Codes, terms: int) -> Leaf | None:
@@ -45,7 +47,7 @@ def leaf(codes: Codes, terms: int) -> Leaf | None:
             path, stage = path + "0.", stage.items[0]
         else:
             return None
-    make = {"grouped": _grouped, "int": _int}.get(stage.name)
+    make = {"ecsq": _ecsq, "grouped": _grouped, "int": _int}.get(stage.name)
     if make is None or not codes.blocks:
         return None
     map_ = affine(transforms, form)
@@ -65,7 +67,7 @@ def _grouped(q: Grouped, codes: Codes, path: str, coder: str, map_: Affine) -> L
         parts["gain"] = codes.part(path + "gain")
     gain = np.ascontiguousarray(q.gains(parts), np.float32)
     return Leaf(_rows(codes, path + "ids", coder, q.k), q.bits, q.groups, gain, (books * q.unit_[0]).ravel(),
-                q.sizes_.astype(np.int32), np.ones(len(books), np.float32), 0.0, map_)
+                q.sizes_.astype(np.int32), np.ones(len(books), np.float32), 0.0, map_, q.gain)
 
 
 def _int(q: Int, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | None:
@@ -81,3 +83,20 @@ def _int(q: Int, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | No
         columns *= q.scale_
     return Leaf(_rows(codes, path + "ids", coder, 256), 8, width, gain, _EMPTY, np.zeros(0, np.int32), columns, float(q.z), map_)
 
+
+def _ecsq(q: Ecsq, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | None:
+    """Integers as bytes; those of columns that reach beyond ±127 are rounded to multiples of 2, 3..."""
+    ends = q.ends(len(q.factors_))
+    coarse = np.repeat(-(-q.reach_.astype(np.int16) // 127), np.diff([0, *ends]))
+    if int(coarse.max(initial=1)) > 4:
+        return None
+    parts = {f"ids{c}": codes.symbols(f"{path}ids{c}") for c in range(len(q.reach_))}
+    if q.gain:
+        parts["gain"] = codes.part(path + "gain")
+    ids = q.integers(parts)
+    for a, b, by in zip([0, *ends], ends, (-(-q.reach_.astype(np.int64) // 127)).tolist(), strict=False):
+        if by > 1:
+            ids[:, a:b] = np.rint(ids[:, a:b] / by)
+    gain = np.ascontiguousarray(q.gains(parts), np.float32)
+    columns = (q.factors_ * coarse).astype(np.float32)
+    return Leaf((ids + np.int16(128)).astype(np.uint8), 8, ids.shape[1], gain, _EMPTY, np.zeros(0, np.int32), columns, -128.0, map_, q.gain)

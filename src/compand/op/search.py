@@ -144,7 +144,7 @@ def _norms(codes: Codes, leaf: Leaf) -> np.ndarray:
     shift, out, at = leaf.affine.shift, [], 0
     for block in codes.blocks:
         x = codes.codec.decode_block(block, codes.form, None, 1).astype(np.float32, copy=False)
-        gain = leaf.gain[at:at + block.rows] if leaf.bits != 8 else np.ones(block.rows, np.float32)
+        gain = leaf.gain[at:at + block.rows] if leaf.debiased else np.ones(block.rows, np.float32)
         rest = x - shift  # gain · what the codewords say: its square counts the gain twice
         out.append(np.einsum("ij,ij->i", x, x) - np.einsum("ij,ij->i", rest, rest) * (1 - 1 / np.maximum(gain, 1)))
         at += block.rows
