@@ -33,15 +33,15 @@ class Words {
 public:
     explicit Words(size_t room) : room_(room) {
         if (room <= kKept) {
-            if (!kept_) kept_.reset(new uint16_t[kKept]);
+            if (!kept_) kept_.reset(new uint16_t[kSpare + kKept]);
         } else {
-            own_.reset(new uint16_t[room]);
+            own_.reset(new uint16_t[kSpare + room]);
         }
     }
-    uint16_t *end() const { return (own_ ? own_.get() : kept_.get()) + room_; }
+    uint16_t *end() const { return (own_ ? own_.get() : kept_.get()) + kSpare + room_; }
 
 private:
-    static constexpr size_t kKept = size_t{1} << 21;
+    static constexpr size_t kKept = size_t{1} << 21, kSpare = 16;  // kernels may write up to 16 words below the last
     static thread_local std::unique_ptr<uint16_t[]> kept_;
     size_t room_;
     std::unique_ptr<uint16_t[]> own_;
