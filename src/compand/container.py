@@ -16,7 +16,9 @@ from .errors import CorruptError, FormatError, UnsupportedError
 from .limits import Limits
 
 MAGIC = b"\x89CPD\r\n\x1a\n"
-ALIGN = 64
+ALIGN = 64            # header, index, and chunks of LARGE bytes or more start at multiples of this
+LARGE = 4096
+SMALL_ALIGN = 8       # smaller chunks start at multiples of this
 PREFETCH = 256 << 10  # bytes of a chunk worth asking the system for
 TRAILER = struct.Struct("<QQHH4sQ")  # index offset, index bytes, major, minor, END, XXH3-64 of the index and the 24 bytes before
 END = b"\x1aCPD"
@@ -24,9 +26,10 @@ VERSION = (0, 1)
 _HEADER = MAGIC + bytes(ALIGN - len(MAGIC))
 
 
-def aligned(offset: int) -> int:
-    """The next multiple of 64."""
-    return -(-offset // ALIGN) * ALIGN
+def aligned(offset: int, size: int = LARGE) -> int:
+    """Where a chunk of this size (or the index) starts, if the one before ends at ``offset``."""
+    to = ALIGN if size >= LARGE else SMALL_ALIGN
+    return -(-offset // to) * to
 
 
 class Container:
@@ -74,7 +77,7 @@ class Container:
             raise self.fault("the chunk checksums are not hexadecimal") from None
         if len(self.sums) != 8 * len(self.sizes):
             raise self.fault("the chunk checksums are not hexadecimal")
-        self.ends = [*accumulate(self.sizes, lambda end, size: aligned(end) + size, initial=ALIGN)]
+        self.ends = [*accumulate(self.sizes, lambda end, size: aligned(end, size) + size, initial=ALIGN)]
         if aligned(self.ends[-1]) != self.index_at:
             raise self.fault(f"the chunks end at byte {self.ends[-1]:,}, but the index starts elsewhere", offset=self.index_at)
         self._checked = bytearray(len(self.sizes))
@@ -85,12 +88,13 @@ class Container:
 
     def offset(self, chunk: int) -> int:
         """Where a chunk starts."""
-        return aligned(self.ends[chunk])
+        return aligned(self.ends[chunk], self.sizes[chunk])
 
     def check_padding(self, chunk: int) -> None:
         """Raise `CorruptError` unless only zero bytes follow the chunk, up to the next."""
         end = self.ends[chunk + 1]
-        if self.data[end:aligned(end)].any():
+        following = self.offset(chunk + 1) if chunk + 1 < len(self.sizes) else self.index_at
+        if self.data[end:following].any():
             raise self.fault("bytes that belong to no chunk are not zero", chunk=chunk, offset=end)
 
     def chunk(self, chunk: int, entry: str | None = None) -> np.ndarray:
@@ -124,7 +128,7 @@ class ChunkWriter:
         self.file = file
         self.sizes: list[int] = list(old.sizes) if old else []
         self.sums: list[int] = [int.from_bytes(old.sums[i:i + 8], "big") for i in range(0, len(old.sums), 8)] if old else []
-        self.end = old.index_at if old else ALIGN  # always a multiple of 64
+        self.end = old.ends[-1] if old else ALIGN
         self._pending: dict[int, tuple[Any, int]] = {}  # chunk → running checksum, where it goes on
         if not old:
             self._put(0, _HEADER)
@@ -133,14 +137,18 @@ class ChunkWriter:
         self.file.seek(at)
         self.file.write(data)
 
+    def _pad(self, to: int) -> int:
+        """Zero bytes up to an offset, which is returned."""
+        if to > self.end:
+            self._put(self.end, bytes(to - self.end))
+        return to
+
     def reserve(self, size: int) -> int:
         """Room for a chunk of this size, to be filled by `extend`; returns its number."""
         self.sizes.append(size)
         self.sums.append(0)
-        chunk, at = len(self.sizes) - 1, self.end
-        self.end = aligned(at + size)
-        if size % ALIGN:
-            self._put(at + size, bytes(self.end - at - size))
+        chunk, at = len(self.sizes) - 1, self._pad(aligned(self.end, size))
+        self.end = at + size
         self._pending[chunk] = (xxh3_64(), at)
         return chunk
 
@@ -177,11 +185,11 @@ class ChunkWriter:
         """Whether two chunks hold equal bytes."""
         if self.sizes[a] != self.sizes[b] or self.sums[a] != self.sums[b]:
             return False
-        ends = [*accumulate(self.sizes, lambda end, size: aligned(end) + size, initial=ALIGN)]
+        ends = [*accumulate(self.sizes, lambda end, size: aligned(end, size) + size, initial=ALIGN)]
         for done in range(0, self.sizes[a], 1 << 20):
             pieces = []
             for c in (a, b):
-                self.file.seek(aligned(ends[c]) + done)
+                self.file.seek(aligned(ends[c], self.sizes[c]) + done)
                 pieces.append(self.file.read(min(1 << 20, self.sizes[a] - done)))
             if pieces[0] != pieces[1]:
                 return False
@@ -191,8 +199,9 @@ class ChunkWriter:
         """Write index and trailer."""
         index["chunks"] = {"bytes": self.sizes, "xxh3": "".join(f"{s:016x}" for s in self.sums)}
         raw = js.dumps(index)
-        self._put(self.end, seal(raw, self.end))
-        self.file.truncate(self.end + len(raw) + TRAILER.size)
+        at = self._pad(aligned(self.end))
+        self._put(at, seal(raw, at))
+        self.file.truncate(at + len(raw) + TRAILER.size)
         self.file.flush()
 
 

@@ -79,12 +79,8 @@ class Entry:
         have, sizes = self._record["parts"], self._file._container.sizes
         if have.keys() != plan.parts.keys():
             raise self._fault(f"it has the parts {sorted(have)[:8]}, {self.spec} needs {sorted(plan.parts)}")
-        for path, part in plan.parts.items():
-            stored = have[path]
-            if (stored.get("k"), stored.get("dtype"), stored.get("coder", "")) != (part.k, part.dtype, part.coder):
-                raise self._fault(f"part {path} is declared as {js.short(str(stored.get('k') or stored.get('dtype')))}, "
-                                  f"{self.spec} makes {part.k or part.dtype} {part.coder}")
-            span, chunks = stored.get("span", 1), stored["chunks"]
+        for path in plan.parts:
+            chunks, span = have[path], self._span(path)
             if span > max(plan.count, 1) or len(chunks) != -(-plan.count // span):
                 raise self._fault(f"part {path} has {len(chunks)} chunks for {plan.count} blocks")
             for i, chunk in enumerate(chunks):
@@ -97,6 +93,10 @@ class Entry:
                     file_limits.check("allocation", sizes[chunk], f"{self.name}: part {path}")
                 elif need != sizes[chunk]:
                     raise self._fault(f"part {path} needs {need:,} bytes, its chunk has {sizes[chunk]:,}", chunk)
+
+    def _span(self, path: str) -> int:
+        """Blocks that one chunk of a part holds."""
+        return self._record.get("spans", {}).get(path, 1)
 
     def _match_state(self, plan: Plan) -> None:
         state = plan.codec.state()
@@ -117,7 +117,7 @@ class Entry:
     def parts(self) -> dict[str, int]:
         """Stored bytes of each part of the codes."""
         sizes = self._file._container.sizes
-        return {path: sum(sizes[c] for c in part["chunks"]) for path, part in self._record["parts"].items()}
+        return {path: sum(sizes[c] for c in chunks) for path, chunks in self._record["parts"].items()}
 
     @property
     def nbytes(self) -> int:
@@ -128,9 +128,9 @@ class Entry:
     def _block(self, i: int) -> Block:
         """One block as views of the file, its checksums checked."""
         plan, arrays = self._plan, {}
-        for path, record in self._record["parts"].items():
-            span = record.get("span", 1)
-            data = self._file._container.chunk(record["chunks"][i // span], self.name)
+        for path, chunks in self._record["parts"].items():
+            span = self._span(path)
+            data = self._file._container.chunk(chunks[i // span], self.name)
             if span > 1:
                 first = i // span * span
                 at = (i - first) * (plan.stored(path, first) or 0)
@@ -204,11 +204,11 @@ class Entry:
 
     def _view(self, first: int, last: int) -> np.ndarray | None:
         """Blocks of uncoded values as one view of the file."""
-        record = next(iter(self._record["parts"].values()), None)
-        if record is None or first == last:
+        path, chunks = next(iter(self._record["parts"].items()), (None, None))
+        if chunks is None or first == last:
             return None
-        span, plan = record.get("span", 1), self._plan
-        data = self._file._container.run(record["chunks"][first // span:-(-last // span)], self.name)
+        span, plan = self._span(path), self._plan
+        data = self._file._container.run(chunks[first // span:-(-last // span)], self.name)
         if data is None:
             return None
         row = plan.form.d * dtype_of(self.dtype).itemsize

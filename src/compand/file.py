@@ -35,8 +35,7 @@ FREE_EXPANSION = 64 << 20  # decoded bytes that any file may have, however small
 _INDEX = frozenset(("chunks", "codecs", "entries")), frozenset(("meta",))  # fields an object must have, and may have
 _CODEC = frozenset(("spec",)), frozenset(("state", "packages"))
 _STATE = frozenset(("dtype", "shape", "chunk")), frozenset[str]()
-_ENTRY = frozenset(("shape", "dtype", "codec", "rows", "parts")), frozenset(("kind", "sha256", "attrs"))
-_PART = frozenset(("chunks",)), frozenset(("k", "dtype", "coder", "span"))
+_ENTRY = frozenset(("shape", "dtype", "codec", "rows", "parts")), frozenset(("kind", "spans", "sha256", "attrs"))
 
 
 def open(source, *, limits: Limits = DEFAULT) -> File:
@@ -151,11 +150,12 @@ class File(Mapping):
         digest = entry.get("sha256", "0" * 64)
         if type(digest) is not str or len(digest) != 64 or digest.strip("0123456789abcdef"):
             raise self._container.fault("sha256 must be 64 hexadecimal digits", entry=name)
-        for path, part in js.mapping(entry["parts"], f"{name}: parts").items():
-            what = f"{name}: part {js.short(path)}"
-            js.fields(part, what, *_PART, self.writer)
-            js.integers(part["chunks"], f"{what}: chunks", below=len(self._container.sizes))
-            js.integer(part.get("span", 1), f"{what}: span", low=1)
+        for path, chunks in js.mapping(entry["parts"], f"{name}: parts").items():
+            js.integers(chunks, f"{name}: chunks of {js.short(path)}", below=len(self._container.sizes))
+        for path, span in js.mapping(entry.get("spans", {}), f"{name}: spans").items():
+            if path not in entry["parts"]:
+                raise self._container.fault(f"{name} has a span of {js.short(path)}, which is no part")
+            js.integer(span, f"{name}: span of {js.short(path)}", low=1)
         return Entry(self, name, entry)
 
     def _check_expansion(self, size: int, what: str) -> None:
@@ -169,7 +169,7 @@ class File(Mapping):
         for entry in self.values():
             codecs[entry._record["codec"]] = 1
             for part in entry._record["parts"].values():
-                for chunk in part["chunks"]:
+                for chunk in part:
                     chunks[chunk] = 1
         if 0 in codecs:
             raise self._container.fault("a codec belongs to no entry")
@@ -191,7 +191,7 @@ class File(Mapping):
     def _share(self) -> dict[str, int]:
         """Stored bytes of each entry; what several entries use counts in equal parts."""
         chunks = {name: [*(a["chunk"] for a in self._spec(e._record["codec"]).get("state", {}).values()),
-                         *(c for p in e._record["parts"].values() for c in p["chunks"])] for name, e in self.items()}
+                         *(c for p in e._record["parts"].values() for c in p)] for name, e in self.items()}
         users = Counter(c for used in chunks.values() for c in used)
         return {name: sum(-(-self._container.sizes[c] // users[c]) for c in used) for name, used in chunks.items()}
 

@@ -161,7 +161,7 @@ class Writer:
             raise
         parts = self._shared(index, shape, dtype, rows, parts, mark)
         entry: dict[str, Any] = {"kind": kind} if kind != "array" else {}
-        entry |= {"shape": list(shape), "dtype": dtype, "codec": index, "rows": rows, "parts": parts}
+        entry |= {"shape": list(shape), "dtype": dtype, "codec": index, "rows": rows, **parts}
         if digest:
             entry["sha256"] = digest.hexdigest()
         if attrs:
@@ -177,40 +177,36 @@ class Writer:
 
     def _write_blocks(self, plan: Plan, blocks) -> dict[str, Any]:
         """Stream blocks to chunks: parts of known size into room reserved for all blocks, others one chunk a block."""
-        parts: dict[str, Any] = {}
-        for path, part in plan.parts.items():
-            record: dict[str, Any] = {"dtype": part.dtype} if part.k is None else {"k": part.k}
-            if part.coder:
-                record["coder"] = part.coder
-            if (span := plan.span(path)) > 1:
-                record["span"] = span
+        parts: dict[str, list[int]] = {}
+        spans = {path: plan.span(path) for path in plan.parts}
+        for path, span in spans.items():
             sizes = [plan.chunk_bytes(path, span, i) for i in range(-(-plan.count // span))]
-            record["chunks"] = [self._chunks.reserve(size) for size in sizes if size is not None]
-            parts[path] = record
-        reserved = {path for path, record in parts.items() if record["chunks"]}
+            parts[path] = [self._chunks.reserve(size) for size in sizes if size is not None]
+        reserved = {path for path, chunks in parts.items() if chunks}
         count = 0
         for count, block in enumerate(blocks, 1):
             if block.rows != plan.block_rows(count - 1):
                 raise InputError(f"block {count - 1} has {block.rows} rows, {plan.block_rows(count - 1)} belong there")
-            for path, record in parts.items():
+            for path, chunks in parts.items():
                 data, part = block.parts[path], plan.part(path, count - 1)
                 name, shape = stored_form(part)
                 if data.dtype != dtype_of(name) or (data.shape != shape and shape != (-1,)):
                     raise InputError(f"part {path} is {data.dtype}{list(data.shape)}, {name}{list(shape)} belongs there")
                 if path in reserved:
-                    self._chunks.extend(record["chunks"][(count - 1) // record.get("span", 1)], data)
+                    self._chunks.extend(chunks[(count - 1) // spans[path]], data)
                 else:
-                    record["chunks"].append(self._chunks.add(data))
+                    chunks.append(self._chunks.add(data))
         if count != plan.count:
             raise InputError(f"{count} blocks where {plan.count} belong")
-        return parts
+        spans = {path: span for path, span in spans.items() if span > 1}
+        return {"parts": parts, "spans": spans} if spans else {"parts": parts}
 
     def _shared(self, codec, shape, dtype, rows, parts, mark) -> dict[str, Any]:
         """The parts of an earlier entry, if it holds the same bytes; the new copy is then dropped."""
-        mine = [c for part in parts.values() for c in part["chunks"]]
+        mine = [c for chunks in parts["parts"].values() for c in chunks]
         key = (codec, shape, dtype, rows, *(self._chunks.sums[c] for c in mine), *(self._chunks.sizes[c] for c in mine))
         for twin in self._twins.get(key, []):
-            other = [c for part in twin.values() for c in part["chunks"]]
+            other = [c for chunks in twin["parts"].values() for c in chunks]
             if mine and all(self._chunks.same(a, b) for a, b in zip(mine, other, strict=True)):
                 self._chunks.back(mark)
                 return twin

@@ -68,8 +68,9 @@ def with_chunks(data: bytes, chunks: list[bytes], index: dict[str, Any] | None =
     index = index or index_of(data)
     body = bytearray(data[:ALIGN])
     for chunk in chunks:
+        body += bytes(aligned(len(body), len(chunk)) - len(body))
         body += chunk
-        body += bytes(aligned(len(body)) - len(body))
+    body += bytes(aligned(len(body)) - len(body))
     index["chunks"] = {"bytes": [len(c) for c in chunks], "xxh3": "".join(f"{xxh3_64_intdigest(c):016x}" for c in chunks)}
     raw = json.dumps(index, separators=(",", ":")).encode()
     return bytes(body) + seal(raw, len(body))
