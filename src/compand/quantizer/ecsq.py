@@ -37,6 +37,7 @@ class Ecsq(Quantizer, name="ecsq"):
     True
     """
 
+    examples = ("klt,ecsq:24,rans", "ecsq:16")
     size: Annotated[int, range(2, 1 << 14)]
     _: KW_ONLY
     gain: bool = True
