@@ -45,7 +45,8 @@ public:
     explicit BitWriter(Bytes &out) : out_(out) {}
     void put(int bit, uint32_t p1) {
         const uint32_t mid = low_ + static_cast<uint32_t>(static_cast<uint64_t>(high_ - low_) * p1 >> 16);
-        bit ? high_ = mid : low_ = mid + 1;
+        high_ = bit ? mid : high_;
+        low_ = bit ? low_ : mid + 1;
         while (!((low_ ^ high_) >> 24)) {
             out_.push_back(static_cast<uint8_t>(high_ >> 24));
             low_ <<= 8;
@@ -81,7 +82,8 @@ public:
     int get(uint32_t p1) {
         const uint32_t mid = low_ + static_cast<uint32_t>(static_cast<uint64_t>(high_ - low_) * p1 >> 16);
         const int bit = code_ <= mid;
-        bit ? high_ = mid : low_ = mid + 1;
+        high_ = bit ? mid : high_;
+        low_ = bit ? low_ : mid + 1;
         while (!((low_ ^ high_) >> 24)) {
             low_ <<= 8;
             high_ = high_ << 8 | 255;
