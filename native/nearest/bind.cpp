@@ -13,11 +13,11 @@ namespace {
 // m codebooks of (k, d), each for its own d columns.
 class Grouped {
 public:
-    Grouped(const float *codebooks, size_t m, size_t k, size_t d, bool flat) : k_(k), d_(d), flat_(flat) {
+    Grouped(const float *codebooks, size_t m, size_t k, size_t d, bool flat, bool many = true) : k_(k), d_(d), flat_(flat) {
         if (m == 0 || k == 0 || d == 0) throw nb::value_error("a codebook needs at least one codeword and one dimension");
         if (k > (size_t{1} << 31) - kGroup) throw nb::value_error("a codebook may have at most 2**31 - 64 codewords");
         indexes_.reserve(m);
-        for (size_t g = 0; g < m; ++g) indexes_.emplace_back(codebooks + g * k * d, k, d);
+        for (size_t g = 0; g < m; ++g) indexes_.emplace_back(codebooks + g * k * d, k, d, many);
     }
     Grouped(const Grouped &) = delete;
     Grouped(Grouped &&) = default;
@@ -37,16 +37,21 @@ public:
             return;
         }
         const size_t tile = indexes_[0].tile();
-        const size_t work = std::max<size_t>(1, d_ == 1 ? 1 << 14 : (size_t{1} << 22) / (k_ * d_));  // rows worth a task
+        // Tasks of 2^22 multiplications, but when that gives fewer than two a thread then smaller ones, down to 2^18.
+        const size_t row = d_ == 1 ? 256 : k_ * d_;
+        const size_t most = std::max<size_t>(1, (size_t{1} << 22) / row), fewest = std::max<size_t>(1, (size_t{1} << 18) / row);
+        const size_t share = n * m / (2 * static_cast<size_t>(threads()));
+        const size_t work = std::clamp(share, fewest, most);  // rows worth a task
         const size_t rows = std::min((n + tile - 1) / tile, std::max<size_t>(1, work / tile)) * tile;
         const size_t pieces = (n + rows - 1) / rows;
         parallel_for(pieces * m, [&](size_t task) {
             const size_t g = task % m, begin = task / m * rows, end = std::min(n, begin + rows);
             uint32_t found[256];
             float far[256];
+            Patience patience;
             for (size_t at = begin; at < end; at += 256) {
                 const size_t count = std::min<size_t>(256, end - at);
-                indexes_[g].search(x + at * stride + g * d_, stride, count, found, distances ? far : nullptr);
+                indexes_[g].search(x + at * stride + g * d_, stride, count, found, distances ? far : nullptr, patience);
                 if (m == 1) std::copy_n(found, count, ids + at);
                 else
                     for (size_t i = 0; i < count; ++i) ids[(at + i) * m + g] = static_cast<T>(found[i]);
@@ -128,17 +133,17 @@ void bind_nearest(nb::module_ &m) {
         .def("search_distances", &nearest::search_distances, "x"_a.noconvert(), "Ids (uint32) and squared distances (float32).");
     m.def("nearest",
           [](Input<float, 2> x, Input<float, 2> codebook, size_t itemsize) {
-              return nearest::search(Grouped(codebook.data(), 1, codebook.shape(0), codebook.shape(1), true), x, itemsize);
+              return nearest::search(Grouped(codebook.data(), 1, codebook.shape(0), codebook.shape(1), true, x.shape(0) >= 256), x, itemsize);
           },
           "x"_a.noconvert(), "codebook"_a.noconvert(), "itemsize"_a = 4, "NearestIndex(codebook).search(x, itemsize).");
     m.def("nearest_distances",
           [](Input<float, 2> x, Input<float, 2> codebook) {
-              return nearest::search_distances(Grouped(codebook.data(), 1, codebook.shape(0), codebook.shape(1), true), x);
+              return nearest::search_distances(Grouped(codebook.data(), 1, codebook.shape(0), codebook.shape(1), true, x.shape(0) >= 256), x);
           },
           "x"_a.noconvert(), "codebook"_a.noconvert(), "NearestIndex(codebook).search_distances(x).");
     m.def("nearest_grouped",
           [](Input<float, 2> x, Input<float, 3> codebooks, size_t itemsize) {
-              const Grouped index(codebooks.data(), codebooks.shape(0), codebooks.shape(1), codebooks.shape(2), false);
+              const Grouped index(codebooks.data(), codebooks.shape(0), codebooks.shape(1), codebooks.shape(2), false, x.shape(0) >= 256);
               return nearest::search(index, x, itemsize);
           },
           "x"_a.noconvert(), "codebooks"_a.noconvert(), "itemsize"_a = 4, "NearestIndex(codebooks).search(x, itemsize).");

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "nearest/aligned.hpp"
+#include "nearest/coarse.hpp"
 
 namespace compand::nearest {
 
@@ -54,15 +55,20 @@ COMPAND_NEAREST_FUNCTIONS
 }
 #undef COMPAND_NEAREST_FUNCTIONS
 
+// For how many tiles the int8 sieve is not tried after it failed: 1, 3, 7, ... up to 63, none once it succeeds.
+struct Patience {
+    size_t left = 0, penalty = 0;
+};
+
 // A codebook prepared for search.
 class Index {
 public:
-    Index(const float *codebook, size_t k, size_t d);  // k from 1 to 2^31 - 64, d >= 1
+    Index(const float *codebook, size_t k, size_t d, bool many);  // k from 1 to 2^31 - 64, d >= 1; many: rows enough for int8
     size_t k() const { return k_; }
     size_t d() const { return d_; }
 
     // ids of rows x + i * stride, i < n; distances (may be null) get D rounded to float32.
-    void search(const float *x, size_t stride, size_t n, uint32_t *ids, float *distances) const;
+    void search(const float *x, size_t stride, size_t n, uint32_t *ids, float *distances, Patience &patience) const;
     bool prefers_split(size_t n) const;  // few rows, many codewords: share the codewords among the threads
     void search_split(const float *x, size_t stride, size_t n, uint32_t *ids, float *distances) const;
     size_t tile() const { return tile_; }  // rows worth giving to search at once
@@ -71,11 +77,21 @@ private:
     void centre(const float *x, size_t stride, size_t n, float *out, double *slack) const;
     void finish(const float *x, size_t stride, size_t n, const float *centred, const double *slack, const State *states,
                 uint32_t *ids, float *distances) const;
+    bool sieve_split(const float *x, size_t stride, size_t n, const float *centred, const double *slack, uint32_t *ids,
+                     float *distances) const;
+    void shortlisted(const float *x, size_t stride, size_t n, const float *centred, const double *slack,
+                     const Shortlist *lists, uint32_t *ids, float *distances) const;
+    void add_coarse();
+    bool sieves() const;
+    Coarse coarse() const;
     void search_line(const float *x, size_t stride, size_t n, uint32_t *ids, float *distances) const;
 
     size_t k_, d_, groups_, tile_;
     std::vector<float> rows_, mean_;
     Aligned<float> codewords_, minus_half_;
+    size_t quads_ = 0;        // 0: no int8 copy
+    Aligned<uint8_t> bytes_;
+    Aligned<float> coarse_;   // scale, minus_half, norm, rest
     double longest_ = 0;      // upper bound of |C|
     bool any_ = false;        // some codeword is finite
     std::vector<float> thresholds_;  // d = 1

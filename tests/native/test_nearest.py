@@ -171,3 +171,60 @@ def test_unaligned():
 def test_bad_sizes_are_value_errors(call):
     with pytest.raises(ValueError):
         call(np.zeros((3, 4), np.float32))
+
+
+@pytest.mark.parametrize("d", [16, 19, 32, 61, 64, 100])
+def test_int8_sieve_keeps_ids(d):
+    """Sizes for which AVX-512 first sieves by int8 scores: data it separates, data it cannot, extreme scales, ties."""
+    rng = np.random.default_rng(d)
+
+    def draw(n, k, scale=1.0, mean=0.0):
+        return ((mean + scale * rng.standard_normal((size, d))).astype(np.float32) for size in (n, k))
+
+    check(*draw(150, 333))
+    check(*draw(150, 64, 1, 3000))
+    for scale in (1e-42, 1e-31, 1e-20, 1e17, 1e18, 1e35):
+        check(*draw(70, 130, scale))
+    x, codebook = draw(300, 700)
+    side = np.sign(rng.standard_normal((700, 1))) * 1e4
+    check((x * 1e-3 + side[:300]).astype(np.float32), (codebook * 1e-3 + side).astype(np.float32))  # tight clusters
+    check(x[:100], (codebook * 10.0 ** rng.uniform(-9, 9, (700, 1))).astype(np.float32))  # codewords of all lengths
+    check((x[:100] * 10.0 ** rng.uniform(-9, 9, (100, 1))).astype(np.float32), codebook)
+    check(x, np.repeat(codebook[:100], 5, 0))
+    check(x[:70], np.repeat(codebook[:1], 200, 0))
+    check(np.round(x[:100]), np.round(rng.uniform(-1, 1, (500, d))).astype(np.float32))  # exact ties
+    steps = np.nextafter(np.repeat(codebook[:1], 300, 0), np.where(rng.random((300, d)) < 0.5, np.inf, -np.inf).astype(np.float32))
+    check(steps[:66], steps)
+    spike = codebook.copy()
+    spike[:, 3] *= 1e5  # one dimension takes all int8 levels
+    check(x[:100], spike)
+    check((spike[:100] + 0.1).astype(np.float32), spike)
+
+
+def test_int8_sieve_not_finite():
+    rng = np.random.default_rng(0)
+    x, codebook = (rng.standard_normal((size, 33)).astype(np.float32) for size in (130, 200))
+    for value in (np.nan, np.inf, -np.inf, 3e38):
+        x[rng.integers(0, 130, 9), rng.integers(0, 33, 9)] = value
+        if value < 1e38:
+            codebook[rng.integers(0, 200, 30), rng.integers(0, 33, 30)] = value
+    codebook[:64] = np.nan  # a whole group
+    check(x, codebook)
+    codebook[100, 5] = 3e38
+    check(x, codebook)
+    check(x, np.full((100, 33), np.inf, np.float32))
+
+
+def test_int8_sieve_mixed_tiles_and_split():
+    """Rows it separates between rows it cannot; few rows share the codewords among the threads."""
+    rng = np.random.default_rng(0)
+    codebook = rng.standard_normal((1500, 20)).astype(np.float32)
+    codebook[700:] = codebook[700] + 1e-4 * rng.standard_normal((800, 20)).astype(np.float32)
+    x = rng.standard_normal((700, 20)).astype(np.float32)
+    x[128:300] = codebook[700] + 1e-4 * rng.standard_normal((172, 20)).astype(np.float32)
+    x[::50] = codebook[700]
+    check(x, codebook)
+    wide, many = (rng.standard_normal((size, 20)).astype(np.float32) for size in (9, 20_000))
+    check(wide, many)
+    many[10_000:] = many[0] + 1e-3 * rng.standard_normal((10_000, 20)).astype(np.float32)
+    check(np.concatenate([wide, many[:1]]), many)
