@@ -175,7 +175,7 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
         }
     }
     const Store store{codes_.get(), gain_.get(), has_term_ ? term_.get() : nullptr, allow.data(), groups_, bits_};
-    const size_t chunk = std::max<size_t>(2, (size_t{96} << 10) / (block_bytes(groups_, bits_) + 1) / 2 * 2);
+    constexpr size_t chunk = 16;  // blocks that stay in the cache while all queries of a tile pass over them
     std::vector<Tables> tables(std::min(wave, r.count));
     std::vector<Best> best;
     for (size_t from = 0; from < r.count; from += wave) {
