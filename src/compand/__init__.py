@@ -23,14 +23,18 @@ from .writer import Writer
 __version__ = "0.1.0"
 __all__ = [
     "Codec", "Codes", "CompandError", "CorruptError", "File", "FitError", "FormatError", "InputError", "LimitError", "Limits",
-    "OverwriteError", "SpecError", "UnsupportedError", "Writer", "lookup", "open", "parse", "search", "stage_names",
+    "OverwriteError", "SpecError", "UnsupportedError", "Writer", "lookup", "open", "parse", "quantize_embeddings", "search",
+    "stage_names",
 ]
 
 
-def __getattr__(name: str):
-    """``compand.search``, loaded when it is first used."""
-    if name == "search":
-        from .op.search import search
+_LATER = {"search": "op.search", "quantize_embeddings": "integration.sentence_transformers"}
 
-        return search
+
+def __getattr__(name: str):
+    """What is loaded when it is first used: ``compand.search``, ``compand.quantize_embeddings``."""
+    if name in _LATER:
+        from importlib import import_module
+
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module 'compand' has no attribute {name!r}")

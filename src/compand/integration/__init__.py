@@ -1,0 +1,1 @@
+"""Other libraries' classes and functions, on compand."""

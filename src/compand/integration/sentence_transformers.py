@@ -1,0 +1,67 @@
+"""`quantize_embeddings` as sentence-transformers has it, with every compand spec as a further precision."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..array import to_numpy
+from ..codec import Codec
+from ..codes import Codes
+from ..errors import InputError
+
+WORDS = ("float32", "int8", "uint8", "binary", "ubinary")
+
+
+def quantize_embeddings(embeddings, precision: str | Codec, ranges=None, calibration_embeddings=None) -> np.ndarray | Codes:
+    """Embeddings (n, d) at a lower precision.
+
+    Parameters
+    ----------
+    embeddings : (n, d) array, tensor, or a list of rows
+    precision : "float32", "int8", "uint8", "binary" or "ubinary" for the arrays sentence-transformers makes; or a spec
+        ("klt,grouped:48") or `Codec`, for `Codes` that `compand.search` takes.
+    ranges : (2, d) array
+        Least and largest value of each column, for int8 and uint8. A fitted `Codec` keeps its own.
+    calibration_embeddings : (m, d) array
+        What ranges, or the codec, are learnt from; default: the embeddings themselves, which should then be many.
+
+    Values outside the ranges become the nearest end (sentence-transformers wraps them round). Columns without range become 0.
+    Raises `InputError` for NaN, and for ranges taken from a single row, which would lose everything.
+
+    >>> x = np.random.default_rng(0).standard_normal((1000, 16), dtype=np.float32)
+    >>> quantize_embeddings(x, "ubinary").shape, quantize_embeddings(x, "int8").dtype, quantize_embeddings(x, "klt,grouped:8").nbytes
+    ((1000, 2), dtype('int8'), 8000)
+    """
+    x = _rows(embeddings)
+    learn = x if calibration_embeddings is None else _rows(calibration_embeddings)
+    if isinstance(precision, Codec) or precision not in WORDS:
+        codec = precision if isinstance(precision, Codec) else Codec(precision)
+        if not codec.state():
+            codec = codec.fit(learn)
+        return codec.encode(x)
+    if precision == "float32":
+        return x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise InputError("embeddings have NaN or infinite values")
+    if precision in ("binary", "ubinary"):
+        bits = np.packbits(x > 0, axis=1)
+        return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    if ranges is None:
+        if len(learn) < 2:
+            raise InputError(f"{precision} needs the ranges of columns: give ranges, or calibration_embeddings of more than one row")
+        ranges = np.stack([learn.min(axis=0), learn.max(axis=0)])
+    ranges = np.asarray(ranges, np.float32)
+    if ranges.shape != (2, x.shape[1]):
+        raise InputError(f"ranges must be (2, {x.shape[1]}): least and largest value of each column, not {list(ranges.shape)}")
+    steps = (ranges[1] - ranges[0]) / 255
+    ids = np.clip((x - ranges[0]) / np.where(steps > 0, steps, np.inf), 0, 255)
+    return ids.astype(np.uint8) if precision == "uint8" else (ids - 128).astype(np.int8)
+
+
+def _rows(x) -> np.ndarray:
+    if isinstance(x, (list, tuple)):
+        x = np.stack([to_numpy(row) if hasattr(row, "shape") else np.asarray(row) for row in x]) if len(x) else np.zeros((0, 0))
+    a = to_numpy(x) if hasattr(x, "shape") else np.asarray(x)
+    if a.ndim != 2:
+        raise InputError(f"embeddings must be (n, d), not {list(a.shape)}")
+    return a.astype(np.float32, copy=False)
