@@ -332,3 +332,11 @@ def test_sha256_is_of_decoded_bytes(path):
     file = compand.open(path)
     assert file["x"].sha256 == hashlib.sha256(np.ascontiguousarray(X[:, ::2]).tobytes()).hexdigest()
     assert file["y"].sha256 == hashlib.sha256(X[:600].tobytes()).hexdigest() and file.verify("full").ok
+
+
+def test_progress_is_told_after_each_block(tmp_path, monkeypatch):
+    monkeypatch.setattr("compand.codec.BLOCK_VALUES", 4096)
+    told = []
+    with compand.Writer(tmp_path / "a.cpd") as file:
+        file.write("x", np.zeros((200, 64), np.float32), "int:4", progress=lambda done, n: told.append((done, n)))
+    assert told == [(64, 200), (128, 200), (192, 200), (200, 200)]

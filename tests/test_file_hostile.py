@@ -10,8 +10,7 @@ import pytest
 
 import compand
 from compand import index as js
-from compand.container import MAGIC, seal
-from compand.container import aligned
+from compand.container import MAGIC, aligned, seal
 from compand.testing import mutate
 
 RNG = np.random.default_rng(3)

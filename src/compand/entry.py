@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import index as js
 from .array import like as like_array
 from .blocks import Plan, check_part, guarded
 from .codec import Codec, _as_dtype

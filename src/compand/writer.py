@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,13 @@ class Writer:
 
     # -- entries -----------------------------------------------------------------------------------------------------------
     def write(self, name: str, x, codec: Codec | str, *, attrs: dict[str, Any] | None = None, sha256: bool = False,
-              check: bool = True, kind: str = "array") -> None:
+              check: bool = True, kind: str = "array", progress: Callable[[int, int], None] | None = None) -> None:
         """Encode x (any array; blocks of a memmap are read one by one) and add it under a name.
 
         A codec that needs fitting and is not fitted is fitted to x. ``check`` decodes each block with the scalar kernels and
         compares: with x if the codec is lossless, else with what the fast kernels decode. ``sha256`` notes the digest of
-        the decoded bytes. Raises `InputError` for a name that is taken or not allowed, and as `Codec.encode` does.
+        the decoded bytes. ``progress`` is called with the rows done and the rows in all after each block.
+        Raises `InputError` for a name that is taken or not allowed, and as `Codec.encode` does.
         """
         self._check_name(name)
         codec = Codec(codec) if isinstance(codec, str) else codec
@@ -101,7 +103,7 @@ class Writer:
         form = codec.form(shape, dtype)
         if codec.stage.state(form) and not codec.state() and form.n and form.d:
             codec = codec.fit(x)
-        blocks = self._checked(codec, x, form, check, digest := hashlib.sha256() if sha256 else None)
+        blocks = self._checked(codec, x, form, check, digest := hashlib.sha256() if sha256 else None, progress)
         self._add(name, codec, shape, dtype, Codec.block_rows(form), blocks, kind, attrs, digest)
 
     def write_codes(self, name: str, codes: Codes, *, attrs: dict[str, Any] | None = None) -> None:
@@ -126,7 +128,7 @@ class Writer:
         if name in self._entries:
             raise InputError(f"the file has an entry {name!r} already")
 
-    def _checked(self, codec: Codec, x, form, check: bool, digest):
+    def _checked(self, codec: Codec, x, form, check: bool, digest, progress):
         """The blocks of x, each decoded as a reader would and compared."""
         at, source = 0, None
         for block in codec.encode_blocks(x):
@@ -144,6 +146,8 @@ class Writer:
             if digest:
                 digest.update(rows.data)
             at += block.rows
+            if progress:
+                progress(at, form.n)
             yield block
 
     def _add(self, name, codec, shape, dtype, rows, blocks, kind, attrs, digest) -> None:

@@ -98,12 +98,10 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
                     if delta is not None:
                         x, attrs = delta[0], {"base": delta[1]}
                     codec = Codec(lossless_spec(item.nbytes))
-                w.write(item.name, x, codec, attrs=attrs or None, check=check)
+                w.write(item.name, x, codec, attrs=attrs or None, check=check, progress=_within(progress, done, total, item))
                 report.entries.append({"name": item.name, "spec": codec.spec, "shape": item.shape, "dtype": item.dtype,
                                        "nbytes": item.nbytes, "base": bool(attrs)})
                 done += item.nbytes
-                if progress:
-                    progress(done, total, item.name)
             for name, content in src.files.items():
                 report.source_bytes += _write_file(w, name, content, check)
         report.source_bytes += total
@@ -114,6 +112,11 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
     finally:
         for s in opened:
             s.close()
+
+
+def _within(progress, done: int, total: int, item: Item):
+    """Progress in rows of one array as progress in bytes of all."""
+    return progress and (lambda rows, n: progress(done + item.nbytes * rows // n, total, item.name))
 
 
 def _write_file(w, name: str, content: Path | bytes, check: bool) -> int:
