@@ -7,7 +7,8 @@ namespace {
 
 #include "curves.inc"
 
-constexpr int kContexts = 6, kInputs = kContexts + 1;
+constexpr int kContexts = 6, kInputs = 8;  // inputs: one a context, a constant, one unused
+constexpr int kUnit = 1 << 14;             // weight 1.0
 
 // ln(p / (1 - p)) in 1/256 for p in 1/4096: the inverse of k_squash.
 struct Stretch {
@@ -21,20 +22,26 @@ struct Stretch {
     }
 };
 
-// A probability that learns as 1 / seen until `limit`.
+// A probability that learns as 1 / seen until `seen` reaches kSteady.
 struct Slot {
     uint16_t p = 32768, seen = 0;
 };
+constexpr int kSteady = 200;
 
-class Predictor {
+// The decisions of four bits: one cache line, found by the hash of a context and the bits before.
+struct Line {
+    Slot of[16];
+};
+
+template <int kUsed> class Predictor {  // kUsed: contexts in use
 public:
-    Predictor(size_t n, uint32_t k, size_t width) : width_(width), bits_(std::max(1, bit_length(k - 1))) {
-        // 2^shift slots a context: room for every node of every id, within 16 KiB and 4 MiB
-        const size_t wanted = std::min<size_t>(n, size_t{1} << 20) * static_cast<size_t>(bits_);
-        shift_ = std::clamp(bit_length(wanted), 12, 20);
-        slots_.resize(kContexts << shift_);
-        weights_.assign(static_cast<size_t>(bits_) * 3 * kInputs, (1 << 16) / 4);
+    Predictor(size_t n, uint32_t k) : bits_(std::max(1, bit_length(k - 1))), stretch_(stretch().of) {
+        // 2^shift lines a context: about one for each id, from 16 KiB to 1 MiB
+        shift_ = std::clamp(bit_length(n), 8, 14);
+        lines_.resize(kUsed << shift_);
+        weights_.assign(static_cast<size_t>(bits_) * 3 * kInputs, kUnit / 4);
         for (int i = 0; i < 256; ++i) rate_[i] = 65536 / (2 * i + 3) * 2;
+        input_[kContexts] = 64;
     }
     int bits() const { return bits_; }
 
@@ -42,36 +49,44 @@ public:
         const uint32_t contexts[kContexts] = {0, left + 1, (left + 1) * 65599u + left2 + 1, above + 1, (above + 1) * 40503u + left + 1,
                                               static_cast<uint32_t>(column) + 1};
         for (int i = 0; i < kContexts; ++i) hash_[i] = (contexts[i] + 1) * 0x9e3779b1u + static_cast<uint32_t>(i) * 0x85ebca6bu;
-        used_ = width_ ? kContexts : 3;
         node_ = 1;
         depth_ = 0;
     }
     uint32_t predict() {  // probability of 1 in 1/65536
-        int64_t sum = 0;
-        int sure = 0;
-        for (int i = 0; i < used_; ++i) {
-            const uint32_t h = (hash_[i] ^ node_ * 0x2c1b3c6du) * 0x297a2d39u;
-            slot_[i] = &slots_[(static_cast<size_t>(i) << shift_) + (h >> (32 - shift_))];
-            input_[i] = slot_[i]->seen ? stretch().of[slot_[i]->p >> 4] : 0;
-            if (i == 1 || i == 3) sure += slot_[i]->seen > 2;
+        if (depth_ % 4 == 0) {
+            for (int i = 0; i < kUsed; ++i) {
+                const uint32_t h = (hash_[i] ^ node_ * 0x2c1b3c6du) * 0x297a2d39u;
+                line_[i] = &lines_[(static_cast<size_t>(i) << shift_) + ((h ^ h >> 15) * 0x9e3779b1u >> (32 - shift_))];
+                __builtin_prefetch(line_[i], 1);
+            }
+            inner_ = 1;
         }
-        input_[used_] = 64;
+        int sure = 0;
+        for (int i = 0; i < kUsed; ++i) {
+            const Slot s = line_[i]->of[inner_];
+            input_[i] = stretch_[s.p >> 4];  // 0 while new
+            if (i == 1 || i == 3) sure += s.seen > 2;
+        }
         weight_ = &weights_[static_cast<size_t>((depth_ * 3 + sure) * kInputs)];
-        for (int i = 0; i <= used_; ++i) sum += static_cast<int64_t>(weight_[i]) * input_[i];
-        const int64_t x = std::clamp<int64_t>(sum >> 16, -2047, 2047);
-        p_ = k_squash[x + 2048];
+        int32_t sum = 0;
+        for (int i = 0; i < kInputs; ++i) sum += (static_cast<int32_t>(weight_[i]) * input_[i]) >> 2;
+        p_ = k_squash[std::clamp(sum >> 12, -2047, 2047) + 2048];
         return p_;
     }
     void learn(int bit) {
-        const int32_t error = (bit ? 65535 : 0) - static_cast<int32_t>(p_);
-        for (int i = 0; i <= used_; ++i) weight_[i] += (input_[i] * error + (1 << 15)) >> 16;
-        for (int i = 0; i < used_; ++i) {
-            Slot &s = *slot_[i];
-            const int32_t aim = bit ? 65535 : 0;
+        const int32_t error = ((-bit & 65535) - static_cast<int32_t>(p_)) >> 2;
+        for (int i = 0; i < kInputs; ++i) {
+            const int32_t w = weight_[i] + ((input_[i] * error + (1 << 15)) >> 16);
+            weight_[i] = static_cast<int16_t>(std::clamp(w, -32768, 32767));
+        }
+        const int32_t aim = -bit & 65535;
+        for (int i = 0; i < kUsed; ++i) {
+            Slot &s = line_[i]->of[inner_];
             s.p = static_cast<uint16_t>(s.p + ((aim - static_cast<int32_t>(s.p)) * static_cast<int64_t>(rate_[s.seen]) >> 16));
-            if (s.seen < 200) ++s.seen;
+            s.seen = static_cast<uint16_t>(s.seen + (s.seen < kSteady));
         }
         node_ = node_ * 2 + static_cast<uint32_t>(bit);
+        inner_ = (inner_ * 2 + static_cast<uint32_t>(bit)) & 15;
         ++depth_;
     }
 
@@ -80,19 +95,19 @@ private:
         static const Stretch table;
         return table;
     }
-    size_t width_;
-    int bits_, shift_, used_ = 0, depth_ = 0;
-    uint32_t node_ = 1, p_ = 0, hash_[kContexts];
-    int32_t input_[kInputs];
-    Slot *slot_[kContexts];
-    int32_t *weight_ = nullptr;
+    int bits_, shift_ = 0, depth_ = 0;
+    const int16_t *stretch_;
+    uint32_t node_ = 1, inner_ = 1, p_ = 0, hash_[kContexts];
+    int16_t input_[kInputs] = {};
+    Line *line_[kContexts];
+    int16_t *weight_ = nullptr;
     int32_t rate_[256];
-    std::vector<Slot> slots_;
-    std::vector<int32_t> weights_;
+    std::vector<Line> lines_;
+    std::vector<int16_t> weights_;
 };
 
 // Calls code(t) for each id, its contexts set.
-template <class Id, class Code> bool each_id(Predictor &predictor, const Id *ids, size_t n, size_t width, Code &&code) {
+template <class Model, class Id, class Code> bool each_id(Model &predictor, const Id *ids, size_t n, size_t width, Code &&code) {
     size_t column = 0;
     for (size_t t = 0; t < n; ++t) {
         predictor.begin(t ? ids[t - 1] : 0, t > 1 ? ids[t - 2] : 0, width && t >= width ? ids[t - width] : 0, column);
@@ -102,13 +117,8 @@ template <class Id, class Code> bool each_id(Predictor &predictor, const Id *ids
     return true;
 }
 
-}  // namespace
-
-template <class Id> Bytes encode_mixed(const Id *ids, size_t n, uint32_t k, size_t width) {
-    Bytes out;
-    if (!n) return out;
-    put_varint(out, n);
-    Predictor predictor(n, k, width);
+template <int kUsed, class Id> void encode_with(const Id *ids, size_t n, uint32_t k, size_t width, Bytes &out) {
+    Predictor<kUsed> predictor(n, k);
     BitWriter writer(out);
     each_id(predictor, ids, n, width, [&](size_t t) {
         for (int b = predictor.bits() - 1; b >= 0; --b) {
@@ -119,15 +129,11 @@ template <class Id> Bytes encode_mixed(const Id *ids, size_t n, uint32_t k, size
         return true;
     });
     writer.finish();
-    return out;
 }
 
-template <class Id> bool decode_mixed(const uint8_t *data, size_t size, Id *ids, size_t n, uint32_t k, size_t width) {
-    if (!n) return size == 0;
-    Reader in(data, size);
-    if (in.varint() != n || !in.ok()) return false;
-    Predictor predictor(n, k, width);
-    BitReader reader(in.at(), in.left());
+template <int kUsed, class Id> bool decode_with(const uint8_t *data, size_t size, Id *ids, size_t n, uint32_t k, size_t width) {
+    Predictor<kUsed> predictor(n, k);
+    BitReader reader(data, size);
     const bool good = each_id(predictor, ids, n, width, [&](size_t t) {
         uint32_t id = 0;
         for (int b = predictor.bits() - 1; b >= 0; --b) {
@@ -139,6 +145,23 @@ template <class Id> bool decode_mixed(const uint8_t *data, size_t size, Id *ids,
         return id < k && !reader.starved();
     });
     return good && reader.ended();
+}
+
+}  // namespace
+
+template <class Id> Bytes encode_mixed(const Id *ids, size_t n, uint32_t k, size_t width) {
+    Bytes out;
+    if (!n) return out;
+    put_varint(out, n);
+    width ? encode_with<kContexts>(ids, n, k, width, out) : encode_with<3>(ids, n, k, width, out);
+    return out;
+}
+
+template <class Id> bool decode_mixed(const uint8_t *data, size_t size, Id *ids, size_t n, uint32_t k, size_t width) {
+    if (!n) return size == 0;
+    Reader in(data, size);
+    if (in.varint() != n || !in.ok()) return false;
+    return width ? decode_with<kContexts>(in.at(), in.left(), ids, n, k, width) : decode_with<3>(in.at(), in.left(), ids, n, k, width);
 }
 
 template Bytes encode_mixed(const uint8_t *, size_t, uint32_t, size_t);
