@@ -197,7 +197,7 @@ def main():
                 if isinstance(c, Turbovec):
                     c.close()
             print(table(rows[-len(found):]), flush=True)
-    save("vectors", rows, vectors=list(x.shape), queries=len(q))
+            save("vectors", rows, vectors=list(x.shape), queries=len(q))
 
 
 if __name__ == "__main__":

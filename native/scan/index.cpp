@@ -163,9 +163,10 @@ float Index::score(const Tables &t, const float *query, uint32_t id) const {
 }
 
 void Index::search(const Request &r, float *scores, int64_t *ids) const {
-    constexpr size_t wave = 256, tile = 32;
+    constexpr size_t tile = 32;
     const size_t shortlist = std::max(r.k, std::min(r.shortlist, n_)), scanned = std::min(std::max<size_t>(r.scanned, 1), groups_);
     const size_t keep = std::max<size_t>(1, std::min(shortlist, n_));
+    const size_t wave = std::clamp<size_t>((size_t{1} << 22) / keep, 1, 256);  // queries at once, so that hits stay in bounds
     std::vector<uint64_t> allow = valid_;
     if (r.allowed) {
         for (size_t b = 0; b < blocks_; ++b) {

@@ -118,3 +118,11 @@ def test_empty_things(data):
     assert compand.search(q[:0], codec.encode(x), 3)[1].shape == (0, 3)
     scores, rows = compand.search(q, codec.encode(x[:0]), 3)
     assert (rows == -1).all() and np.isneginf(scores).all()
+
+
+def test_more_neighbours_than_rows(data):
+    x, q = data
+    codes = compand.Codec("klt,grouped:12").fit(x).encode(x)
+    scores, rows = compand.search(q, codes, 4000)
+    assert (np.sort(rows[:, :3000], axis=1) == np.arange(3000)).all() and (rows[:, 3000:] == -1).all()
+    assert (np.diff(scores[:, :3000], axis=1) <= 0).all()
