@@ -91,7 +91,7 @@ class Plan:
             with guarded("this shape cannot be coded so"):
                 for n in {min(rows, form.n), form.n - (self.count - 1) * rows}:
                     check_form(codec.stage, form._replace(n=n), limits)
-                    self.layouts[n] = codec.stage.layout(form._replace(n=n))
+                    self.layouts[n] = codec.layout(form._replace(n=n))
                     for path, part in self.layouts[n].items():
                         check_part(codec.stage, path, part, limits)
         self.parts = next(iter(self.layouts.values()), {})

@@ -14,7 +14,7 @@ from .dtypes import dtype as dtype_of
 from .dtypes import is_float
 from .errors import CompandError, CorruptError, FitError, InputError
 from .expression import Chain, Sum
-from .stage import Form, Stage
+from .stage import Form, Part, Stage
 
 BLOCK_VALUES = 1 << 20  # values of a block of rows; a block is coded on its own
 SAMPLE_ROWS = 1 << 16   # rows a fit looks at by default
@@ -45,11 +45,20 @@ class Codec:
         if spec.kind != "quantizer":
             raise InputError(f"{spec} does not give codes; end it with a quantizer, as '{spec},int:8'")
         self.stage = spec
+        self._layouts: dict[Form, dict[str, Part]] = {}
 
     @property
     def spec(self) -> str:
         """The canonical spec string."""
         return str(self.stage)
+
+    def layout(self, form: Form) -> dict[str, Part]:
+        """The parts of the codes of such rows, as `Stage.layout` declares them; the last few are remembered."""
+        if form not in self._layouts:
+            if len(self._layouts) > 8:
+                self._layouts.clear()
+            self._layouts[form] = self.stage.layout(form)
+        return self._layouts[form]
 
     def state(self) -> dict[str, np.ndarray]:
         """The fitted arrays by path."""
@@ -142,7 +151,7 @@ class Codec:
         step = self.block_rows(form)
         for at in range(0, form.n, step):
             rows = self._flow(y[at:at + step], form, at)
-            layout = self.stage.layout(form._replace(n=rows.shape[0]))
+            layout = self.layout(form._replace(n=rows.shape[0]))
             parts = self.stage.encode(rows)
             if parts.keys() != layout.keys():
                 raise TypeError(f"{self.spec}: encode gave parts {sorted(parts)}, layout declares {sorted(layout)}")
@@ -160,7 +169,7 @@ class Codec:
     def decode_block(self, block: Block, form: Form, like_array=None, terms: int | None = None):
         """The rows of one block, as they flow into the stages (float32 or float64, or the source dtype if lossless)."""
         form = form._replace(n=block.rows)
-        layout = self.stage.layout(form)
+        layout = self.layout(form)
         if layout.keys() != block.parts.keys():
             raise CorruptError(f"{self.spec}: parts {sorted(block.parts)} where {sorted(layout)} belong")
         try:

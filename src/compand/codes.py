@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from .entropy import coder_of
 from .errors import CorruptError
 from .limits import DEFAULT, Limits
 from .stage import Form, Part
-from .symbols import id_dtype, pack, row_bytes, unpack
+from .symbols import below, id_dtype, pack, row_bytes, unpack
 
 if TYPE_CHECKING:
     from .codec import Codec
@@ -56,7 +57,7 @@ class Codes:
     @property
     def size(self) -> int:
         """Number of values of the source."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return prod(self.shape)
 
     def part(self, path: str) -> np.ndarray:
         """One part over all rows, as stored: packed symbols (n, row_bytes) or side information.
@@ -68,7 +69,7 @@ class Codes:
 
     def symbols(self, path: str) -> np.ndarray:
         """The symbols of one part, unpacked: (n, m) uint8, uint16 or uint32."""
-        layout = [self.codec.stage.layout(self.form._replace(n=b.rows))[path] for b in self.blocks]
+        layout = [self.codec.layout(self.form._replace(n=b.rows))[path] for b in self.blocks]
         return np.concatenate([unpack_part(b.parts[path], p) for b, p in zip(self.blocks, layout, strict=True)])
 
     def rows(self, start: int, stop: int) -> Codes:
@@ -116,7 +117,7 @@ def pack_part(value: Any, part: Part) -> np.ndarray:
     ids = np.ascontiguousarray(value).reshape(part.shape[0], -1)
     if not part.coder:
         return pack(ids, part.k)
-    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= part.k):
+    if not below(ids, part.k):
         raise ValueError(f"symbols must be in [0, {part.k})")
     return coder_of(part.coder).encode(ids.astype(id_dtype(part.k), copy=False), part.k)
 
@@ -125,11 +126,11 @@ def unpack_part(stored: np.ndarray, part: Part) -> np.ndarray:
     """What is stored → what a quantizer decodes. Raises `CorruptError` if it cannot be this part."""
     if part.k is None:
         return stored
-    m = int(np.prod(part.shape[1:], dtype=np.int64))
+    m = prod(part.shape[1:])
     if not part.coder:
         return unpack(stored, m, part.k).reshape(part.shape)
     ids = coder_of(part.coder).decode(stored, (part.shape[0], m), part.k)
-    if ids.size and int(ids.max()) >= part.k:
+    if not below(ids, part.k):
         raise CorruptError(f"symbol {int(ids.max())} is not below the alphabet size {part.k}")
     return ids.reshape(part.shape)
 
@@ -140,7 +141,7 @@ def stored_form(part: Part) -> tuple[str, tuple[int, ...]]:
         return part.dtype or "uint8", part.shape
     if part.coder:
         return "uint8", (-1,)
-    return "uint8", (part.shape[0], row_bytes(int(np.prod(part.shape[1:], dtype=np.int64)), part.k))
+    return "uint8", (part.shape[0], row_bytes(prod(part.shape[1:]), part.k))
 
 
 def stored_array(data: np.ndarray, part: Part, limits: Limits = DEFAULT) -> np.ndarray:

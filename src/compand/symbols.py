@@ -15,6 +15,13 @@ def id_dtype(k: int) -> np.dtype:
     return np.dtype(np.uint8 if k <= 1 << 8 else np.uint16 if k <= 1 << 16 else np.uint32)
 
 
+def below(ids: np.ndarray, k: int) -> bool:
+    """Whether all ids are in [0, k); looks at them only where their dtype can hold others."""
+    if not ids.size or (ids.dtype.kind == "u" and k > (1 << 8 * ids.dtype.itemsize) - 1):
+        return True
+    return (ids.dtype.kind == "u" or int(ids.min()) >= 0) and int(ids.max()) < k
+
+
 def width(k: int) -> int:
     """Bits of one symbol in [0, k): 0 for k = 1, 32 for k = 2^32."""
     return (k - 1).bit_length()
@@ -41,7 +48,7 @@ def pack(ids: np.ndarray, k: int) -> np.ndarray:
     """
     from . import _native
 
-    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= k):
+    if not below(ids, k):
         raise ValueError(f"symbols must be in [0, {k}), got {int(ids.min())}..{int(ids.max())}")
     ids = np.ascontiguousarray(ids, id_dtype(k))
     if not ids.size or k == 1:
@@ -66,7 +73,7 @@ def unpack(data: np.ndarray, m: int, k: int) -> np.ndarray:
             raise CorruptError(f"byte {int(data.max())} is not {digits(k)} digits below the alphabet size {k}")
         return _native.unpack_radix(data, m, k, digits(k))
     ids = _native.unpack_bits(data, m, width(k), dtype.itemsize)
-    if k & (k - 1) and int(ids.max()) >= k:
+    if k & (k - 1) and not below(ids, k):
         raise CorruptError(f"symbol {int(ids.max())} is not below the alphabet size {k}")
     return ids
 
