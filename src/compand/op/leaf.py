@@ -30,7 +30,8 @@ class Leaf:
     columns: np.ndarray    # (width,) float32 factors of the query's coordinates
     zero: float            # 8 bits: value = id + zero
     affine: Affine
-    debiased: bool = False  # the gain makes inner products unbiased
+    debiased: bool = False            # the gain makes inner products unbiased
+    take: np.ndarray | None = None    # the query's coordinate of each column; None: in order
 
 
 def leaf(codes: Codes, terms: int) -> Leaf | None:
@@ -85,18 +86,20 @@ def _int(q: Int, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | No
 
 
 def _ecsq(q: Ecsq, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | None:
-    """Integers as bytes; those of columns that reach beyond ±127 are rounded to multiples of 2, 3..."""
-    ends = q.ends(len(q.factors_))
-    coarse = np.repeat(-(-q.reach_.astype(np.int16) // 127), np.diff([0, *ends]))
+    """Integers as bytes. Columns that reach beyond ±127 take two: a multiple of 2, 3 or 4, and what it leaves."""
+    coarse = np.repeat(-(-q.reach_.astype(np.int16) // 127), np.diff([0, *q.ends(len(q.factors_))]))
     if int(coarse.max(initial=1)) > 4:
         return None
     parts = {f"ids{c}": codes.symbols(f"{path}ids{c}") for c in range(len(q.reach_))}
     if q.gain:
         parts["gain"] = codes.part(path + "gain")
-    ids = q.integers(parts)
-    for a, b, by in zip([0, *ends], ends, (-(-q.reach_.astype(np.int64) // 127)).tolist(), strict=False):
-        if by > 1:
-            ids[:, a:b] = np.rint(ids[:, a:b] / by)
+    ids, wide = q.integers(parts), np.flatnonzero(coarse > 1)
+    by = coarse[wide]
+    rest = ids[:, wide]
+    ids[:, wide] = np.rint(rest / by.astype(np.float32))
+    rest = rest - ids[:, wide] * by
+    rows = (np.concatenate([ids, rest], axis=1) + np.int16(128)).astype(np.uint8)
+    columns = np.concatenate([q.factors_ * coarse, q.factors_[wide]]).astype(np.float32)
+    take = np.concatenate([np.arange(len(q.factors_)), wide])
     gain = np.ascontiguousarray(q.gains(parts), np.float32)
-    columns = (q.factors_ * coarse).astype(np.float32)
-    return Leaf((ids + np.int16(128)).astype(np.uint8), 8, ids.shape[1], gain, _EMPTY, np.zeros(0, np.int32), columns, -128.0, map_, q.gain)
+    return Leaf(rows, 8, rows.shape[1], gain, _EMPTY, np.zeros(0, np.int32), columns, -128.0, map_, q.gain, take)

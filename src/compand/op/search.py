@@ -119,7 +119,7 @@ class Scanner:
         """Scores and row numbers as of `compand.search`; q (q, d) float32, of length 1 for cosine."""
         m = self.leaf.affine
         y = q if m.matrix is None else q @ m.matrix.T
-        y = y[:, :len(self.leaf.columns)] * self.leaf.columns
+        y = (y[:, :len(self.leaf.columns)] if self.leaf.take is None else y[:, self.leaf.take]) * self.leaf.columns
         shift = (q @ m.shift).astype(np.float32)
         factors = np.zeros(0, np.float32)
         if self.metric == "l2":
