@@ -163,7 +163,8 @@ float Index::score(const Tables &t, const float *query, uint32_t id) const {
 }
 
 void Index::search(const Request &r, float *scores, int64_t *ids) const {
-    constexpr size_t tile = 32;
+    constexpr size_t most_tile = 128;
+    const size_t tile = bits_ == 8 ? most_tile : 32;  // queries that pass over a chunk together: their tables stay in the cache
     const size_t shortlist = std::max(r.k, std::min(r.shortlist, n_)), scanned = std::min(std::max<size_t>(r.scanned, 1), groups_);
     const size_t keep = std::max<size_t>(1, std::min(shortlist, n_));
     const size_t wave = std::clamp<size_t>((size_t{1} << 22) / keep, 1, 256);  // queries at once, so that hits stay in bounds
@@ -193,7 +194,7 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
         parallel_for(tiles * segments, [&](size_t task) {
             const size_t first_query = task / segments * tile, last_query = std::min(first_query + tile, count);
             const size_t segment = task % segments, begin = std::min(segment * length, blocks_), end = std::min(begin + length, blocks_);
-            Query queries[tile];
+            Query queries[most_tile];
             for (size_t q = first_query; q < last_query; ++q) {
                 const Tables &t = tables[q];
                 queries[q - first_query] = {t.rounded.get(), t.weights.data(), {t.shift[0], t.shift[1], t.shift[2]}, t.bias, t.factor,
