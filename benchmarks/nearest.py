@@ -3,7 +3,9 @@
 Sub-vectors of real sentence embeddings (MiniLM); codewords are rows of the first half, queries rows of the second. Two threads
 for all. `not_nearest`: of 64 queries, how many got a codeword that is not the nearest by float64.
 
-    python benchmarks/nearest.py [--data DIR] [--seconds S] [--only "K d batch"]
+    python benchmarks/nearest.py [--data DIR] [--seconds S] [--d 8,32,64] [--only "K d batch"]
+
+With --d for fewer dimensions, the rows of the others stay in the result file. --only saves nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import argparse
 import itertools
+import json
 import lzma
 import pathlib
 
 import faiss
 import numpy as np
 import torch
-from record import interleave, save, table
+from record import RESULTS, interleave, save, table
 
 from compand import _native
 
@@ -55,12 +58,14 @@ def main():
     parser.add_argument("--data", default=os.environ.get("COMPAND_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data"))
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--only", default="", help="comma-separated 'K d batch' cells")
+    parser.add_argument("--d", default="8,32,64")
     args = parser.parse_args()
+    dims = [int(d) for d in args.d.split(",")]
     torch.set_num_threads(2)
     faiss.omp_set_num_threads(2)
     _native.set_threads(2)
     base = load(pathlib.Path(args.data) / "vectors" / "minilm-base.i16.xz")
-    cells = itertools.product((8, 32, 64), (1024, 8192, 65536), (8, 256, 4096, 16384))
+    cells = itertools.product(dims, (1024, 8192, 65536), (8, 256, 4096, 16384))
     only = [tuple(map(int, cell.split())) for cell in args.only.split(",") if cell]
     rows = []
     for d, k, batch in cells:
@@ -86,6 +91,9 @@ def main():
         rows.append(row)
         print(table(rows[-1:]).splitlines()[-1], flush=True)
     if not only:
+        path = RESULTS / "nearest.json"
+        kept = [row for row in json.loads(path.read_text())["rows"] if row["d"] not in dims] if path.exists() else []
+        rows = sorted(kept + rows, key=lambda row: (row["d"], row["K"], row["batch"]))
         save("nearest", rows, data="minilm-base sub-vectors", threads=2, unit="1e9 query-codeword pairs a second, median")
     print(table(rows))
 
