@@ -16,7 +16,6 @@ from compand.modality.gguf_types import TYPES
 from compand.modality.hf import safe_path
 from compand.modality.weights import difference, restore
 
-pytestmark = pytest.mark.skipif(not hasattr(compand, "Writer"), reason="this build has no file layer")
 rng = np.random.default_rng(0)
 
 
