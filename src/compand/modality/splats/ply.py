@@ -1,0 +1,132 @@
+"""INRIA-style PLY: one vertex a splat, one float property a value. Own bounded header parser.
+
+Sources: Turk, "The PLY polygon file format", 1994; the property names of Kerbl et al. 2023.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import FormatError, UnsupportedError
+from ...limits import Limits
+from ..source import Mapped
+from .splats import REST, Splats
+
+MAX_HEADER = 1 << 16
+TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
+         "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4", "double": "f8", "float64": "f8"}
+FIELDS = {"positions": ("x", "y", "z"), "scales": ("scale_0", "scale_1", "scale_2"), "rotations": ("rot_0", "rot_1", "rot_2", "rot_3"),
+          "opacity": ("opacity",), "sh0": ("f_dc_0", "f_dc_1", "f_dc_2")}
+NORMALS = ("nx", "ny", "nz")
+
+
+class Element(NamedTuple):
+    """One table of a PLY: ``dtype`` is structured, ``at`` its first byte."""
+
+    name: str
+    count: int
+    dtype: np.dtype
+    at: int
+
+
+def elements(file: Mapped, limits: Limits) -> dict[str, Element]:
+    """The tables a PLY declares, their bytes checked to be there. Raises `FormatError`, `UnsupportedError`."""
+    head = file.bytes(0, min(file.size, MAX_HEADER))
+    end = re.search(rb"(?:^|\n)end_header\r?\n", head)
+    if not head.startswith(b"ply") or end is None:
+        raise FormatError(f"{file.path}: no end_header within {MAX_HEADER:,} bytes: not a PLY, or cut short")
+    lines = head[:end.start() + 1].decode("ascii", "replace").splitlines()[1:]
+    order, tables = "", []
+    for line in lines:
+        words = line.split()
+        if not words or words[0] in ("comment", "obj_info"):
+            continue
+        if words[0] == "format" and len(words) == 3:
+            order = {"binary_little_endian": "<", "binary_big_endian": ">"}.get(words[1], "?")
+            if order == "?":
+                raise UnsupportedError(f"{file.path}: PLY format {words[1][:40]!r}; write binary_little_endian")
+        elif words[0] == "element" and len(words) == 3 and re.fullmatch(r"\d{1,15}", words[2]):
+            tables.append((words[1], limits.check("allocation", int(words[2]), f"{file.path}: rows of {words[1]!r}"), {}))
+        elif words[0] == "property" and len(words) == 3 and words[1] in TYPES and tables and words[2] not in tables[-1][2]:
+            tables[-1][2][words[2]] = order + TYPES[words[1]]
+        elif words[:2] == ["property", "list"]:
+            raise UnsupportedError(f"{file.path}: a PLY with lists is a mesh, not splats")
+        else:
+            raise FormatError(f"{file.path}: PLY header line {line[:80]!r}")
+    if not order:
+        raise FormatError(f"{file.path}: the PLY header names no format")
+    at, found = end.end(), {}
+    for name, count, fields in tables:
+        dtype = np.dtype(list(fields.items()))
+        if name in found or (count and not fields):
+            raise FormatError(f"{file.path}: PLY element {name[:40]!r} twice, or without properties")
+        limits.check("allocation", count * dtype.itemsize, f"{file.path}: {name!r}")
+        found[name] = Element(name, count, dtype, at)
+        at += count * dtype.itemsize
+    if at > file.size:
+        raise FormatError(f"{file.path}: cut short: {at:,} bytes are needed, the file has {file.size:,}")
+    return found
+
+
+def table(file: Mapped, element: Element) -> np.ndarray:
+    """The rows of a table as a structured view of the file."""
+    return file.array(element.at, "uint8", (element.count * element.dtype.itemsize,)).view(element.dtype)
+
+
+def read(file: Mapped, limits: Limits) -> Splats:
+    """The scene of a mapped PLY. Raises `FormatError` if it is a PLY of something else."""
+    tables = elements(file, limits)
+    vertex = tables.get("vertex")
+    names = vertex.dtype.names or () if vertex else ()
+    missing = [n for ns in FIELDS.values() for n in ns if n not in names]
+    if vertex is None or missing:
+        raise FormatError(f"{file.path}: not a PLY of splats: it has no {', '.join(missing[:4]) or 'vertex'}"
+                          f"{'...' if len(missing) > 4 else ''}")
+    rest = sum(1 for n in names if re.fullmatch(r"f_rest_\d+", n))
+    if rest not in [3 * k for k in REST.values()] or any(f"f_rest_{i}" not in names for i in range(rest)):
+        raise FormatError(f"{file.path}: {rest} f_rest properties; degrees 0 to 4 have 0, 9, 24, 45 or 72")
+    rows = table(file, vertex)
+
+    def columns(wanted) -> np.ndarray:
+        x = np.empty((len(rows), len(wanted)), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for i, name in enumerate(wanted):
+                x[:, i] = rows[name]
+        return x
+
+    own = {k: columns(v) for k, v in FIELDS.items()}
+    own["opacity"] = own["opacity"][:, 0]
+    own["sh_rest"] = columns([f"f_rest_{c * (rest // 3) + k}" for k in range(rest // 3) for c in range(3)])
+    known = {n for ns in FIELDS.values() for n in ns} | {f"f_rest_{i}" for i in range(rest)}
+    extra = {n: columns([n])[:, 0] for n in names if n not in known}
+    if all(n in extra and not extra[n].view(np.uint32).any() for n in NORMALS):
+        extra = {n: x for n, x in extra.items() if n not in NORMALS}
+    return Splats(**own, extra=extra)
+
+
+def properties(scene: Splats) -> list[str]:
+    """Names of the properties `write` gives a scene, in their order."""
+    normals = [*NORMALS]
+    return [*FIELDS["positions"], *normals, *FIELDS["sh0"], *(f"f_rest_{i}" for i in range(scene.sh_rest.shape[1])), *FIELDS["opacity"],
+            *FIELDS["scales"], *FIELDS["rotations"], *(n for n in scene.extra if n not in normals)]
+
+
+def write(out, scene: Splats, rows: int = 1 << 16) -> None:
+    """Write a scene to an open file as INRIA's trainer does: normals (zero unless in ``extra``), all of red's coefficients first."""
+    names = properties(scene)
+    head = "".join(f"property float {n}\n" for n in names)
+    out.write(f"ply\nformat binary_little_endian 1.0\nelement vertex {len(scene)}\n{head}end_header\n".encode())
+    k = scene.sh_rest.shape[1] // 3
+    zero = np.zeros((len(scene), 3), np.float32)
+    normals = np.stack([scene.extra.get(n, zero[:, 0]) for n in NORMALS], 1)
+    extra = [scene.extra[n][:, None] for n in scene.extra if n not in NORMALS]
+    for at in range(0, len(scene), rows):
+        s = slice(at, at + rows)
+        rest = scene.sh_rest[s]
+        rest = rest.reshape(len(rest), k, 3).swapaxes(1, 2).reshape(len(rest), 3 * k)
+        block = np.concatenate([scene.positions[s], normals[s], scene.sh0[s], rest, scene.opacity[s, None], scene.scales[s],
+                                scene.rotations[s], *(x[s] for x in extra)], 1)
+        out.write(block.astype("<f4", copy=False).data)
