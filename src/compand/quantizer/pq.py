@@ -112,4 +112,4 @@ def narrow_codewords(words: np.ndarray, dtype: str) -> np.ndarray:
 
 def wide_codewords(words: np.ndarray) -> np.ndarray:
     """Kept codewords as float32."""
-    return words.astype(np.float32, copy=False)
+    return cast(words, "float32")

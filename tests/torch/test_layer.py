@@ -1,0 +1,148 @@
+"""What a layer trained is what the core stores: the same numbers, bit for bit, and ids that mean what the step returned."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from compand.errors import FitError, InputError, SpecError  # noqa: E402
+from compand.torch import Quantize, Recipe  # noqa: E402
+
+SPECS = ["vq:64", "vq:32:dim=4", "vq:16+vq:16", "pq:4x4", "pq:2x4+pq:2x4", "center,scale:std:column,fsq:8x8x4", "hadamard,int:4:group=8",
+         "sign", "sign:complex=true", "ternary:rule=absmean", "int:4:per=tensor", "int:3:per=column", "table:16", "table:nf4", "lattice:e8",
+         "float:e2m1:group=16", "scale:norm:per=row,vq:16", "compand:mu,int:5", "pca:8,vq:16", "sign:4+sign:4+sign:4"]
+
+
+def rows(n=256, d=16, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def train(q, steps=3, d=16):
+    for i in range(steps):
+        x = rows(seed=i, d=d).requires_grad_()
+        out = q(x)
+        (out.y.square().mean() + out.loss).backward()
+    return x, out
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_training_stores_what_it_returned(spec, update):
+    q = Quantize(spec, 16, update=update)
+    x, out = train(q)
+    assert torch.equal(q.decode(out.parts), out.y.detach())
+    assert torch.isfinite(x.grad).all() and x.grad.abs().sum() > 0
+    assert all(p.grad is not None for name, p in q.named_parameters() if "zero" not in name)
+    q.eval()
+    found, codec = q(x), q.export()
+    assert np.array_equal(codec.decode(codec.encode(x.detach().numpy())), found.y.detach().numpy())
+    assert torch.equal(q.decode(q.encode(x)), found.y) and found.loss == 0
+    again = q(x)
+    assert torch.equal(again.y, found.y)
+
+
+@pytest.mark.parametrize("estimator", ["straight", "rotation", "clip", "trust", "noise", "diveq", "lsq", "none"])
+def test_estimators_give_finite_gradients_even_for_zeros(estimator):
+    q = Quantize("vq:8", 4, estimator=estimator, commit=0.0).fit(rows(d=4))
+    x = torch.cat([torch.zeros(2, 4), rows(8, 4)]).requires_grad_()
+    out = q(x)
+    out.y.sum().backward() if out.y.requires_grad else None
+    if estimator == "none":
+        assert x.grad is None
+    else:
+        assert torch.isfinite(x.grad).all() and x.grad.abs().sum() > 0
+    if estimator not in ("noise", "diveq"):
+        assert torch.equal(out.y, q.decode(out.parts))
+
+
+def test_straight_gradient_is_the_identity_and_rotation_keeps_angles():
+    x = rows(64, 4).requires_grad_()
+    q = Quantize("vq:16", 4, estimator="straight", commit=0.0).fit(x)
+    g = rows(64, 4, seed=9)
+    (q(x).y * g).sum().backward()
+    assert torch.allclose(x.grad, g)
+    x.grad = None
+    q = Quantize("vq:16", 4, estimator="rotation", commit=0.0).fit(x)
+    out = q(x)
+    out.y.backward(out.y.detach())  # the gradient along y turns to lie along x
+    cosine = torch.nn.functional.cosine_similarity(x.grad, x.detach(), dim=1)
+    assert (cosine > 0.999).all()
+
+
+def test_evaluation_changes_nothing_and_refuses_before_training():
+    q = Quantize("vq:16", 8).eval()
+    with pytest.raises(FitError, match="nothing was learnt"):
+        q(rows(d=8))
+    q.train()
+    train(q, d=8)
+    q.eval()
+    before = {name: a.clone() for name, a in q.state_dict().items()}
+    q(rows(d=8, seed=7))
+    assert all(torch.equal(a, before[name]) for name, a in q.state_dict().items())
+
+
+def test_a_restored_layer_goes_on_the_same():
+    q = Quantize("vq:16+vq:16", 8)
+    train(q, d=8)
+    other = Quantize("vq:16+vq:16", 8)
+    other.load_state_dict(q.state_dict())
+    x = rows(d=8, seed=5)
+    q.eval(), other.eval()
+    assert torch.equal(q(x).y, other(x).y)
+
+
+def test_moving_average_is_sums_over_counts():
+    q = Quantize("vq:4", 2, decay=0.5, revive=0.0).fit(rows(64, 2))
+    words, use = q.export().state()["codebook_"].astype(np.float64), q.use_root.numpy().copy()
+    x = rows(64, 2, seed=3)
+    ids = q(x).ids.numpy().ravel()
+    q(x)  # takes in what the first step taught
+    for k in range(4):
+        own = x.numpy()[ids == k].astype(np.float64)
+        expected = (0.5 * use[k] * words[k] + 0.5 * own.sum(0)) / (0.5 * use[k] + 0.5 * len(own))
+        assert np.allclose(q.state_codebook_[k].numpy(), expected, atol=1e-5)
+
+
+def test_dead_codewords_come_back():
+    q = Quantize("vq:64", 4, decay=0.5).fit(rows(512, 4) * 0.01)
+    x = rows(2048, 4)
+    for _ in range(10):
+        q(x)
+    ids = q(x).ids
+    assert len(ids.unique()) >= 60 and q.use[""].dead <= 4
+
+
+def test_codebook_through_a_linear_map_moves_together():
+    q = Quantize("vq:16", 4, through="linear", update="gradient").fit(rows(64, 4))
+    optimizer = torch.optim.SGD(q.parameters(), 0.1)
+    before = q.export().state()["codebook_"]
+    out = q(rows(64, 4, seed=2) + 3)
+    out.loss.backward()
+    optimizer.step()
+    assert (np.abs(q.export().state()["codebook_"] - before).sum(1) > 0).all()
+
+
+def test_prefixes_train_every_number_of_terms():
+    q = Quantize("vq:8+vq:8+vq:8", 4, prefix=True).fit(rows(256, 4))
+    x = rows(256, 4)
+    assert len({len(q(x).parts) for _ in range(30)}) == 3
+
+
+def test_axis_shape_and_half_precision():
+    q = Quantize("vq:16", 8, axis=1)
+    x = torch.randn(2, 8, 5, 3, dtype=torch.bfloat16)
+    out = q(x)
+    assert out.y.shape == x.shape and out.y.dtype == torch.bfloat16 and out.ids.shape == (30, 1)
+    with pytest.raises(InputError, match="8"):
+        q(torch.zeros(2, 7, 5))
+    with pytest.raises(InputError, match="NaN"):
+        q(x * torch.nan)
+
+
+def test_recipes_refuse_what_they_do_not_know():
+    with pytest.raises(SpecError, match="rotation"):
+        Recipe(estimator="magic")
+    with pytest.raises(SpecError, match="decay"):
+        Recipe(decay=1.0)
+    with pytest.raises(InputError, match="not both"):
+        Quantize("vq:4", 2, Recipe(), decay=0.5)
