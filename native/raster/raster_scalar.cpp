@@ -1,0 +1,3 @@
+#define ISA scalar
+#define LEVEL 0
+#include "raster/raster_impl.hpp"
