@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..metric.splats import covariances
 from .camera import Camera
 
 LOW_PASS, MOST, LEAST, CLOSED = 0.3, 0.99, 1 / 255, 1e-4
@@ -15,7 +16,7 @@ def reference(scene, camera: Camera, background=(0.0, 0.0, 0.0)) -> tuple[np.nda
     turn, shift = camera.view[:, :3], camera.view[:, 3]
     t = p @ turn.T + shift
     rgb = colours(scene, p - camera.position)
-    cov = covariances(scene)
+    cov = covariances(scene.rotations, scene.scales)
     opacity = 1 / (1 + np.exp(-np.asarray(scene.opacity, np.float64)))
     image, light = np.zeros((camera.height, camera.width, 3)), np.ones((camera.height, camera.width))
     open_ = np.ones(light.shape, bool)
@@ -37,17 +38,6 @@ def reference(scene, camera: Camera, background=(0.0, 0.0, 0.0)) -> tuple[np.nda
         image += np.where(hit, alpha * light, 0)[..., None] * rgb[i]
         light = np.where(hit, after, light)
     return image + light[..., None] * np.asarray(background, np.float64), light
-
-
-def covariances(scene) -> np.ndarray:
-    """Covariance (n, 3, 3) of each splat in the scene's axes."""
-    q = np.asarray(scene.rotations, np.float64)
-    w, x, y, z = (q / np.linalg.norm(q, axis=1, keepdims=True)).T
-    turn = np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-                     2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-                     2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], 1).reshape(-1, 3, 3)
-    m = turn * np.exp(np.asarray(scene.scales, np.float64))[:, None, :]
-    return m @ m.swapaxes(1, 2)
 
 
 def flattened(cov: np.ndarray, t: np.ndarray, camera: Camera) -> np.ndarray:
