@@ -1,8 +1,10 @@
 """Hostile indexes by name: each behind a right checksum, each refused before anything of size is allocated."""
 
+import cProfile
 import functools
 import io
 import json
+import pstats
 import tracemalloc
 
 import numpy as np
@@ -342,3 +344,49 @@ def test_index_rules_by_themselves():
         with pytest.raises(compand.CorruptError):
             js.loads(bad, limits)
     assert js.loads(js.dumps({"é": -5.5}), limits) == {"é": -5.5}
+
+
+def crowd(specs, entry, chunks=(), state=None) -> bytes:
+    """A file of many entries, each with a codec of its own."""
+    head = MAGIC + bytes(56)
+    specs = list(specs)
+    return mutate.with_chunks(head, list(chunks), {
+        "codecs": [{"spec": s, **({"state": state} if state else {})} for s in specs],
+        "entries": {f"e{i}": {**entry, "codec": i} for i in range(len(specs))}})
+
+
+EMPTY = {"shape": [0], "dtype": "float32", "rows": 1, "parts": {}}
+ONE = {"shape": [1, 1], "dtype": "float32", "rows": 1}
+PAIR = {"ids": [0], "scale": [1]}
+SOME = range(1, 301)
+CROWDS = {
+    "groups": lambda: crowd((f"int:4:group={i}" for i in SOME), EMPTY),
+    "one spec": lambda: crowd(("int:4" for _ in SOME), EMPTY),
+    "sums": lambda: crowd(("+".join(["int:1"] * 15 + [f"int:2:group={i}"]) for i in SOME), EMPTY),
+    "chains": lambda: crowd(("klt," * 30 + f"int:2:group={i}" for i in SOME), EMPTY),
+    "parentheses": lambda: crowd(("(" * 31 + f"int:2:group={i}" + ")" * 31 for i in SOME), EMPTY),
+    "faults": lambda: crowd(("center," * 30 + f"lzma,int:2:group={i}" for i in SOME), EMPTY),
+    "unknown": lambda: crowd((f"wavelet{i}" for i in SOME), EMPTY),
+    "counts": lambda: crowd((f"pyramid:{i % 128 + 1}:dim={1025 - i}" for i in SOME), EMPTY),
+    "values": lambda: crowd((f"int:4:group={i}" for i in SOME), {**ONE, "parts": PAIR}, [b"\1", b"\0\0"]),
+    "terms": lambda: crowd(("+".join([f"int:4:group={i}"] * 16) for i in SOME), {**ONE, "parts": {
+        f"{i}.{name}": chunk for i in range(16) for name, chunk in PAIR.items()}}, [b"\1", b"\0\0"]),
+    "states": lambda: crowd((f"center,int:4:group={i}" for i in SOME), {**ONE, "parts": {f"1.{k}": v for k, v in PAIR.items()}},
+                            [b"\1", b"\0\0", bytes(4)], {"0.mean_": {"dtype": "float32", "shape": [1], "chunk": 2}}),
+}
+
+
+@pytest.mark.parametrize("name", CROWDS)
+def test_many_codecs_cost_no_more_than_their_bytes(name):
+    """A second a MiB is about ten calls a byte; calls are counted, for clocks lie on a busy machine."""
+    data = CROWDS[name]()
+    for level in ("structure", "full"):
+        with compand.open(data) as file:
+            file.verify(level, keep_going=True)  # imports and caches
+        counter = cProfile.Profile()
+        with compand.open(data) as file:
+            counter.enable()
+            file.verify(level, keep_going=True)
+            counter.disable()
+        calls = pstats.Stats(counter).total_calls / len(data)
+        assert calls < 8, f"{calls:.1f} calls for each byte of the file"

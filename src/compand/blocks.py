@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -22,18 +20,24 @@ MIN_CHUNK = 64 << 10   # bytes a chunk of several small blocks aims at
 WORK_FLOOR = 4096      # bytes added to a coded part when its expansion is judged
 
 
-@contextmanager
-def guarded(what: str, **where) -> Iterator[None]:
-    """Turn whatever a stage raises over hostile input into a `CompandError`."""
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    except (CompandError, OSError):
-        raise
-    except MemoryError:
-        raise LimitError(f"{what}: this machine has not the memory for it") from None
-    except Exception as e:  # a stage met a form, state or parts that no encoder makes
-        raise CorruptError(f"{what}: {type(e).__name__}: {str(e)[:200]}", **where) from e
+class guarded:
+    """Turn whatever a stage raises over hostile input into a `CompandError`; arithmetic on it warns of nothing."""
+
+    __slots__ = ("quiet", "what", "where")
+
+    def __init__(self, what: str, **where):
+        self.what, self.where = what, where
+
+    def __enter__(self) -> None:
+        self.quiet = np.errstate(all="ignore")
+        self.quiet.__enter__()
+
+    def __exit__(self, kind, e, trace) -> None:
+        self.quiet.__exit__(kind, e, trace)
+        if isinstance(e, MemoryError):
+            raise LimitError(f"{self.what}: this machine has not the memory for it") from None
+        if isinstance(e, Exception) and not isinstance(e, (CompandError, OSError)):  # met what no encoder makes
+            raise CorruptError(f"{self.what}: {type(e).__name__}: {str(e)[:200]}", **self.where) from e
 
 
 def check_form(stage: Stage, form: Form, limits: Limits) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from .array import dtype_name
 from .errors import SpecError
 from .limits import DEFAULT, Limits
-from .stage import EntropyModel, Form, Stage
+from .stage import Form, Stage, _remembered
 
 
 class Expression(Stage):
@@ -46,17 +46,15 @@ class Chain(Expression):
     def __init__(self, items: tuple[Stage, ...]):
         super().__init__(items)
         transforms = tuple(s for s in items if s.kind == "transform")
-        coder = next((s for s in items if isinstance(s, EntropyModel)), None)
-        quantizer = next((s for s in items if s.kind == "quantizer"), None)
-        object.__setattr__(self, "transforms", transforms)
-        object.__setattr__(self, "quantizer", quantizer)
-        object.__setattr__(self, "coder", coder)
-        object.__setattr__(self, "kind", "quantizer" if quantizer else "transform")
-        object.__setattr__(self, "raw", all(s.raw for s in items if s.kind != "entropy"))
-        object.__setattr__(self, "elementwise", all(getattr(s, "elementwise", False) for s in transforms))
+        rest = items[len(transforms):]
+        quantizer = rest[0] if rest and rest[0].kind == "quantizer" else None
+        self.__dict__.update(
+            transforms=transforms, quantizer=quantizer, coder=next((s for s in rest if s.kind == "entropy"), None),
+            kind="quantizer" if quantizer else "transform", raw=all([s.raw for s in items if s.kind != "entropy"]),
+            elementwise=all([getattr(s, "elementwise", False) for s in transforms]))
 
     def __str__(self) -> str:
-        return ",".join(map(str, self.items))
+        return _remembered(self, lambda: ",".join(map(str, self.items)))
 
     def _forms(self, form: Form) -> list[Form]:
         """What flows into each transform, and last what comes out of all."""
@@ -125,7 +123,7 @@ class Sum(Expression):
     raw = False
 
     def __str__(self) -> str:
-        return "+".join(f"({s})" if isinstance(s, Chain) else str(s) for s in self.items)
+        return _remembered(self, lambda: "+".join(f"({s})" if isinstance(s, Chain) else str(s) for s in self.items))
 
     def state(self, form):
         return _join((i, s.state(form)) for i, s in enumerate(self.items))
@@ -164,35 +162,42 @@ def _decode(quantizer, parts, form, terms):
     return quantizer.decode(parts, form, terms) if isinstance(quantizer, Sum) else quantizer.decode(parts, form)
 
 
-def then(a: Stage, b: Stage, limits: Limits = DEFAULT) -> Chain:
-    """``a | b``. Raises `SpecError` where b cannot stand after a."""
-    items = tuple(s for side in (a, b) for s in (side.items if isinstance(side, Chain) else (side,)))
+def _fault(message: str, side: int) -> SpecError:
+    """A `SpecError` about the operand of this number."""
+    error = SpecError(message)
+    error.side = side  # type: ignore[attr-defined]
+    return error
+
+
+def then(*sides: Stage, limits: Limits = DEFAULT) -> Chain:
+    """``a | b | ...``. Raises `SpecError` where one cannot stand after the other."""
+    items = [(s, i) for i, side in enumerate(sides) for s in (side.items if isinstance(side, Chain) else (side,))]
     order, lossy = {"transform": 0, "quantizer": 1, "entropy": 2}, False
-    for before, after in pairwise(items):
+    for (before, _), (after, side) in pairwise(items):
         if order[after.kind] < order[before.kind] or (after.kind == before.kind != "transform"):
             hint = "'+' codes what is left over" if after.kind == "quantizer" == before.kind else \
                 "the order is transforms, then a quantizer, then an entropy coder"
-            raise SpecError(f"{after} ({after.kind}) cannot follow {before} ({before.kind}); {hint}")
+            raise _fault(f"{after} ({after.kind}) cannot follow {before} ({before.kind}); {hint}", side)
         if after.kind == "entropy" and before.kind == "transform":
-            raise SpecError(f"{after} codes symbols; put a quantizer between {before} and it")
+            raise _fault(f"{after} codes symbols; put a quantizer between {before} and it", side)
         lossy = lossy or not before.raw
         if after.raw and lossy and not getattr(after, "moves", False):
-            raise SpecError(f"{after} keeps every bit; it cannot follow {before}, which does not")
-    if items[0].kind == "entropy":
-        raise SpecError(f"{items[0]} codes symbols; put a quantizer before it")
+            raise _fault(f"{after} keeps every bit; it cannot follow {before}, which does not", side)
+    if items[0][0].kind == "entropy":
+        raise _fault(f"{items[0][0]} codes symbols; put a quantizer before it", 0)
     limits.check("stages", len(items), "stages in a spec")
-    return Chain(items)
+    return Chain(tuple(s for s, _ in items))
 
 
-def rest(a: Stage, b: Stage, limits: Limits = DEFAULT) -> Sum:
-    """``a + b``. Raises `SpecError` unless both give codes and can be subtracted."""
-    items = tuple(s for side in (a, b) for s in (side.items if isinstance(side, Sum) else (side,)))
-    for s in items:
+def rest(*sides: Stage, limits: Limits = DEFAULT) -> Sum:
+    """``a + b + ...``. Raises `SpecError` unless all give codes and can be subtracted."""
+    items = [(s, i) for i, side in enumerate(sides) for s in (side.items if isinstance(side, Sum) else (side,))]
+    for s, side in items:
         if s.kind != "quantizer":
-            raise SpecError(f"'+' needs codes on both sides; {s} is {dict(transform='a transform').get(s.kind, 'an entropy coder')}")
+            raise _fault(f"'+' needs codes on both sides; {s} is {dict(transform='a transform').get(s.kind, 'an entropy coder')}", side)
         if s.raw:
-            raise SpecError(f"{s} keeps every bit; nothing is left over for '+'")
+            raise _fault(f"{s} keeps every bit; nothing is left over for '+'", side)
     limits.check("terms", len(items), "terms of a sum")
-    return Sum(items)
+    return Sum(tuple(s for s, _ in items))
 
 

@@ -43,6 +43,12 @@ class Field(NamedTuple):
 
 
 @cache
+def fitted(cls: type) -> tuple[str, ...]:
+    """The names of a stage class's fitted arrays, in order."""
+    return tuple(f.name for f in dataclasses.fields(cls) if f.name.endswith("_"))
+
+
+@cache
 def of(cls: type) -> tuple[Field, ...]:
     """The hyper-parameters of a stage class, in order."""
     hints = get_type_hints(cls, include_extras=True) if dataclasses.is_dataclass(cls) else {}
@@ -88,6 +94,8 @@ def check(stage) -> None:
     """Raise `SpecError` unless every hyper-parameter is valid."""
     for f in of(type(stage)):
         value = getattr(stage, f.name)
+        if value is f.default:
+            continue
         if f.type is float and type(value) is int:
             object.__setattr__(stage, f.name, value := float(value))
         if not valid(f, value):

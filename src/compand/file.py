@@ -115,7 +115,7 @@ class File(Mapping):
             if fault := js.name_fault(name):
                 raise container.fault(f"{fault}: {js.short(name)}")
         self._entries: dict[str, Entry] = {}
-        self._codecs: dict[int, Codec] = {}
+        self._codecs: dict[int, Codec | CompandError] = {}
         self._known_specs: dict[int, dict[str, Any]] = {}
 
     # -- the index, checked: each entry when it is first asked for, what concerns all of them by `verify` -----------------------
@@ -196,24 +196,33 @@ class File(Mapping):
         return {name: sum(-(-self._container.sizes[c] // users[c]) for c in used) for name, used in chunks.items()}
 
     def _codec(self, i: int) -> Codec:
+        """A codec with its state, made once; so is the error of one that cannot be made."""
         if i not in self._codecs:
-            record = self._spec(i)
             try:
-                stage = parse(record["spec"], self.limits)
-                codec = Codec(stage)
-            except UnsupportedError as e:
-                packages = record.get("packages") or {}
-                hint = f"; the file was written with {', '.join(packages.values())}" if packages else ""
-                raise UnsupportedError(f"{e}{hint}; written by {self.writer}") from None
-            state = {path: stored_array(self._container.chunk(a["chunk"]), Part(tuple(a["shape"]), a["dtype"]), self.limits)
-                     for path, a in record.get("state", {}).items()}
-            if state:
-                with guarded(f"{record['spec']}: the state {sorted(state)} does not fit"):
-                    codec = Codec(stage.with_arrays(state))
-                if codec.state().keys() != state.keys():
-                    raise self._container.fault(f"{record['spec']} has no state {sorted(state.keys() - codec.state().keys())}")
-            self._codecs[i] = codec
-        return self._codecs[i]
+                self._codecs[i] = self._build(self._spec(i))
+            except CompandError as e:
+                self._codecs[i] = e
+        codec = self._codecs[i]
+        if isinstance(codec, CompandError):
+            raise codec.with_traceback(None)
+        return codec
+
+    def _build(self, record: dict[str, Any]) -> Codec:
+        try:
+            stage = parse(record["spec"], self.limits)
+            codec = Codec(stage)
+        except UnsupportedError as e:
+            packages = record.get("packages") or {}
+            hint = f"; the file was written with {', '.join(packages.values())}" if packages else ""
+            raise UnsupportedError(f"{e}{hint}; written by {self.writer}") from None
+        state = {path: stored_array(self._container.chunk(a["chunk"]), Part(tuple(a["shape"]), a["dtype"]), self.limits)
+                 for path, a in record.get("state", {}).items()}
+        if state:
+            with guarded(f"{record['spec']}: the state {sorted(state)} does not fit"):
+                codec = Codec(stage.with_arrays(state))
+            if codec.state().keys() != state.keys():
+                raise self._container.fault(f"{record['spec']} has no state {sorted(state.keys() - codec.state().keys())}")
+        return codec
 
     # -- a mapping ---------------------------------------------------------------------------------------------------------
     def __getitem__(self, name: str) -> Entry:
@@ -293,7 +302,7 @@ class File(Mapping):
             except CompandError as e:
                 if not keep_going:
                     raise
-                faults.setdefault(str(e), e)
+                faults.setdefault(str(e), e.with_traceback(None))  # frames would keep what they have read
                 if isinstance(step, partial) and step.args:
                     bad.add(step.args[0])
         return Report(level, len(self), len(chunks), self.nbytes, tuple(faults.values()))

@@ -16,6 +16,7 @@ from . import fields
 from .errors import SpecError, UnsupportedError
 from .expression import rest, then
 from .limits import DEFAULT, Limits
+from .registry import _stages as known_stages
 from .registry import lookup
 from .stage import Stage
 
@@ -34,30 +35,34 @@ def parse(text: str, limits: Limits = DEFAULT) -> Stage:
     return _Parser(text, limits).whole()
 
 
+_KEPT = 4096  # stages remembered by their text: they cannot change, and files name few of them often
+_stages: dict[str, Stage] = {}
+
+
 class _Parser:
     def __init__(self, text: str, limits: Limits):
         self.text, self.limits, self.stages, self.depth = text, limits, 0, 0
-        self.tokens: list[tuple[str, int]] = []
-        at = 0
-        while at < len(text):
-            match = _TOKEN.match(text, at)
-            if not match:
-                raise SpecError(f"unexpected character {text[at]!r} in spec", text, at)
-            self.tokens.append((match.group(), at))
-            at = match.end()
-        self.tokens.append(("", len(text)))
+        self.tokens: list[str] = _TOKEN.findall(text)
+        if sum(map(len, self.tokens)) != len(text):
+            at = next(i for i, c in enumerate(text) if not _TOKEN.match(c))
+            raise SpecError(f"unexpected character {text[at]!r} in spec", text, at)
+        self.tokens.append("")
         self.i = 0
 
     @property
     def token(self) -> str:
-        return self.tokens[self.i][0]
+        return self.tokens[self.i]
+
+    def where(self, i: int) -> int:
+        """Where a token starts in the text."""
+        return sum(map(len, self.tokens[:i]))
 
     def error(self, message: str, i: int | None = None) -> SpecError:
-        token, at = self.tokens[self.i if i is None else i]
-        return SpecError(message, self.text, at, len(token))
+        i = self.i if i is None else i
+        return SpecError(message, self.text, self.where(i), len(self.tokens[i]))
 
     def take(self, token: str) -> bool:
-        if self.token == token:
+        if self.tokens[self.i] == token:
             self.i += 1
             return True
         return False
@@ -71,26 +76,24 @@ class _Parser:
         return stage
 
     def expression(self) -> Stage:
-        left = self.sum()
-        while self.token == ",":
-            at = self.i
-            self.i += 1
-            left = self.join(then, left, self.sum(), at)
-        return left
+        return self.joined(",", then, self.sum)
 
     def sum(self) -> Stage:
-        left = self.term()
-        while self.token == "+":
-            at = self.i
-            self.i += 1
-            left = self.join(rest, left, self.term(), at)
-        return left
+        return self.joined("+", rest, self.term)
 
-    def join(self, operator, left: Stage, right: Stage, at: int) -> Stage:
+    def joined(self, mark: str, operator, operand) -> Stage:
+        """Operands with an operator between each two."""
+        sides, marks = [operand()], []
+        while self.token == mark:
+            marks.append(self.i)
+            self.i += 1
+            sides.append(operand())
+        if not marks:
+            return sides[0]
         try:
-            return operator(left, right, self.limits)
+            return operator(*sides, limits=self.limits)
         except SpecError as e:
-            raise self.error(str(e), at) from None
+            raise self.error(str(e), marks[max(getattr(e, "side", 1), 1) - 1]) from None
 
     def term(self) -> Stage:
         if self.token == "(":
@@ -106,16 +109,31 @@ class _Parser:
 
     def stage(self) -> Stage:
         at, name = self.i, self.token
-        if not re.match(r"[a-z]", name):
+        if not "a" <= name[:1] <= "z":
             raise self.error("expected the name of a stage" + (f" before {name!r}" if name else " here"))
-        self.limits.check("stages", self.stages + 1, "stages in a spec")
         self.stages += 1
+        self.limits.check("stages", self.stages, "stages in a spec")
+        end = at + 1
+        while self.tokens[end] == ":":
+            end += 2 if self.tokens[end + 1] == "" or self.tokens[end + 2] != "=" else 4
+            end = min(end, len(self.tokens) - 1)
+        text = "".join(self.tokens[at:end])
+        stage = _stages.get(text)
+        if stage is None or known_stages.get(name) is not type(stage):
+            stage = self.build(at, name)
+            if len(_stages) >= _KEPT:
+                _stages.clear()
+            _stages[text] = stage
+        self.i = end
+        return stage
+
+    def build(self, at: int, name: str) -> Stage:
+        """The stage whose name is the token ``at``."""
         try:
             cls = lookup(name)
         except UnsupportedError as e:
-            token, where = self.tokens[at]
-            raise UnsupportedError(f"{e}\n  {self.text}\n  {' ' * where}{'^' * len(token)}") from None
-        self.i += 1
+            raise UnsupportedError(f"{e}\n  {self.text}\n  {' ' * self.where(at)}{'^' * len(name)}") from None
+        self.i = at + 1
         known = fields.of(cls)
         positional = [f for f in known if f.positional]
         given: dict[str, object] = {}

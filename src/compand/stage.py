@@ -13,7 +13,7 @@ stage is its kind: `Transform` array → array, `Quantizer` array → codes, `En
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Self, dataclass_transform
 
@@ -91,8 +91,7 @@ class Stage:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The fitted arrays by path; empty if not fitted."""
-        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name.endswith("_")}  # type: ignore[arg-type]
-        return {name: a for name, a in found.items() if a is not None}
+        return {name: a for name in fields.fitted(type(self)) if (a := getattr(self, name)) is not None}
 
     def with_arrays(self, arrays: dict[str, np.ndarray]) -> Self:
         """A copy with these fitted arrays (as given by `arrays`)."""
@@ -123,7 +122,7 @@ class Stage:
         return rest(self, other)
 
     def __str__(self) -> str:
-        return fields.text(self)
+        return _remembered(self, lambda: fields.text(self))
 
     def __repr__(self) -> str:
         have = ", ".join(f"{name}={a.dtype}{list(a.shape)}" for name, a in self.arrays().items())
@@ -137,6 +136,13 @@ class Stage:
 
     def __hash__(self) -> int:
         return hash(str(self))
+
+
+def _remembered(stage: Stage, text: Callable[[], str]) -> str:
+    """The spec of a stage, made once: stages cannot change."""
+    if (found := stage.__dict__.get("_text")) is None:
+        stage.__dict__["_text"] = found = text()
+    return found
 
 
 class Transform(Stage):

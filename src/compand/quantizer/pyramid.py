@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import comb
 from typing import Annotated, Literal
 
 import numpy as np
@@ -107,25 +108,21 @@ def count(n: int, k: int) -> int:
     >>> count(3, 2), count(16, 8), count(8, 0)
     (18, 30316544, 1)
     """
-    return _counts(n, k)[-1][-1]
-
-
-@lru_cache(64)
-def _counts(n: int, k: int) -> list[list[int]]:
-    """Numbers of vectors for 0..n coordinates and 0..k pulses."""
-    rows = [[1] + [0] * k]
-    for _ in range(n):
-        last, row = rows[-1], [1]
-        for j in range(1, k + 1):
-            row.append(min(MOST, row[j - 1] + last[j] + last[j - 1]))
-        rows.append(row)
-    return rows
+    total = int(k == 0)
+    for used in range(1, min(n, k) + 1):  # coordinates that are not zero, their signs, how the pulses are shared
+        total += comb(n, used) * comb(k - 1, used - 1) << used
+        if total >= MOST:
+            return MOST
+    return total
 
 
 @lru_cache(16)
 def _tables(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """V[m, j] = vectors of m coordinates and j pulses, and S[m, j] = V[m, 0] + ... + V[m, j], both uint64 (S wraps)."""
-    v = np.array(_counts(n, k), np.uint64)
+    v = np.zeros((n + 1, k + 1), np.uint64)
+    v[:, 0] = 1
+    for j in range(1, k + 1):  # V[m, j] - V[m - 1, j] = V[m, j - 1] + V[m - 1, j - 1]
+        np.cumsum(v[1:, j - 1] + v[:-1, j - 1], out=v[1:, j])
     return v, np.cumsum(v, axis=1, dtype=np.uint64)
 
 
