@@ -5,12 +5,12 @@ from __future__ import annotations
 import mmap
 import struct
 from bisect import bisect_right
-from itertools import accumulate
 from typing import Any, BinaryIO
 
 import numpy as np
 from xxhash import xxh3_64, xxh3_64_intdigest
 
+from . import _native
 from . import index as js
 from .errors import CorruptError, FormatError, UnsupportedError
 from .limits import Limits
@@ -65,9 +65,9 @@ class Container:
         if major > VERSION[0] or (major == 0 and minor != VERSION[1]):
             raise UnsupportedError(f"the file has format version {major}.{minor}, this compand reads {VERSION[0]}.{VERSION[1]}; "
                                    "use the compand that wrote it, or update")
-        self.index: dict[str, Any] = js.loads(index.tobytes(), limits)
+        self.index: dict[str, Any] = js.split(index, limits)
         table = js.fields(self.index.get("chunks"), "the chunk table", frozenset(("bytes", "xxh3")))
-        self.sizes = js.integers(table["bytes"], "chunk sizes", below=max(self.index_at, 1))
+        self.sizes = js.integers(table["bytes"], "chunk sizes", below=self.index_at)
         sums = table["xxh3"]
         if type(sums) is not str or len(sums) != 16 * len(self.sizes) or not sums.isascii():
             raise self.fault("the chunk table does not have one checksum a chunk")
@@ -77,7 +77,7 @@ class Container:
             raise self.fault("the chunk checksums are not hexadecimal") from None
         if len(self.sums) != 8 * len(self.sizes):
             raise self.fault("the chunk checksums are not hexadecimal")
-        self.ends = [*accumulate(self.sizes, lambda end, size: aligned(end, size) + size, initial=ALIGN)]
+        self.ends = _native.chunk_ends(self.sizes, ALIGN, SMALL_ALIGN, ALIGN, LARGE)
         if aligned(self.ends[-1]) != self.index_at:
             raise self.fault(f"the chunks end at byte {self.ends[-1]:,}, but the index starts elsewhere", offset=self.index_at)
         self._checked = bytearray(len(self.sizes))
@@ -185,7 +185,7 @@ class ChunkWriter:
         """Whether two chunks hold equal bytes."""
         if self.sizes[a] != self.sizes[b] or self.sums[a] != self.sums[b]:
             return False
-        ends = [*accumulate(self.sizes, lambda end, size: aligned(end, size) + size, initial=ALIGN)]
+        ends = _native.chunk_ends(self.sizes, ALIGN, SMALL_ALIGN, ALIGN, LARGE)
         for done in range(0, self.sizes[a], 1 << 20):
             pieces = []
             for c in (a, b):

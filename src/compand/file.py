@@ -107,11 +107,13 @@ class File(Mapping):
         self.meta: dict[str, Any] = js.mapping(meta, "meta")
         js.text(writer, "meta: writer")
         self._specs = index["codecs"]
-        self._records = js.mapping(index["entries"], "the entries")
+        self._records: Mapping[str, Any] = index["entries"]
         if type(self._specs) is not list:
             raise container.fault("the codecs must be a list")
+        if not isinstance(self._records, js.Records):
+            js.mapping(self._records, "the entries")
         limits.check("entries", len(self._records), "entries")
-        for name in self._records:
+        for name in self._records if not getattr(self._records, "plain", False) else ():
             if fault := js.name_fault(name):
                 raise container.fault(f"{fault}: {js.short(name)}")
         self._entries: dict[str, Entry] = {}

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 
+from . import _native
 from .errors import CompandError, CorruptError, InputError, UnsupportedError
 from .limits import Limits
 
@@ -40,6 +42,43 @@ def loads(raw: bytes, limits: Limits) -> dict[str, Any]:
         raise CorruptError(f"the index is not JSON in UTF-8: {str(e)[:200]}") from None
     if type(index) is not dict:
         raise CorruptError("the index is not a JSON object")
+    return index
+
+
+class Records(Mapping):
+    """The entries of an index that was found valid: name → fields, each parsed when it is asked for."""
+
+    def __init__(self, text: np.ndarray, where: dict[str, int], plain: bool):
+        self._text, self._where, self.plain = text, where, plain
+
+    def __getitem__(self, name: str) -> Any:
+        at = self._where[name]
+        return json.loads(self._text[at >> 32:at & 0xFFFFFFFF].tobytes())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+def split(raw: np.ndarray, limits: Limits) -> dict[str, Any]:
+    """`loads`, but where the text (uint8) is as a writer makes it, ``entries`` are `Records`, and only the rest is parsed."""
+    limits.check("index_bytes", raw.size, "index")
+    if (found := _native.json_split(raw)) is None:
+        return loads(raw.tobytes(), limits)
+    fields, entries, plain_names, sizes, sums = found
+    index: dict[str, Any] = {}
+    for name, (begin, end) in fields.items():
+        if name == "entries" and entries is not None:
+            index[name] = Records(raw, entries, plain_names)
+        elif name == "chunks" and sizes is not None:
+            index[name] = {"bytes": sizes, "xxh3": sums}
+        else:
+            index[name] = json.loads(raw[begin:end].tobytes())
     return index
 
 
@@ -130,10 +169,10 @@ def integers(value: Any, what: str, low: int = 0, below: int = BELOW) -> list[in
     """A list of integers in [low, below)."""
     if type(value) is not list:
         raise CorruptError(f"{what} must be a list of integers, not {short(value)}")
-    for v in value:
-        if type(v) is not int or not low <= v < below:
-            raise CorruptError(f"{what} must hold integers from {low} to {below - 1}, not {short(v)}")
-    return value
+    if set(map(type, value)) <= {int} and (not value or (low <= min(value) and max(value) < below)):
+        return value
+    bad = next(v for v in value if type(v) is not int or not low <= v < below)
+    raise CorruptError(f"{what} must hold integers from {low} to {below - 1}, not {short(bad)}")
 
 
 def text(value: Any, what: str, most: int = 4096) -> str:

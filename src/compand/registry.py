@@ -61,7 +61,7 @@ def lookup(name: str) -> type:
         _points()[name].load()
     if name not in _stages:
         known = names()
-        near = difflib.get_close_matches(name, known, 1)
+        near = difflib.get_close_matches(name, [n for n in known if n[0] == name[:1]], 1)  # comparing takes long
         raise UnsupportedError(f"unknown stage {name!r}{f', did you mean {near[0]!r}?' if near else ''}; "
                                f"known stages: {', '.join(known)}")
     return _stages[name]
