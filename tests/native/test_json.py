@@ -46,8 +46,9 @@ def test_what_writers_make_is_cut():
 @pytest.mark.parametrize("text", [
     b"", b"{", b"[]", b"1", b'"x"', b"{} ", b" {}", b'{"a":1,}', b'{"a":01}', b'{"a":-}', b'{"a":1.}', b'{"a":.5}', b'{"a":1e5}',
     b'{"a":+1}', b'{"a":1234567890123456}', b'{"a":"\\n"}', b'{"a":"\n"}', b'{"a":"\xc3\xa9"}', b'{"a":"\x7f"}', b'{"a":1,"a":2}',
-    b'{"a":[[[[[[1]]]]]]}', b'{"a":tru}', b'{"a":NaN}', b'{"a":{"b":1,"b":2}}', b'{"a":1}{}', b'{"a" :1}', b'{"entries":{},"entries":{}}', b'{"a":"', b'{"a',
-    b'{"a":[1,]}', b'{"a":"\\', b'{"entries":{"x":1', b'{"chunks":{"bytes":[1],"xxh3":"', b"\xef\xbb\xbf{}", b'{"a":1\x00}', b'{"a":--1}', b'{"\xff":1}',
+    b'{"a":[[[[[[1]]]]]]}', b'{"a":tru}', b'{"a":NaN}', b'{"a":{"b":1,"b":2}}', b'{"a":1}{}', b'{"a" :1}',
+    b'{"entries":{},"entries":{}}', b'{"a":"', b'{"a', b'{"a":[1,]}', b'{"a":"\\', b'{"entries":{"x":1',
+    b'{"chunks":{"bytes":[1],"xxh3":"', b"\xef\xbb\xbf{}", b'{"a":1\x00}', b'{"a":--1}', b'{"\xff":1}',
 ])
 def test_what_needs_judgement_is_left_to_the_slow_reader(text):
     assert not both(text)[1]
