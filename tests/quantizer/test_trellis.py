@@ -29,7 +29,7 @@ def plain(q, parts, n, d):
 def test_decodes_as_documented(spec, shape):
     q = compand.parse(spec)
     x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
-    walk = q.columns(x)
+    walk = q.walk(x)
     first = walk.block(x, 0, shape[1])
     parts = q.encode(x)
     y = q.decode(parts, Form(*shape))
@@ -80,7 +80,7 @@ def test_torch_and_blocks_of_rows():
 def test_blocks_of_columns_from_the_last_to_the_first():
     x = np.random.default_rng(0).standard_normal((21, 101), dtype=np.float32)
     q = Trellis(2, memory=12, group=50)
-    walk, y = q.columns(x), np.empty_like(x)
+    walk, y = q.walk(x), np.empty_like(x)
     for lo, hi in ((96, 101), (64, 96), (0, 64)):
         y[:, lo:hi] = walk.block(x, lo, hi)
     parts = {"bits": walk.parts()["bits"], "scale": walk.parts()["scale"]}

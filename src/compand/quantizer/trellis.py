@@ -99,12 +99,12 @@ class Trellis(Quantizer, name="trellis"):
         return 64 if self.factors == 2 else 128
 
     def encode(self, x):
-        walk = self.columns(x)
+        walk = self.walk(x)
         walk.block(walk.x, 0, walk.x.shape[1])
         walk.rescale()
         return {name: like(part, x) if name == "bits" else groups.narrow(like(part, x), "bfloat16") for name, part in walk.parts().items()}
 
-    def columns(self, x) -> Walk:
+    def walk(self, x) -> Walk:
         """An encoding of x (n, d) that takes its columns block by block, from the last to the first; see `compand.fit.feedback`."""
         return Walk(self, groups.float32(to_numpy(x)))
 
@@ -188,13 +188,26 @@ class Walk:
         table = (levels(stage) * stage.fullscale).astype(np.int16)
         return _native.trellis_search(down, count, start, end, stage.bits, stage.memory, table)[:, ::-1]
 
-    def rescale(self) -> None:
-        """The scales of least squared error for the levels found."""
-        x, q = self.x.astype(np.float64), self.level.astype(np.float64)
-        cross, square = (groups.split(v, self.stage.group) for v in (x * q, q * q))
-        real = groups.mask(x, self.stage.group)
-        total = [v.sum(2) if real is None else (v * real).sum(2) for v in (cross, square)]
-        best = np.where(total[0] > 0, total[0] / np.maximum(total[1], 1), self.scale)
+    def rescale(self, hessian: np.ndarray | None = None) -> None:
+        """The scales of least error for the levels found: squared, or trace(e H eᵀ) with a Hessian (d, d)."""
+        x, q, g = self.x.astype(np.float64), self.level.astype(np.float64), self.stage.group
+        pieces = groups.count(x.shape[1], g)
+        if hessian is not None and 1 < pieces <= 64:  # the scales of a row bear on each other
+            aim = x @ hessian
+            at = np.arange(x.shape[1]) // min(g or x.shape[1], x.shape[1])
+            best = self.scale.astype(np.float64)
+            for r in range(len(x)):
+                spread = np.zeros((pieces, x.shape[1]))
+                spread[at, np.arange(x.shape[1])] = q[r]
+                gram = spread @ hessian @ spread.T
+                if np.trace(gram) > 0:
+                    best[r] = np.linalg.lstsq(gram, spread @ aim[r], rcond=1e-10)[0]
+        else:
+            other = q if hessian is None else q @ hessian
+            cross, square = (groups.split(v, g) for v in (x * other, q * other))
+            real = groups.mask(x, g)
+            total = [v.sum(2) if real is None else (v * real).sum(2) for v in (cross, square)]
+            best = np.where((total[0] > 0) & (total[1] > 0), total[0] / np.where(total[1] > 0, total[1], 1), self.scale)
         self.scale = stored(best.astype(np.float32), "bfloat16")
 
     def parts(self) -> dict[str, np.ndarray]:

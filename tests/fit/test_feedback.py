@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from compand import Codec
+from compand.errors import FitError, InputError
+from compand.fit.feedback import encode
+from compand.fit.hessian import Hessian, carried, damped, loss
+from compand.stage import Form
+
+D = 96
+
+
+@pytest.fixture(scope="module")
+def layer():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2000, D)) * np.exp(0.5 * rng.standard_normal(D))
+    x = x @ (rng.standard_normal((D, D)) / D**0.5 + 0.5 * np.eye(D))
+    h = Hessian(D)
+    h.add(x[:1000].reshape(10, 100, D))
+    h.add(x[1000:])
+    assert np.allclose(h.matrix, x.T @ x / 2000, rtol=1e-4)
+    return rng.standard_normal((70, D)).astype(np.float32), h.matrix
+
+
+# spec and how many times smaller the error must get
+@pytest.mark.parametrize(("spec", "gain"), [
+    ("int:3", 1.5), ("int:4:group=32", 1.5), ("int:4:group=40", 1.5), ("int:3:sym=false:group=32", 1.4), ("table:8:group=32", 1.4),
+    ("table:gauss3", 1.5), ("table:8:per=row", 1.3), ("float:e2m1", 1.3), ("hadamard,int:3", 1.5),
+    ("scale:rms:per=row,int:3:per=tensor", 1.4),
+    ("hadamard,trellis:2:memory=12", 1.5), ("trellis:3:memory=12:group=48", 1.3), ("hadamard,lattice:e8:group=32", 1.4),
+    ("vq:64:dim=2", 1.3), ("vq:16:dim=2+vq:16:dim=2", 1.3), ("pq:48x4", 1.2), ("sparse:0.02+int:3:group=32", 1.4),
+    ("lowrank:4+(hadamard,int:3)", 1.4), ("int:3:group=32,rans", 1.4),
+])
+def test_outputs_are_nearer_at_the_same_size(layer, spec, gain):
+    w, h = layer
+    fed = encode(spec, w, h)
+    plain = fed.codec.encode(w)
+    before, after = (loss(fed.codec.decode(c) - w, h) for c in (plain, fed))
+    assert after * gain < before
+    assert fed.nbytes == plain.nbytes or "rans" in spec
+    assert np.array_equal(Codec.decompress(fed.to_bytes()), fed.codec.decode(fed))
+
+
+def test_column_order_and_blocks(layer):
+    w, h = layer
+    error = {order: loss(c.codec.decode(c) - w, h) for order in ("natural", "activity") for c in (encode("int:2", w, h, order=order),)}
+    assert error["activity"] < error["natural"] * 1.05
+    small, large = (loss(c.codec.decode(c) - w, h) for b in (4, 48) for c in (encode("trellis:3:memory=12", w, h, block=b),))
+    assert small < large
+
+
+def test_identity_is_plain_rounding(layer):
+    w, _ = layer
+    for spec in ("int:4:group=32", "table:gauss2"):
+        c = encode(spec, w, np.eye(D))
+        fed, plain = (np.square(c.codec.decode(other) - w).sum() for other in (c, c.codec.encode(w)))
+        assert np.isclose(fed, plain, rtol=2e-3)
+
+
+def test_hessians_without_rank_and_dead_columns(layer):
+    w, _ = layer
+    for h in (np.zeros((D, D)), np.outer(np.ones(D), np.ones(D)), np.diag(np.arange(D) % 2.0)):
+        for spec in ("int:3", "trellis:2:memory=12"):
+            assert np.isfinite((c := encode(spec, w, h)).codec.decode(c)).all()
+    assert np.linalg.eigvalsh(damped(np.diag(np.arange(4.0)) - 0.5, 0.01)).min() > 0
+
+
+def test_carried_is_exact(layer):
+    w, h = layer
+    form = Form(len(w), D)
+    for spec in ("hadamard", "rotate", "permute", "hadamard:odd=pad"):
+        chain = Codec(f"{spec},int:8").fit(w).stage
+        e = np.random.default_rng(1).standard_normal((5, chain.out(form).d)).astype(np.float32)
+        x = chain.inverse(e, {}, form._replace(n=5)) - chain.inverse(np.zeros_like(e), {}, form._replace(n=5))
+        assert np.isclose(loss(e, carried(h, chain.transforms, form)), loss(x, h), rtol=1e-3)
+
+
+def test_what_cannot_be_fed_back_is_refused(layer):
+    w, h = layer
+    for spec, words in (("planes,rans", "keeps every bit"), ("pyramid:2", "whole rows"), ("lattice:e8", "whole rows")):
+        with pytest.raises(InputError, match=words):
+            encode(spec, w, h)
+    with pytest.raises(InputError, match="96 by 96"):
+        encode("int:4", w, h[:3])
+    with pytest.raises(InputError, match="is not linear|side information"):
+        encode("compand:mu,int:4", w, h)
+    with pytest.raises(FitError, match="no inputs"):
+        _ = Hessian(3).matrix
+    with pytest.raises(InputError, match="the layer takes 3"):
+        Hessian(3).add(np.zeros((2, 4)))
+
+
+def test_importance_of_tokens():
+    x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    twice, once = Hessian(4), Hessian(4)
+    twice.add(np.concatenate([x, x[:10]]))
+    once.add(x, importance=np.where(np.arange(50) < 10, 2, 1))
+    np.testing.assert_allclose(twice.matrix, once.matrix, rtol=1e-5)
