@@ -68,14 +68,6 @@ void Index::set_codebooks(const float *values, const int32_t *sizes) {
     codebooks_.assign(values, values + total);
 }
 
-struct Index::Tables {
-    std::vector<float> exact;   // (groups, 2^bits)
-    Aligned<uint8_t> rounded;   // (padded groups, 2^bits)
-    std::vector<int8_t> weights;
-    int shift[kClasses] = {};
-    float bias = 0, factor = 0;
-};
-
 void Index::make_tables(const float *query, float factor, size_t scanned, Tables &t) const {
     const size_t padded = padded_groups(groups_, bits_), k = size_t{1} << bits_;
     t.weights.assign(padded, 0);
@@ -132,6 +124,7 @@ void Index::make_tables(const float *query, float factor, size_t scanned, Tables
             COMPAND_DISPATCH(round, t.exact.data() + g * k, k, low[g], scale, static_cast<float>(most), t.rounded.get() + g * k);
         }
     }
+    t.step = step;
     t.bias = static_cast<float>(bias);
     t.factor = static_cast<float>(static_cast<double>(factor) / step);
 }

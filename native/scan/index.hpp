@@ -43,12 +43,20 @@ public:
     size_t groups() const { return groups_; }
     unsigned bits() const { return bits_; }
     size_t width() const { return width_; }  // coordinates of a query
+    bool has_term() const { return has_term_; }
     size_t nbytes() const { return blocks_ * block_bytes(groups_, bits_) + 4 * kBlock * blocks_ * (has_term_ ? 2 : 1); }
     // scores (count, k) falling, ids (count, k); -inf and -1 where there are fewer than k.
     void search(const Request &request, float *scores, int64_t *ids) const;
 
-private:
-    struct Tables;
+protected:  // for native/lists, which scans some of the blocks
+    struct Tables {
+        std::vector<float> exact;   // (groups, 2^bits)
+        Aligned<uint8_t> rounded;   // (padded groups, 2^bits)
+        std::vector<int8_t> weights;
+        int shift[kClasses] = {};
+        double step = 1;            // what a sum of 1 is worth
+        float bias = 0, factor = 0;
+    };
     void make_tables(const float *query, float factor, size_t scanned, Tables &tables) const;
     float score(const Tables &tables, const float *query, uint32_t id) const;
 

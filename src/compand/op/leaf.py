@@ -34,8 +34,8 @@ class Leaf:
     take: np.ndarray | None = None    # the query's coordinate of each column; None: in order
 
 
-def leaf(codes: Codes, terms: int) -> Leaf | None:
-    """The leaf of codes, of the first term if they are a sum and terms is 1; None if only decoding can tell scores."""
+def leaf(codes: Codes, terms: int, term: int = 0) -> Leaf | None:
+    """The leaf of codes, of one term if they are a sum and it is the last of ``terms``; None if only decoding can tell scores."""
     stage, path, transforms, form = codes.codec.stage, "", (), codes.form
     coder = ""
     while isinstance(stage, (Chain, Sum)):
@@ -44,8 +44,8 @@ def leaf(codes: Codes, terms: int) -> Leaf | None:
             transforms += stage.transforms
             coder = str(stage.coder) if stage.coder else coder
             stage = stage.quantizer
-        elif terms == 1:
-            path, stage = path + "0.", stage.items[0]
+        elif terms == term + 1:
+            path, stage = path + f"{term}.", stage.items[term]
         else:
             return None
     make = {"ecsq": _ecsq, "grouped": _grouped, "int": _int}.get(stage.name)

@@ -16,13 +16,14 @@ from ..codes import Block, Codes, pack_part
 from ..errors import InputError
 from ..expression import Chain, Sum
 from .leaf import Leaf, leaf
+from .lists import ListScanner, list_scanner
 
 Metric = Literal["ip", "cosine", "l2"]
 _QUERIES = 64  # queries whose short lists are scored together
 
 
 def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=None, terms: int | None = None,
-           rerank: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+           rerank: int | None = None, probes: int | None = None, recall: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The k best rows of codes for each query, best first: scores (q, k) float32 and row numbers (q, k) int64.
 
     Parameters
@@ -37,6 +38,9 @@ def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=Non
         Search the first terms of a sum only.
     rerank : int
         Length of the short list that is scored again with all terms (default 10 k for sums; 0: none).
+    probes, recall
+        For codes in lists (a sum that begins with ``vq``, see docs/lists.md): how many lists to visit, or which part of the
+        true neighbours they shall hold (default 0.95; 1: all lists).
 
     Where fewer than k rows may be found the rest is -inf and -1. Native scans rank by integer sums of rounded tables and then
     score a short list in float32; row numbers are the same on every instruction set and number of threads. For ``grouped``
@@ -59,10 +63,15 @@ def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=Non
     q = _queries(queries, codes.form.d, metric)
     allowed = _mask(ids, codes.form.n)
     count = _terms(codes.codec)
-    first = count if terms is None and rerank == 0 else min(terms or 1, count)
+    listed = count > 1 and terms != 1 and isinstance(_scanner(codes, 2, metric), ListScanner)  # two terms are scanned together
+    first = count if terms is None and rerank == 0 else min(terms or 1 + listed, count)
     short = 0 if first == count or (terms is not None and rerank is None) else max(k, 10 * k if rerank is None else rerank)
     scanner = _scanner(codes, first, metric)
-    if scanner:
+    if isinstance(scanner, ListScanner):
+        scores, rows = scanner.search(q, max(k, short), allowed, probes, recall)
+    elif probes is not None or recall is not None:
+        raise InputError(f"{codes.codec.spec} has no lists to choose from; leave out probes and recall")
+    elif scanner:
         scores, rows = scanner.search(q, max(k, short), allowed)
     else:
         scores, rows = search_reference(q, codes, max(k, short), metric=metric, allowed=allowed, terms=first)
@@ -131,11 +140,11 @@ class Scanner:
                                  self.leaf.groups, bits)
 
 
-def _scanner(codes: Codes, terms: int, metric: Metric) -> Scanner | None:
+def _scanner(codes: Codes, terms: int, metric: Metric) -> Scanner | ListScanner | None:
     kept = codes.__dict__.setdefault("_scanners", {})
     if (terms, metric) not in kept:
         found = leaf(codes, terms)
-        kept[terms, metric] = found and Scanner(codes, found, metric)
+        kept[terms, metric] = list_scanner(codes, terms, metric) or (found and Scanner(codes, found, metric))
     return kept[terms, metric]
 
 

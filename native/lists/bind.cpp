@@ -1,0 +1,87 @@
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include <nanobind/stl/unique_ptr.h>
+
+#include "arrays.hpp"
+#include "lists/lists.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace compand::lists {
+namespace {
+
+std::unique_ptr<Lists> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits, Input<float, 1> gain, Input<float, 1> term,
+                            Input<float, 1> codebooks, Input<int32_t, 1> sizes, float zero, Input<int64_t, 1> starts) {
+    const size_t n = rows.shape(0);
+    if (bits != 4 && bits != 6 && bits != 8) throw nb::value_error("bits must be 4, 6 or 8");
+    if (groups < 1 || groups > (bits == 6 ? 512 : scan::kMaxGroups)) throw nb::value_error("groups must be from 1 to 4096 (512 of 6 bits)");
+    if (rows.shape(1) != (groups * bits + 7) / 8) throw nb::value_error("a row must have ceil(groups * bits / 8) bytes");
+    if (n >= size_t{1} << 32) throw nb::value_error("at most 2^32 - 1 vectors");
+    if (gain.shape(0) != n || (term.shape(0) != n && term.shape(0) != 0)) throw nb::value_error("gain and term must have one value a row");
+    if (bits != 8) {
+        if (sizes.shape(0) != groups) throw nb::value_error("sizes must have one value a group");
+        size_t total = 0;
+        for (size_t g = 0; g < groups; ++g) {
+            if (sizes.data()[g] < 0 || sizes.data()[g] > 1 << 20) throw nb::value_error("a group's size is out of range");
+            total += static_cast<size_t>(sizes.data()[g]) << bits;
+        }
+        if (codebooks.shape(0) != total) throw nb::value_error("codebooks must have 2^bits values for each coordinate");
+    }
+    if (starts.shape(0) < 2 || starts.data()[0] != 0 || starts.data()[starts.shape(0) - 1] != static_cast<int64_t>(n))
+        throw nb::value_error("starts must run from 0 to the number of rows");
+    std::vector<size_t> ends(starts.shape(0));
+    for (size_t l = 0; l < ends.size(); ++l) {
+        if (l && starts.data()[l] < starts.data()[l - 1]) throw nb::value_error("starts must not fall");
+        ends[l] = static_cast<size_t>(starts.data()[l]);
+    }
+    nb::gil_scoped_release release;
+    auto index = std::make_unique<Lists>(rows.data(), n, rows.shape(1), groups, bits, gain.data(),
+                                         term.shape(0) && n ? term.data() : nullptr, std::move(ends));
+    if (bits != 8) index->set_codebooks(codebooks.data(), sizes.data());
+    index->set_zero(zero);
+    return index;
+}
+
+nb::tuple find(const Lists &index, Input<float, 2> queries, Input<float, 2> base, Input<float, 2> choice, bool scaled,
+               Input<float, 1> factors, Input<float, 1> offsets, size_t k, size_t shortlist, size_t probes, Input<uint8_t, 1> allowed) {
+    const size_t count = queries.shape(0);
+    if (queries.shape(1) != index.width()) throw nb::value_error("queries must have the width of the codebooks");
+    for (const auto &a : {base, choice})
+        if (a.shape(0) != count || a.shape(1) != index.lists()) throw nb::value_error("base and choice must have a value for each query and list");
+    if (offsets.shape(0) != count || (factors.shape(0) != count && factors.shape(0) != 0))
+        throw nb::value_error("offsets and factors must have one value a query");
+    if (k < 1 || k > 1 << 20 || probes < 1) throw nb::value_error("k must be from 1 to 2^20, probes at least 1");
+    if (scaled && !index.has_term()) throw nb::value_error("base can only be scaled by terms");
+    if (allowed.shape(0) != 0 && allowed.shape(0) != (index.n() + 7) / 8) throw nb::value_error("allowed must have ceil(n / 8) bytes");
+    Fresh<float> scores({count, k});
+    Fresh<int64_t> ids({count, k});
+    const Probe probe{queries.data(), base.data(), choice.data(), factors.shape(0) ? factors.data() : nullptr, offsets.data(),
+                      allowed.shape(0) ? allowed.data() : nullptr, count, queries.shape(1), k, shortlist, std::min(probes, index.lists()), scaled};
+    size_t scanned = 0;
+    {
+        nb::gil_scoped_release release;
+        scanned = index.search(probe, scores.data(), ids.data());
+    }
+    return nb::make_tuple(scores.release(), ids.release(), scanned);
+}
+
+}  // namespace
+}  // namespace compand::lists
+
+void bind_lists(nb::module_ &m) {
+    using namespace compand;
+    nb::class_<lists::Lists>(m, "Lists", "Codes in lists; see native/lists/lists.hpp.")
+        .def("__init__", [](lists::Lists *, nb::args) { throw nb::type_error("use lists_index()"); })
+        .def_prop_ro("n", &lists::Lists::n)
+        .def_prop_ro("lists", &lists::Lists::lists)
+        .def_prop_ro("nbytes", &lists::Lists::nbytes)
+        .def("search", &lists::find, "queries"_a.noconvert(), "base"_a.noconvert(), "choice"_a.noconvert(), "scaled"_a,
+             "factors"_a.noconvert(), "offsets"_a.noconvert(), "k"_a, "shortlist"_a, "probes"_a, "allowed"_a.noconvert(),
+             "Scores (q, k) falling and rows (q, k); -inf and -1 where there are fewer than k; and rows scanned.");
+    m.def("lists_index", &lists::make, "rows"_a.noconvert(), "groups"_a, "bits"_a, "gain"_a.noconvert(), "term"_a.noconvert(),
+          "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "starts"_a.noconvert(), nb::keep_alive<0, 1>(),
+          "Lay out packed ids, list after list, for searching.");
+}

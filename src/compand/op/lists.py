@@ -1,0 +1,167 @@
+"""Search in inverted lists: codes whose sum begins with a ``vq`` of whole rows, of which a query visits the nearest cells.
+
+``(vq:1024,runs)+(klt,grouped:48)`` codes what a row's cell leaves over. The inner product with a row is that with its centroid
+plus that with the rest, so one table of the query serves all lists. Jégou et al. 2011 (IVFADC).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..array import to_numpy
+from ..codes import Codes
+from ..errors import CorruptError, InputError
+from ..expression import Chain, Sum
+from .affine import affine
+from .leaf import Leaf, leaf
+
+RECALL = 0.95       # of the true neighbours that lie in the lists visited, where nothing else is asked for
+_PSEUDO = 256       # rows used as queries to choose how many lists to visit
+_WORK = 1 << 29     # rows scanned for that, at most
+_SCORES = 1 << 23   # scores of queries and lists held at a time
+
+
+class Cells(NamedTuple):
+    """The first term of the sum: which list each row is in, and the centroids of lists."""
+
+    ids: np.ndarray        # (n,) list of each row
+    centroids: np.ndarray  # (lists, d) float32, without the shift of transforms before the sum
+
+
+def cells(codes: Codes) -> Cells | None:
+    """The lists of codes; None if their expression does not begin with a ``vq`` of whole rows and another term."""
+    stage, path, transforms = codes.codec.stage, "", ()
+    if isinstance(stage, Chain):
+        transforms, path = stage.transforms, f"{len(stage.transforms)}."
+        stage = stage.quantizer
+    if not isinstance(stage, Sum) or not codes.blocks:
+        return None
+    first, path = stage.items[0], path + "0."
+    if isinstance(first, Chain):
+        if first.transforms:
+            return None
+        first, path = first.quantizer, path + "0."
+    map_ = affine(transforms, codes.form)
+    if first is None or first.name != "vq" or map_ is None:
+        return None
+    ids = codes.symbols(path + "ids")
+    book = to_numpy(first.codebook_).astype(np.float32)
+    if ids.shape[1] != 1:
+        return None
+    book = book[:, :codes.form.d if map_.matrix is None else len(map_.matrix)]
+    centroids = book if map_.matrix is None else book @ map_.matrix
+    if not np.isfinite(centroids).all():
+        raise CorruptError(f"{codes.codec.spec}: a centroid is not finite")
+    return Cells(ids[:, 0], np.ascontiguousarray(centroids))
+
+
+class ListScanner:
+    """Codes laid out list after list for a native scan, kept with them for the next search."""
+
+    def __init__(self, codes: Codes, cells: Cells, leaf: Leaf, metric: str):
+        from .. import _native
+
+        self.codes, self.cells, self.leaf, self.metric = codes, cells, leaf, metric
+        order = None if (np.diff(cells.ids.astype(np.int64)) >= 0).all() else np.argsort(cells.ids, kind="stable")
+        self.order = order  # row of each place; None if rows are in order already
+        place = (lambda a: a) if order is None else (lambda a: np.ascontiguousarray(a[order]))
+        gain, term = leaf.gain, np.zeros(0, np.float32)
+        if metric != "ip":
+            norm2 = norms(codes, cells, leaf)
+            gain, term = (gain / np.sqrt(norm2), 1 / np.sqrt(norm2)) if metric == "cosine" else (gain, -norm2)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(cells.ids, minlength=len(cells.centroids)))]).astype(np.int64)
+        self.index = _native.lists_index(place(leaf.rows), leaf.groups, leaf.bits, place(np.ascontiguousarray(gain, np.float32)),
+                                         place(np.ascontiguousarray(term, np.float32)) if len(term) else term, leaf.codebooks,
+                                         leaf.sizes, leaf.zero, starts)
+        self.half = np.einsum("ij,ij->i", cells.centroids, cells.centroids)
+        self.scanned = 0  # rows scanned by the last search, all queries together
+        self._ranks: np.ndarray | None = None
+
+    def search(self, q: np.ndarray, k: int, allowed: np.ndarray | None, probes: int | None = None,
+               recall: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and row numbers as of `compand.search`; q (q, d) float32, of length 1 for cosine."""
+        probes = self.probes(RECALL if recall is None else recall) if probes is None else probes
+        if probes < 1:
+            raise InputError(f"probes must be at least 1, not {probes}")
+        bits = np.zeros(0, np.uint8)
+        if allowed is not None:
+            bits = np.packbits(allowed if self.order is None else allowed[self.order], bitorder="little")
+        step, self.scanned = max(256, _SCORES // len(self.half)), 0
+        found = [self._search(q[at:at + step], k, bits, probes) for at in range(0, len(q), step)] or [self._search(q, k, bits, probes)]
+        scores, rows = (np.concatenate(a) if len(a) > 1 else a[0] for a in zip(*found, strict=True))
+        if self.order is not None:
+            rows = np.where(rows < 0, -1, self.order[rows])
+        return scores, rows
+
+    def _search(self, q: np.ndarray, k: int, bits: np.ndarray, probes: int):
+        base, choice = self._choice(q)
+        m, leaf_ = self.leaf.affine, self.leaf
+        y = q if m.matrix is None else q @ m.matrix.T
+        y = (y[:, :len(leaf_.columns)] if leaf_.take is None else y[:, leaf_.take]) * leaf_.columns
+        shift = q @ m.shift
+        if shift.any():
+            base = base + shift[:, None]
+        offsets, factors = np.zeros(len(q), np.float32), np.zeros(0, np.float32)
+        if self.metric == "l2":
+            y, base, factors, offsets = 2 * y, 2 * base, np.ones(len(q), np.float32), -np.einsum("ij,ij->i", q, q)
+        scores, rows, scanned = self.index.search(np.ascontiguousarray(y, np.float32), np.ascontiguousarray(base, np.float32), choice,
+                                                  self.metric == "cosine", factors, offsets, k, 2 * k + 12, probes, bits)
+        self.scanned += scanned
+        return scores, rows
+
+    def _choice(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Inner products with the centroids (q, lists), and what lists are chosen by."""
+        dots = np.ascontiguousarray(q @ self.cells.centroids.T, np.float32)
+        return dots, dots if self.metric != "l2" else 2 * dots - self.half
+
+    def probes(self, recall: float) -> int:
+        """How many lists hold so large a part of the ten best rows, found for some of the rows in the place of queries."""
+        if not 0 < recall <= 1:
+            raise InputError(f"recall must be above 0 and at most 1, not {recall}")
+        if recall == 1:
+            return len(self.half)
+        if self._ranks is None:
+            self._ranks = self._measure()
+        wanted = int(np.ceil(recall * len(self._ranks))) - 1
+        return int(self._ranks[max(wanted, 0)]) + 1 if len(self._ranks) else len(self.half)
+
+    def _measure(self) -> np.ndarray:
+        """Ranks, rising, of the lists of true neighbours among the lists a query would visit."""
+        from .search import decode_rows
+
+        n = len(self.cells.ids)
+        some = np.unique(np.linspace(0, n - 1, max(1, min(_PSEUDO, _WORK // max(n, 1), n))).astype(np.int64))
+        q = decode_rows(self.codes, some)
+        if self.metric == "cosine":
+            q /= np.maximum(np.linalg.norm(q, axis=1, keepdims=True), 1e-20)
+        scanned = self.scanned
+        rows = self.search(q, min(11, n), None, len(self.half))[1]
+        self.scanned = scanned
+        used = np.flatnonzero(np.bincount(self.cells.ids, minlength=len(self.half)))
+        order = np.argsort(-self._choice(q)[1][:, used], axis=1, kind="stable")
+        rank = np.zeros((len(q), len(self.half)), np.int64)
+        np.put_along_axis(rank, used[order], np.broadcast_to(np.arange(len(used)), order.shape), 1)
+        ranks = np.take_along_axis(rank, self.cells.ids[np.maximum(rows, 0)].astype(np.int64), 1)
+        return np.sort(ranks[(rows >= 0) & (rows != some[:, None])])
+
+
+def norms(codes: Codes, cells: Cells, leaf: Leaf) -> np.ndarray:
+    """|x|² of each row as well as its codes tell: (n,) float32, positive."""
+    out, at = [], 0
+    for block in codes.blocks:
+        rows = slice(at, at + block.rows)
+        x = codes.codec.decode_block(block, codes.form, None, 2).astype(np.float32, copy=False)
+        gain = leaf.gain[rows] if leaf.debiased else np.ones(block.rows, np.float32)
+        rest = x - leaf.affine.shift - cells.centroids[cells.ids[rows]]  # gain · what the codewords say: its square counts the gain twice
+        out.append(np.einsum("ij,ij->i", x, x) - np.einsum("ij,ij->i", rest, rest) * (1 - 1 / np.maximum(gain, 1)))
+        at += block.rows
+    return np.maximum(np.concatenate(out), 1e-20)
+
+
+def list_scanner(codes: Codes, terms: int, metric: str) -> ListScanner | None:
+    """The scanner of codes in lists; None if they are not, or there is no kernel for the term after."""
+    own = cells(codes) if terms == 2 else None
+    found = own and leaf(codes, 2, 1)
+    return ListScanner(codes, own, found, metric) if own and found else None
