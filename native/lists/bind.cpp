@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -14,7 +15,8 @@ namespace compand::lists {
 namespace {
 
 std::unique_ptr<Lists> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits, Input<float, 1> gain, Input<float, 1> term,
-                            Input<float, 1> codebooks, Input<int32_t, 1> sizes, float zero, Input<int64_t, 1> starts) {
+                            Input<float, 1> codebooks, Input<int32_t, 1> sizes, float zero, Input<int64_t, 1> starts, Input<float, 2> centroids,
+                            Input<float, 1> weight, Input<float, 1> cell_term) {
     const size_t n = rows.shape(0);
     if (bits != 4 && bits != 6 && bits != 8) throw nb::value_error("bits must be 4, 6 or 8");
     if (groups < 1 || groups > (bits == 6 ? 512 : scan::kMaxGroups)) throw nb::value_error("groups must be from 1 to 4096 (512 of 6 bits)");
@@ -32,25 +34,32 @@ std::unique_ptr<Lists> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits
     }
     if (starts.shape(0) < 2 || starts.data()[0] != 0 || starts.data()[starts.shape(0) - 1] != static_cast<int64_t>(n))
         throw nb::value_error("starts must run from 0 to the number of rows");
-    std::vector<size_t> ends(starts.shape(0));
-    for (size_t l = 0; l < ends.size(); ++l) {
+    const size_t lists = starts.shape(0) - 1;
+    if (centroids.shape(0) != lists || weight.shape(0) != lists || (cell_term.shape(0) != lists && cell_term.shape(0) != 0))
+        throw nb::value_error("every list must have a centroid, a weight and a term");
+    if (lists >= size_t{1} << 32 || centroids.shape(1) < 1 || centroids.shape(1) > scan::kMaxGroups)
+        throw nb::value_error("centroids must have 1 to 4096 coordinates");
+    for (size_t i = 0; i < lists * centroids.shape(1); ++i)
+        if (!std::isfinite(centroids.data()[i])) throw nb::value_error("a centroid is not finite");
+    Cells cells{centroids.data(), weight.data(), cell_term.shape(0) ? cell_term.data() : nullptr, centroids.shape(1), {}};
+    for (size_t l = 0; l <= lists; ++l) {
         if (l && starts.data()[l] < starts.data()[l - 1]) throw nb::value_error("starts must not fall");
-        ends[l] = static_cast<size_t>(starts.data()[l]);
+        cells.starts.push_back(static_cast<size_t>(starts.data()[l]));
     }
     nb::gil_scoped_release release;
     auto index = std::make_unique<Lists>(rows.data(), n, rows.shape(1), groups, bits, gain.data(),
-                                         term.shape(0) && n ? term.data() : nullptr, std::move(ends));
+                                         term.shape(0) && n ? term.data() : nullptr, cells);
     if (bits != 8) index->set_codebooks(codebooks.data(), sizes.data());
     index->set_zero(zero);
     return index;
 }
 
-nb::tuple find(const Lists &index, Input<float, 2> queries, Input<float, 2> base, Input<float, 2> choice, bool scaled,
+nb::tuple find(const Lists &index, Input<float, 2> queries, Input<float, 2> whole, Input<float, 1> shift, float times, bool scaled,
                Input<float, 1> factors, Input<float, 1> offsets, size_t k, size_t shortlist, size_t probes, Input<uint8_t, 1> allowed) {
     const size_t count = queries.shape(0);
     if (queries.shape(1) != index.width()) throw nb::value_error("queries must have the width of the codebooks");
-    for (const auto &a : {base, choice})
-        if (a.shape(0) != count || a.shape(1) != index.lists()) throw nb::value_error("base and choice must have a value for each query and list");
+    if (whole.shape(0) != count || whole.shape(1) != index.d() || shift.shape(0) != count)
+        throw nb::value_error("whole must have the width of the centroids, shift a value for each query");
     if (offsets.shape(0) != count || (factors.shape(0) != count && factors.shape(0) != 0))
         throw nb::value_error("offsets and factors must have one value a query");
     if (k < 1 || k > 1 << 20 || probes < 1) throw nb::value_error("k must be from 1 to 2^20, probes at least 1");
@@ -58,8 +67,8 @@ nb::tuple find(const Lists &index, Input<float, 2> queries, Input<float, 2> base
     if (allowed.shape(0) != 0 && allowed.shape(0) != (index.n() + 7) / 8) throw nb::value_error("allowed must have ceil(n / 8) bytes");
     Fresh<float> scores({count, k});
     Fresh<int64_t> ids({count, k});
-    const Probe probe{queries.data(), base.data(), choice.data(), factors.shape(0) ? factors.data() : nullptr, offsets.data(),
-                      allowed.shape(0) ? allowed.data() : nullptr, count, queries.shape(1), k, shortlist, std::min(probes, index.lists()), scaled};
+    const Probe probe{queries.data(), whole.data(), shift.data(), factors.shape(0) ? factors.data() : nullptr, offsets.data(),
+                      allowed.shape(0) ? allowed.data() : nullptr, count, queries.shape(1), k, shortlist, probes, times, scaled};
     size_t scanned = 0;
     {
         nb::gil_scoped_release release;
@@ -78,10 +87,11 @@ void bind_lists(nb::module_ &m) {
         .def_prop_ro("n", &lists::Lists::n)
         .def_prop_ro("lists", &lists::Lists::lists)
         .def_prop_ro("nbytes", &lists::Lists::nbytes)
-        .def("search", &lists::find, "queries"_a.noconvert(), "base"_a.noconvert(), "choice"_a.noconvert(), "scaled"_a,
+        .def("search", &lists::find, "queries"_a.noconvert(), "whole"_a.noconvert(), "shift"_a.noconvert(), "times"_a, "scaled"_a,
              "factors"_a.noconvert(), "offsets"_a.noconvert(), "k"_a, "shortlist"_a, "probes"_a, "allowed"_a.noconvert(),
              "Scores (q, k) falling and rows (q, k); -inf and -1 where there are fewer than k; and rows scanned.");
     m.def("lists_index", &lists::make, "rows"_a.noconvert(), "groups"_a, "bits"_a, "gain"_a.noconvert(), "term"_a.noconvert(),
-          "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "starts"_a.noconvert(), nb::keep_alive<0, 1>(),
+          "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "starts"_a.noconvert(), "centroids"_a.noconvert(),
+          "weight"_a.noconvert(), "cell_term"_a.noconvert(), nb::keep_alive<0, 1>(),
           "Lay out packed ids, list after list, for searching.");
 }

@@ -8,35 +8,62 @@
 
 namespace compand::lists {
 
+// Where the lists are. A query visits those of which weight * <whole query, centroid> + term is largest, the centroid rounded to bytes.
+struct Cells {
+    const float *centroids;  // (lists, d)
+    const float *weight;     // (lists)
+    const float *term;       // (lists), or null
+    size_t d;
+    std::vector<size_t> starts;  // (lists + 1): rows of list l are starts[l] up to starts[l + 1]
+};
+
 struct Probe {
     const float *queries;    // (count, stride): what the codebooks' products are taken with
-    const float *base;       // (count, lists): added to the scores of a list's rows; with `scaled`, times the row's term
-    const float *choice;     // (count, lists): the lists with the most are scanned
-    const float *factors;    // (count) of the term, or null; unused with `scaled`
+    const float *whole;      // (count, d): what products with centroids are taken with
+    const float *shift;      // (count): a list adds times * <whole, centroid> + shift to the scores of its rows
+    const float *factors;    // (count) of the rows' terms, or null; unused with `scaled`
     const float *offsets;    // (count) added to every score
     const uint8_t *allowed;  // bitmap of rows, or null
     size_t count, stride, k, shortlist, probes;
-    bool scaled;
+    float times;
+    bool scaled;             // what a list adds is times the row's term
 };
 
 class Lists : public scan::Index {
 public:
-    // As scan::Index; starts (lists + 1): rows of list l are starts[l] up to starts[l + 1].
-    Lists(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term,
-          std::vector<size_t> starts)
-        : Index(rows, n, row_bytes, groups, bits, gain, term), bounds_(std::move(starts)) {}
+    // Rows as for scan::Index; copies what it needs of cells.
+    Lists(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term, const Cells &cells);
     size_t lists() const { return bounds_.size() - 1; }
+    size_t d() const { return d_; }
     // scores (count, k) falling, rows (count, k); -inf and -1 where there are fewer than k. Returns rows scanned, all queries together.
     size_t search(const Probe &probe, float *scores, int64_t *rows) const;
-    // The `probes` lists with the greatest choice (lists), greatest first, ties to the lower list; empty lists are left out.
-    void choose(const float *choice, size_t probes, std::vector<uint32_t> &chosen) const;
 
 private:
+    struct Visit {
+        uint32_t list;
+        float base;  // what it adds, in steps of the tables: from the rounded centroid
+    };
+    struct Found : scan::Hit {
+        uint32_t visit;
+    };
     struct Tile;
+    void choose(const Probe &probe, size_t count, Tile &tile) const;
+    void scan_list(const Probe &probe, size_t list, size_t begin, size_t end, Tile &tile) const;
+    void settle(const Tables &tables, size_t k, std::vector<Found> &hits) const;
+    void finish(const Probe &probe, size_t query, Tile &tile) const;
     void search_tile(const Probe &probe, size_t first, size_t last, Tile &tile, float *scores, int64_t *rows) const;
-    void scan_list(const Probe &probe, size_t first, size_t list, const uint32_t *queries, size_t count, Tile &tile) const;
 
+    size_t d_;
     std::vector<size_t> bounds_;
+    std::vector<float> centroids_, weight_;
+    std::vector<uint64_t> used_;  // bits of the lists that are not empty
+    std::vector<uint8_t> bytes_;  // (lists, d) centroids, rounded
+    std::unique_ptr<Lists> chooser_;  // those laid out for scanning
+
+    Lists(const std::vector<uint8_t> &bytes, size_t lists, size_t d, const float *weight, const float *term)
+        : Index(bytes.data(), lists, d, d, 8, weight, term), d_(d) {
+        set_zero(-128);
+    }
 };
 
 }  // namespace compand::lists

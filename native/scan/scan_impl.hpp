@@ -265,7 +265,23 @@ void scan(const Store &store, size_t first, size_t last, const Query *queries, s
 #endif
 }
 
+namespace {
+template <size_t K> void products_of(const float *x, const float *table, size_t d, float *out) {  // sums stay in registers
+    typedef float Line __attribute__((vector_size(64)));
+    Line sums[K / 16] = {};
+    for (size_t j = 0; j < d; ++j)
+        for (size_t c = 0; c < K / 16; ++c) {
+            Line words;
+            std::memcpy(&words, table + j * K + c * 16, sizeof words);
+            sums[c] += x[j] * words;
+        }
+    std::memcpy(out, sums, sizeof sums);
+}
+}  // namespace
+
 void products(const float *x, const float *table, size_t d, size_t k, float *out) {
+    if (k == 16) return products_of<16>(x, table, d, out);
+    if (k == 64) return products_of<64>(x, table, d, out);
     for (size_t c = 0; c < k; ++c) out[c] = 0;
     for (size_t j = 0; j < d; ++j)
         for (size_t c = 0; c < k; ++c) out[c] += x[j] * table[j * k + c];
@@ -280,8 +296,12 @@ void bounds(const float *table, size_t k, float *least, float *most) {
             low[l] = table[c + l] < low[l] ? table[c + l] : low[l];
             high[l] = table[c + l] > high[l] ? table[c + l] : high[l];
         }
+    for (size_t half = lanes / 2; half; half /= 2)
+        for (size_t l = 0; l < half; ++l) {
+            low[l] = low[l + half] < low[l] ? low[l + half] : low[l];
+            high[l] = high[l + half] > high[l] ? high[l + half] : high[l];
+        }
     *least = low[0], *most = high[0];
-    for (size_t l = 1; l < lanes; ++l) *least = std::min(*least, low[l]), *most = std::max(*most, high[l]);
 }
 
 void round(const float *table, size_t k, float least, float scale, float most, uint8_t *out) {

@@ -20,7 +20,6 @@ from .leaf import Leaf, leaf
 RECALL = 0.95       # of the true neighbours that lie in the lists visited, where nothing else is asked for
 _PSEUDO = 256       # rows used as queries to choose how many lists to visit
 _WORK = 1 << 29     # rows scanned for that, at most
-_SCORES = 1 << 23   # scores of queries and lists held at a time
 
 
 class Cells(NamedTuple):
@@ -72,10 +71,12 @@ class ListScanner:
             norm2 = norms(codes, cells, leaf)
             gain, term = (gain / np.sqrt(norm2), 1 / np.sqrt(norm2)) if metric == "cosine" else (gain, -norm2)
         starts = np.concatenate([[0], np.cumsum(np.bincount(cells.ids, minlength=len(cells.centroids)))]).astype(np.int64)
+        c, none = cells.centroids, np.zeros(0, np.float32)
+        self.half = np.einsum("ij,ij->i", c, c) / 2
+        self.weight = np.ones(len(c), np.float32) if metric == "l2" else 1 / np.sqrt(np.maximum(2 * self.half, 1e-20))
         self.index = _native.lists_index(place(leaf.rows), leaf.groups, leaf.bits, place(np.ascontiguousarray(gain, np.float32)),
                                          place(np.ascontiguousarray(term, np.float32)) if len(term) else term, leaf.codebooks,
-                                         leaf.sizes, leaf.zero, starts)
-        self.half = np.einsum("ij,ij->i", cells.centroids, cells.centroids)
+                                         leaf.sizes, leaf.zero, starts, c, self.weight, -self.half if metric == "l2" else none)
         self.scanned = 0  # rows scanned by the last search, all queries together
         self._ranks: np.ndarray | None = None
 
@@ -88,33 +89,27 @@ class ListScanner:
         bits = np.zeros(0, np.uint8)
         if allowed is not None:
             bits = np.packbits(allowed if self.order is None else allowed[self.order], bitorder="little")
-        step, self.scanned = max(256, _SCORES // len(self.half)), 0
-        found = [self._search(q[at:at + step], k, bits, probes) for at in range(0, len(q), step)] or [self._search(q, k, bits, probes)]
-        scores, rows = (np.concatenate(a) if len(a) > 1 else a[0] for a in zip(*found, strict=True))
+        scores, rows = self._search(q, k, bits, probes)
         if self.order is not None:
             rows = np.where(rows < 0, -1, self.order[rows])
         return scores, rows
 
     def _search(self, q: np.ndarray, k: int, bits: np.ndarray, probes: int):
-        base, choice = self._choice(q)
         m, leaf_ = self.leaf.affine, self.leaf
         y = q if m.matrix is None else q @ m.matrix.T
         y = (y[:, :len(leaf_.columns)] if leaf_.take is None else y[:, leaf_.take]) * leaf_.columns
-        shift = q @ m.shift
-        if shift.any():
-            base = base + shift[:, None]
+        shift, times = (q @ m.shift).astype(np.float32), 1.0
         offsets, factors = np.zeros(len(q), np.float32), np.zeros(0, np.float32)
         if self.metric == "l2":
-            y, base, factors, offsets = 2 * y, 2 * base, np.ones(len(q), np.float32), -np.einsum("ij,ij->i", q, q)
-        scores, rows, scanned = self.index.search(np.ascontiguousarray(y, np.float32), np.ascontiguousarray(base, np.float32), choice,
-                                                  self.metric == "cosine", factors, offsets, k, 2 * k + 12, probes, bits)
-        self.scanned += scanned
+            y, shift, times, factors, offsets = 2 * y, 2 * shift, 2.0, np.ones(len(q), np.float32), -np.einsum("ij,ij->i", q, q)
+        scores, rows, self.scanned = self.index.search(np.ascontiguousarray(y, np.float32), q, shift, times, self.metric == "cosine",
+                                                       factors, offsets, k, 2 * k + 12, probes, bits)
         return scores, rows
 
-    def _choice(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Inner products with the centroids (q, lists), and what lists are chosen by."""
-        dots = np.ascontiguousarray(q @ self.cells.centroids.T, np.float32)
-        return dots, dots if self.metric != "l2" else 2 * dots - self.half
+    def _choice(self, q: np.ndarray) -> np.ndarray:
+        """What lists are chosen by: (q, lists)."""
+        dots = q @ self.cells.centroids.T
+        return dots - self.half if self.metric == "l2" else dots * self.weight
 
     def probes(self, recall: float) -> int:
         """How many lists hold so large a part of the ten best rows, found for some of the rows in the place of queries."""
@@ -140,7 +135,7 @@ class ListScanner:
         rows = self.search(q, min(11, n), None, len(self.half))[1]
         self.scanned = scanned
         used = np.flatnonzero(np.bincount(self.cells.ids, minlength=len(self.half)))
-        order = np.argsort(-self._choice(q)[1][:, used], axis=1, kind="stable")
+        order = np.argsort(-self._choice(q)[:, used], axis=1, kind="stable")
         rank = np.zeros((len(q), len(self.half)), np.int64)
         np.put_along_axis(rank, used[order], np.broadcast_to(np.arange(len(used)), order.shape), 1)
         ranks = np.take_along_axis(rank, self.cells.ids[np.maximum(rows, 0)].astype(np.int64), 1)
