@@ -135,3 +135,33 @@ def test_a_stage_that_lies_about_its_parts_is_caught(x):
             Codec(Liar()).encode(x)
     finally:
         compand.registry._stages.pop("liar")
+
+
+@pytest.mark.parametrize("spec", ["int:2+int:3+int:4,rans", "scale:rms:per=row,int:2+int:3+int:4", "(center,int:2)+int:3+(center,int:4)"])
+def test_first_terms_are_decoded_from_their_parts_alone(spec, tmp_path, monkeypatch):
+    from compand import codec as module
+
+    x = np.random.default_rng(0).standard_normal((200, 48)).astype(np.float32)
+    codec = compand.Codec(spec).fit(x)
+    codes = codec.encode(x)
+    with compand.Writer(tmp_path / "a.cpd") as file:
+        file.write_codes("x", codes)
+    whole = [codec.decode(codes, terms=i) for i in (1, 2, 3)]
+    unpacked = []
+    unpack = module.unpack_part
+    monkeypatch.setattr(module, "unpack_part", lambda stored, part: unpacked.append(part) or unpack(stored, part))
+    counts = []
+    for terms in (1, 2, 3):
+        unpacked.clear()
+        assert np.array_equal(codec.decode(codes, terms=terms), whole[terms - 1])
+        counts.append(len(unpacked))
+        with compand.open(tmp_path / "a.cpd") as file:
+            assert np.array_equal(file["x"].array(terms=terms), whole[terms - 1])
+            assert np.array_equal(file["x"].array(slice(5, 9), terms=terms), whole[terms - 1][5:9])
+            checked = sum(file._container._checked)
+            state = len(codec.state())
+            assert checked - state == counts[-1]
+    assert counts[1] - counts[0] == counts[2] - counts[1] == 2
+    for wrong in (0, -1, 1.5, True):
+        with pytest.raises(compand.InputError, match="terms"):
+            codec.decode(codes, terms=wrong)

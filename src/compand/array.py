@@ -7,7 +7,8 @@ import sys
 import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_namespace, is_torch_array
 
-__all__ = ["array_namespace", "cast", "device", "dtype_name", "host", "is_numpy", "like", "rounded", "to_numpy"]
+__all__ = ["array_namespace", "cast", "device", "dtype_name", "exponent", "host", "is_numpy", "like", "power", "rounded", "to_numpy",
+           "total"]
 
 
 def is_numpy(x) -> bool:
@@ -85,3 +86,45 @@ def rounded(x, name: str):
     if is_numpy(x) or not hasattr(xp, name):
         return like(to_numpy(x).astype(target).astype(dtype_name(x)), x)
     return xp.astype(xp.astype(x, getattr(xp, name)), x.dtype)
+
+
+def total(x):
+    """The sum of the last axis, which is kept with length 1, in an order that its length alone decides.
+
+    Halves are added to each other, so there are only additions of elements: the same bits from every library and processor.
+
+    >>> total(np.float32([[1, 2, 3, 4, 5]]))
+    array([[15.]], dtype=float32)
+    """
+    xp, n = array_namespace(x), x.shape[-1]
+    if n == 0:
+        return xp.sum(x, axis=-1, keepdims=True)
+    while n > 1:
+        half = n // 2
+        y = x[..., :half] + x[..., half:2 * half]
+        if n % 2:
+            y[..., :1] += x[..., 2 * half:]
+        x, n = y, half
+    return x
+
+
+def exponent(a):
+    """floor(log2 a) of positive normal floats, exactly, as floats of the same dtype."""
+    xp = array_namespace(a)
+    if is_numpy(a):
+        return (np.frexp(a)[1] - 1).astype(a.dtype)
+    if hasattr(xp, "frexp"):
+        return xp.astype(xp.frexp(a)[1] - 1, a.dtype)
+    return like((np.frexp(to_numpy(a))[1] - 1).astype(dtype_name(a)), a)
+
+
+def power(e):
+    """2^e for whole numbers e from -149 to 127 given as floats, exactly, as float32."""
+    xp = array_namespace(e)
+    at = xp.astype(e, xp.int64) + 149
+    if is_numpy(e):
+        return _POWERS[at]
+    return xp.reshape(xp.take(like(_POWERS, e), xp.reshape(at, (-1,))), e.shape)
+
+
+_POWERS = np.ldexp(np.float32(1), np.arange(-149, 128)).astype(np.float32)

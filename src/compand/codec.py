@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from .codes import Block, Codes, pack_part, unpack_part
 from .dtypes import dtype as dtype_of
 from .dtypes import is_float
 from .errors import CompandError, CorruptError, FitError, InputError
-from .expression import Chain, Sum
+from .expression import Chain, Sum, used
 from .stage import Form, Part, Stage
 
 BLOCK_VALUES = 1 << 20  # values of a block of rows; a block is coded on its own
@@ -168,12 +168,15 @@ class Codec:
 
     def decode_block(self, block: Block, form: Form, like_array=None, terms: int | None = None):
         """The rows of one block, as they flow into the stages (float32 or float64, or the source dtype if lossless)."""
+        if terms is not None and (type(terms) is not int or terms < 1):
+            raise InputError(f"terms={terms!r}: how many terms of a sum to decode, 1 or more")
         form = form._replace(n=block.rows)
         layout = self.layout(form)
-        if layout.keys() != block.parts.keys():
+        needed = used(self.stage, layout, terms)
+        if not needed <= block.parts.keys() <= layout.keys():
             raise CorruptError(f"{self.spec}: parts {sorted(block.parts)} where {sorted(layout)} belong")
         try:
-            parts = {path: unpack_part(block.parts[path], p) for path, p in layout.items()}
+            parts = {path: unpack_part(block.parts[path], p) for path, p in layout.items() if path in needed}
             if like_array is not None and not self.stage.raw:
                 parts = {path: as_like(a, like_array) for path, a in parts.items()}
             decode = self.stage.decode
@@ -198,27 +201,31 @@ class Codec:
             raise InputError(f"rows={rows}: the step must be positive")
         lossy_line = len(codes.shape) < 2 and not self.stage.raw  # one row holds all values: decode it whole, then cut
         first, last = (0, form.n) if lossy_line else (start, max(start, stop))
-        at, done, pieces, whole = 0, 0, [], None
-        if like is None and len(codes.blocks) != 1:  # one result, filled block by block: its memory is touched once
-            whole = np.empty((max(min(last, sum(b.rows for b in codes.blocks)) - first, 0), form.d), dtype_of(codes.dtype))
-        for block in codes.blocks:
-            lo, hi = max(first - at, 0), min(last - at, block.rows)
-            at += block.rows
-            if lo < hi:
-                y = self.decode_block(block, form, like, terms)[lo:hi]
-                y = _as_dtype(y, codes.dtype) if is_numpy(y) else cast(y, codes.dtype)
-                if whole is None:
-                    pieces.append(y)
-                else:
-                    _bits(whole[done:done + hi - lo])[...] = _bits(y)
-                    done += hi - lo
-        if not pieces:
-            pieces = [np.zeros((0, form.d), dtype_of(codes.dtype)) if whole is None else whole]
-        x = pieces[0] if len(pieces) == 1 else array_namespace(pieces[0]).concat(pieces)
+        x = self.decode_rows(codes.blocks, form, codes.dtype, first, last, like, terms)
         x = x.reshape((-1,) if lossy_line else (last - first, *codes.shape[1:]))
         x = x[start:stop:step] if lossy_line else x[::step] if step > 1 else x
         x = x if codes.shape else x.reshape(())
         return x if like is None else as_like(x, like)
+
+    def decode_rows(self, blocks: Iterable[Block], form: Form, dtype: str, first: int, last: int, like=None, terms: int | None = None):
+        """Rows first to last, counted from the first of these blocks, of ``dtype``: (last - first, d). Blocks are decoded one by one."""
+        at, done, pieces, whole = 0, 0, [], None
+        for block in blocks:
+            lo, hi = max(first - at, 0), min(last - at, block.rows)
+            at += block.rows
+            if lo >= hi:
+                continue
+            y = self.decode_block(block, form, like, terms)[lo:hi]
+            y = _as_dtype(y, dtype) if is_numpy(y) else cast(y, dtype)
+            if like is None and hi - lo < last - first:  # one result, filled block by block: its memory is touched once
+                whole = np.empty((last - first, form.d), dtype_of(dtype)) if whole is None else whole
+                _bits(whole[done:done + hi - lo])[...] = _bits(y)
+                done += hi - lo
+            else:
+                pieces.append(y)
+        if not pieces:
+            return np.zeros((0, form.d), dtype_of(dtype)) if whole is None else whole[:done]
+        return pieces[0] if len(pieces) == 1 else array_namespace(pieces[0]).concat(pieces)
 
     def compress(self, x) -> bytes:
         """x as the bytes of a .cpd file; fits first if the codec needs it and is not fitted."""

@@ -10,10 +10,11 @@ import numpy as np
 
 from .array import like as like_array
 from .blocks import Plan, check_part, guarded
-from .codec import Codec, _as_dtype
+from .codec import Codec
 from .codes import Block, Codes, stored_array
 from .dtypes import dtype as dtype_of
 from .errors import CorruptError, InputError
+from .expression import used
 
 if TYPE_CHECKING:
     from .file import File
@@ -124,10 +125,13 @@ class Entry:
         return self._file._share[self.name]
 
     # -- codes and values --------------------------------------------------------------------------------------------------
-    def _block(self, i: int) -> Block:
-        """One block as views of the file, its checksums checked."""
+    def _block(self, i: int, terms: int | None = None) -> Block:
+        """One block as views of the file, its checksums checked; only the parts that the first ``terms`` need."""
         plan, arrays = self._plan, {}
+        needed = used(plan.codec.stage, plan.parts, terms)
         for path, chunks in self._record["parts"].items():
+            if path not in needed:
+                continue
             span = self._span(path)
             data = self._file._container.chunk(chunks[i // span], self.name)
             if span > 1:
@@ -184,17 +188,9 @@ class Entry:
             high = min(last * plan.rows, plan.form.n)
             y = self._view(first, last) if str(codec.stage) == "raw" else None
             if y is None:
-                y = np.empty((high - low, plan.form.d), dtype_of(self.dtype))
-                for i in range(first, last):
-                    block = self._block(i)
-                    at = i * plan.rows - low
-                    y[at:at + block.rows] = self._decode(block, terms)
+                blocks = (self._block(i, terms) for i in range(first, last))
+                y = self._valid(codec.decode_rows(blocks, plan.form, self.dtype, 0, high - low, None, terms))
             return self._shaped(y, asked, low, rows is not None)
-
-    def _decode(self, block: Block, terms: int | None = None) -> np.ndarray:
-        codec = self._plan.codec
-        y = _as_dtype(codec.decode_block(block, self._plan.form, None, terms), self.dtype)
-        return self._valid(y)
 
     def _valid(self, y: np.ndarray) -> np.ndarray:
         if y.dtype == np.bool_ and y.size and y.view(np.uint8).max() > 1:
@@ -231,7 +227,8 @@ class Entry:
         digest = hashlib.sha256() if self.sha256 else None
         with guarded("the array cannot be decoded", entry=self.name):
             for i in range(self._plan.count):
-                y = self._decode(self._block(i))
+                block = self._block(i)
+                y = self._valid(self.codec.decode_rows((block,), self._plan.form, self.dtype, 0, block.rows))
                 if digest:
                     digest.update(np.ascontiguousarray(y).reshape(-1).view(np.uint8).data)
         if digest and digest.hexdigest() != self.sha256:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace as part_replace
 from itertools import pairwise
 from typing import Any, Self
@@ -156,6 +157,18 @@ class Sum(Expression):
             value = term.decode(_under(i, parts), form)
             total = value if total is None else total + value
         return total
+
+
+def used(stage: Stage, paths: Iterable[str], terms: int | None = None) -> set[str]:
+    """The parts that decoding needs if it stops after so many terms of the sum."""
+    if terms is None or not isinstance(stage, (Chain, Sum)):
+        return set(paths)
+    if isinstance(stage, Sum):
+        return {path for path in paths if int(path.partition(".")[0]) < max(terms, 1)}
+    inner = f"{len(stage.transforms)}."
+    below = [path[len(inner):] for path in paths if path.startswith(inner)]
+    last = used(stage.quantizer, below, terms) if isinstance(stage.quantizer, Sum) else set(below)
+    return {path for path in paths if not path.startswith(inner)} | {inner + path for path in last}
 
 
 def _decode(quantizer, parts, form, terms):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import _native
-from ..array import array_namespace
+from ..array import array_namespace, exponent, power, total
 
 SCALES = ("bfloat16", "float16", "float32")
 RATIOS = {1: (0.7, 0.5), 2: (0.9, 0.7, 0.55), 3: (1.0, 0.87, 0.75), 4: (1.0, 0.92, 0.83), 5: (1.0, 0.92), 6: (1.0, 0.95)}
@@ -31,9 +31,10 @@ def stored(s, dtype: str, up: bool = False):
     largest, smallest = LARGEST[dtype], SMALLEST[dtype]
     a = xp.clip(xp.abs(s), max=largest)
     if dtype == "pow2":
-        e = xp.log2(xp.clip(a, min=smallest))
-        e = xp.clip(xp.ceil(e - 1e-6) if up else xp.round(e), -126, 127)
-        r = xp.pow(xp.full_like(a, 2.0), e)
+        a = xp.clip(a, min=smallest)
+        e = exponent(a)
+        e = e + xp.astype(a / power(e) > (1 + 2.0**-21 if up else 2.0**0.5), e.dtype)
+        r = power(xp.clip(e, -126, 127))
     elif dtype == "float32":
         r = a
     else:
@@ -72,8 +73,7 @@ def _ratios(k: int, g: int) -> tuple[float, ...]:
 
 
 def _total(v, w):
-    xp = array_namespace(v)
-    return xp.sum(v if w is None else v * w, axis=1, keepdims=True)
+    return total(v if w is None else v * w)
 
 
 def fixed_zero(x, k: int, z: float, dtype: str, search: str, weight=None, shift=0.0):

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..array import array_namespace
+from ..array import array_namespace, total
 
 NORM = 12  # largest squared length in the tables
 
@@ -35,7 +35,7 @@ def _even(x):
     worst = xp.argmax(size, axis=1, keepdims=True)
     here = xp.astype(xp.arange(8, device=getattr(x, "device", None))[None, :] == worst, xp.float32) * odd
     step = xp.where(e < 0, -here, here)
-    return r + step, xp.sum((e - step) * (e - step), axis=1, keepdims=True)
+    return r + step, total((e - step) * (e - step))
 
 
 def box_ids(p, low: int):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import numpy as np
 
-from ..array import cast, like, to_numpy
+from ..array import cast, like, to_numpy, total
 from ..errors import FitError
 from ..stage import KW_ONLY, Part, Quantizer, replace
 
@@ -87,17 +87,17 @@ class Ecsq(Quantizer, name="ecsq"):
     @staticmethod
     def _bytes(ids: np.ndarray, ends: list[int]) -> float:
         """Bytes a row by the entropy of each class, and for its table where a block has as many rows as usual."""
-        total = 0.0
+        found = 0.0
         for a, b in zip([0, *ends], ends, strict=False):
             count = np.bincount((ids[:, a:b] - ids[:, a:b].min()).ravel())
             p = count[count > 0] / count.sum()
-            total -= (b - a) * float((p * np.log2(p)).sum()) / 8
-            total += (20 + len(p)) / max(1.0, (1 << 20) / ends[-1])
-        return total
+            found -= (b - a) * float((p * np.log2(p)).sum()) / 8
+            found += (20 + len(p)) / max(1.0, (1 << 20) / ends[-1])
+        return found
 
     def _gain(self, x: np.ndarray, ids: np.ndarray) -> np.ndarray:
         x = np.asarray(x, np.float64)
-        squares, dots = np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->i", x, ids * self.factors_.astype(np.float64))
+        squares, dots = total(x * x)[:, 0], total(x * (ids * self.factors_.astype(np.float64)))[:, 0]
         fair = dots > 0.05 * squares
         return np.where(fair, squares / np.where(fair, dots, 1), 1)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ..array import array_namespace, cast, like, to_numpy
+from ..array import array_namespace, cast, exponent, like, power, to_numpy, total
 from ..fit import scale as scales
 from ..stage import KW_ONLY, Form, Part, Quantizer, replace
 from . import groups
@@ -91,9 +91,8 @@ class Float(Quantizer, name="float"):
         ratios = (1.0,) if self.search == "absmax" else (1.0, 0.9, 0.8, 0.7, *(scales.WIDE if x.shape[1] > 512 else ()))
         if self.scale == "mx":
             top = np.floor(np.log2(self.of.largest))
-            e = xp.clip(xp.floor(xp.log2(xp.clip(a, min=2.0**-126)) + 1e-7) - float(top), -126, 126)
-            e = xp.where(xp.pow(xp.full_like(a, 2.0), e + float(top)) > a, xp.clip(e - 1, min=-126), e)
-            tried = [xp.pow(xp.full_like(a, 2.0), e + i) for i in ((0.0, 1.0) if self.search == "mse" else (0.0,))]
+            e = xp.clip(exponent(xp.clip(a, min=2.0**-126)) - float(top), -126, 126)
+            tried = [power(e + i) for i in ((0.0, 1.0) if self.search == "mse" else (0.0,))]
         elif self.scale == "nvfp4":
             unit = float(self.scale_[0])  # type: ignore[index]
             tried = [E4M3.round(base / unit * r) * unit for r in ((1.0, 1.5, 0.85) if self.search == "mse" else (1.0,))]
@@ -107,7 +106,7 @@ class Float(Quantizer, name="float"):
             for s in tried:
                 unit = xp.where(s == 0, xp.ones_like(s), s) / safe
                 err = self.of.round(y / unit) * (s / safe) - y
-                err = xp.sum(err * err if weight is None else err * err * weight, axis=1, keepdims=True)
+                err = total(err * err if weight is None else err * err * weight)
                 best, least = (s, err) if least is None else (xp.where(err < least, s, best), xp.minimum(err, least))
         return best
 

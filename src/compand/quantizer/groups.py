@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..array import array_namespace, cast, dtype_name, is_numpy, like, to_numpy
+from ..array import array_namespace, cast, dtype_name, is_numpy, like, to_numpy, total
 from ..fit.scale import stored
 
 CHUNK = 1 << 16  # values worked on at a time in NumPy, to stay in cache
@@ -95,8 +95,8 @@ def statistic(x, group: int | None, kind: str):
         top = xp.max(y, axis=2, keepdims=True)  # so that the sum of large values stays finite
         y = y / xp.where(top == 0, xp.ones_like(top), top)
         if real is None:
-            return xp.mean(y, axis=2) * top[:, :, 0]
-        return xp.sum(y * real, axis=2) / xp.sum(real, axis=1) * top[:, :, 0]
+            return (total(y) / y.shape[2] * top)[:, :, 0]
+        return (total(y * real) / total(real) * top)[:, :, 0]
     g = y.shape[2]
     if real is None:
         y = xp.sort(y, axis=2)

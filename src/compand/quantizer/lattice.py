@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ..array import array_namespace, cast, is_numpy, like, to_numpy
+from ..array import array_namespace, cast, is_numpy, like, to_numpy, total
 from ..stage import KW_ONLY, Part, Quantizer
 from . import codebook, e8, groups
 
@@ -109,7 +109,7 @@ class Lattice(Quantizer, name="lattice"):
         t = xp.reshape(xp.where(wide == 0, xp.zeros_like(t), xp.clip(t, -1e6, 1e6)), (-1, 8))
         ids, points = self._ball_ids(t) if self._ball else self._box_ids(t)
         error = xp.reshape(points, (n, size)) * wide - y
-        error = xp.sum(groups.split(error * error, self.group), axis=2)
+        error = total(groups.split(error * error, self.group))[:, :, 0]
         return xp.reshape(ids, (n, -1)), error
 
     def _ball_ids(self, t):
@@ -137,7 +137,9 @@ class Lattice(Quantizer, name="lattice"):
         steps = table[1:241]  # the 240 shortest vectors
         for norm in (e8.NORM if self.bits == 2 else 4, e8.NORM - 2 if self.bits == 2 else 2) * 2:
             p = table[ids]
-            gain = (t - p) @ steps.T
+            gain = np.zeros((len(t), len(steps)), np.float32)
+            for j in range(8):  # not a matrix product, whose sums have no order
+                gain += (t[:, j, None] - p[:, j, None]) * steps[:, j]
             gain[(p @ steps.T) * 2 + (p * p).sum(1, keepdims=True) + 2 > norm] = -1
             best = gain.argmax(1)
             own, inside = e8.ball_ids(p + steps[best], bits)

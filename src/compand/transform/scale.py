@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ..array import array_namespace, cast, device, dtype_name, like, rounded, to_numpy
+from ..array import array_namespace, cast, device, dtype_name, like, rounded, to_numpy, total
 from ..stage import KW_ONLY, Part, Transform, replace
 
 # bits of the significand, and the smallest normal number
@@ -140,16 +140,16 @@ def _measure(x, by: str, axis: int, weight=None):
     x = x / _nonzero(most)  # so that squares neither overflow nor underflow
     if weight is None:
         def mean(v):
-            return xp.mean(v, axis=axis, keepdims=True)
+            return total(v) / v.shape[axis] if axis == v.ndim - 1 else xp.mean(v, axis=axis, keepdims=True)
     else:
         weight = xp.astype(weight, xp.float64)
-        total = xp.sum(weight, axis=axis, keepdims=True)
+        mass = xp.sum(weight, axis=axis, keepdims=True)
 
         def mean(v):
-            return xp.sum(v * weight, axis=axis, keepdims=True) / _nonzero(total)
+            return (total(v * weight) if axis == v.ndim - 1 else xp.sum(v * weight, axis=axis, keepdims=True)) / _nonzero(mass)
     value = mean((x - mean(x)) ** 2 if by == "std" else x * x)
     if by == "std":  # of what is constant but for rounding: 0; then the magnitude itself is the scale
         value = xp.where(value < 1e-14, xp.ones_like(value), value)
     if by == "norm":
-        value = value * (x.shape[axis] if weight is None else total)
+        value = value * (x.shape[axis] if weight is None else mass)
     return xp.squeeze(most * xp.sqrt(value), axis=axis)
