@@ -9,8 +9,8 @@ from compand.errors import InputError
 from compand.op.lists import ListScanner, cells
 from compand.op.search import search_reference
 
-SPECS = ["(vq:16,runs)+(klt,grouped:12)", "vq:16:codewords=float16+(klt,grouped:12:bits=4)", "klt,(vq:16+int:8)", "vq:16+(klt,ecsq:16,rans)",
-         "center,(vq:7+grouped:12)"]
+SPECS = ["(vq:16,runs)+(klt,grouped:12)", "vq:16:codewords=float16+(klt,grouped:12:bits=4)", "klt,(vq:16+int:8)",
+         "vq:16+(klt,ecsq:16,rans)", "center,(vq:7+grouped:12)"]
 
 
 def rows(n, d=24, seed=0):
@@ -29,7 +29,7 @@ def encoded():
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_all_lists_find_what_decoding_finds(encoded, spec, metric):
-    x, q, codes = encoded[0], encoded[1], encoded[2][spec]
+    q, codes = encoded[1], encoded[2][spec]
     scores, found = compand.search(q, codes, 10, metric=metric, recall=1)
     assert isinstance(codes._scanners[2, metric], ListScanner)
     asked = q / np.linalg.norm(q, axis=1, keepdims=True) if metric == "cosine" else q
