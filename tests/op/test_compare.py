@@ -36,6 +36,6 @@ def test_more_noise_is_worse():
 def test_default_cameras_and_pictures():
     a = scene(50)
     first = next(views(a, a))
-    assert first.a.image.shape == (480, 640, 3) and first.psnr == math.inf
+    assert first.a.shape == (480, 640, 3) and first.a.dtype == np.uint8 and first.psnr == math.inf
     with pytest.raises(compand.InputError, match="no views"):
         summary([])

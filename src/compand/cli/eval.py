@@ -27,20 +27,33 @@ def evaluate(
     b: Annotated[Path, typer.Argument(metavar="B", help="What became of it: a .cpd, or a file decompressed from one.", show_default=False)],
     base: Annotated[Path | None, typer.Option(help="The base model, if B holds differences to one.", show_default=False)] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained report with plots.", show_default=False)] = None,
+    views: Annotated[int, typer.Option(min=1, help="Splats: places around the scene to draw it from.")] = 24,
+    width: Annotated[int, typer.Option(min=0, max=4096, help="Splats: width of the pictures.  [default: 640, or as the cameras say]",
+                                       show_default=False)] = 0,
+    cameras: Annotated[Path | None, typer.Option(help="Splats: cameras.json (or .npz) to draw from instead.", show_default=False)] = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite the report.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no remarks.")] = False,
 ) -> None:
-    """Measure what was lost: errors of each array, the rate of all, and for embeddings the recall@10 of self-queries.
+    """Measure what was lost: errors of each array, the rate of all; recall@10 of embeddings, PSNR and SSIM of pictures of splats.
 
     [bold]compand eval vectors.npy vectors.cpd[/]
     [bold]compand eval model.safetensors model.cpd --html report.html[/]
     [bold]compand eval original/ restored/ --json[/]
+    [bold]compand eval scene.ply scene.cpd --html report.html[/]
     """
+    from . import scenes
     from .arrays import Arrays
 
     if html:
         target(html, force)
+    if scenes.is_scene(a) or scenes.is_scene(b):
+        result, shown = scenes.compare(a, b, views, width, cameras, quiet)
+        if html:
+            write_text(html, scenes.report(result, shown))
+            note(f"wrote {html}", quiet)
+        put_json(result) if json else scenes.show(result, quiet)
+        return
     with Arrays(b, base) as second, Arrays(a, blocks=second.blocks) as first:
         result = compare(first, second, quiet)
     if html:

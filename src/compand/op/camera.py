@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -87,14 +88,14 @@ def around(scene, views: int = 24, width: int = 800, height: int = 600, *, kind:
         raise InputError(f"cameras are placed 'auto', 'orbit' or 'inside', not {kind!r}")
     if views < 1:
         raise InputError(f"at least one view is needed, not {views}")
-    centre, radius, empty = _extent(scene)
+    centre, radius, hollow = extent(scene)
     distance = 1.05 * radius / math.sin(math.radians(min(fov, fov * width / height)) / 2)
     up = _unit(np.asarray(up, np.float64))
     first = _unit(np.cross(up, (0.0, 0.0, 1.0) if abs(up[2]) < 0.9 else (1.0, 0.0, 0.0)))
     second = np.cross(up, first)
     out = []
     for i in range(views):
-        inside = kind == "inside" or (kind == "auto" and empty and i % 2 == 1)
+        inside = kind == "inside" or (kind == "auto" and hollow and i % 2 == 1)
         ring = i % len(RINGS)
         turn = 360.0 * i / views
         height_, angle = math.radians(RINGS[ring] / (2 if inside else 1)), math.radians(turn)
@@ -108,8 +109,16 @@ def around(scene, views: int = 24, width: int = 800, height: int = 600, *, kind:
     return out
 
 
-def _extent(scene) -> tuple[np.ndarray, float, bool]:
-    """Centre, radius worth a picture, and whether the middle is empty."""
+class Extent(NamedTuple):
+    """Robust centre (3,) of a scene, the radius worth a picture, and whether the middle is empty."""
+
+    centre: np.ndarray
+    radius: float
+    hollow: bool
+
+
+def extent(scene) -> Extent:
+    """Where a scene is: the median of its opaque splats, and how far around it they reach. Raises `InputError` for no splats."""
     p, logit = np.asarray(scene.positions, np.float64), np.asarray(scene.opacity, np.float64)
     good = np.isfinite(p).all(1) & np.isfinite(logit)
     solid = good & (logit > 0)
@@ -120,7 +129,7 @@ def _extent(scene) -> tuple[np.ndarray, float, bool]:
     r = np.linalg.norm(p - centre, axis=1)
     tenth, half, most, all_ = np.quantile(r, [0.1, 0.5, 0.9, 0.99])
     radius = 1.3 * half if all_ > 5 * half else most  # heavy tails: a subject before a background
-    return centre, float(max(radius, 1e-6 * max(np.abs(centre).max(), 1.0))), bool(tenth > 0.6 * half and len(p) >= 200)
+    return Extent(centre, float(max(radius, 1e-6 * max(np.abs(centre).max(), 1.0))), bool(tenth > 0.6 * half and len(p) >= 200))
 
 
 def _unit(v: np.ndarray) -> np.ndarray:

@@ -6,22 +6,25 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..errors import InputError
 from ..metric import psnr, ssim
-from .render import Camera, Picture, Renderer, around
+from .render import Camera, Renderer, around
 
 SEEN = 0.99  # a pixel shows the scene where less than this of the background is left
 
 
 class View(NamedTuple):
-    """Two scenes from one camera. ``psnr`` over the whole picture, ``psnr_seen`` over the pixels where the first scene is."""
+    """Two scenes from one camera. ``psnr`` over the whole picture, ``psnr_seen`` over the pixels where the first scene is; ``a`` and ``b``
+    the pictures, (height, width, 3) uint8."""
 
     camera: Camera
     psnr: float
     psnr_seen: float
     ssim: float
-    a: Picture
-    b: Picture
+    a: np.ndarray | None
+    b: np.ndarray | None
 
 
 def views(a, b, cameras: Sequence[Camera] | None = None, *, background=(0.0, 0.0, 0.0)) -> Iterator[View]:
@@ -31,7 +34,8 @@ def views(a, b, cameras: Sequence[Camera] | None = None, *, background=(0.0, 0.0
     for camera in cameras:
         x, y = first(camera, background), second(camera, background)
         where = x.transmittance < SEEN
-        yield View(camera, psnr(x.image, y.image), psnr(x.image, y.image, where=where), ssim(x.image, y.image), x, y)
+        yield View(camera, psnr(x.image, y.image), psnr(x.image, y.image, where=where), ssim(x.image, y.image),
+                   x.bytes, y.bytes)
 
 
 def summary(compared: Sequence[View]) -> dict[str, Any]:
