@@ -12,12 +12,13 @@ from ..errors import InputError
 WORDS = ("float32", "int8", "uint8", "binary", "ubinary")
 
 
-def quantize_embeddings(embeddings, precision: str | Codec, ranges=None, calibration_embeddings=None) -> np.ndarray | Codes:
+def quantize_embeddings(embeddings, precision: str | Codec, ranges=None, calibration_embeddings=None) -> np.ndarray | Codes | list:
     """Embeddings (n, d) at a lower precision.
 
     Parameters
     ----------
     embeddings : (n, d) array, tensor, or a list of rows
+        A list of matrices (multi-vector documents, which may be empty) gives a list, all with the same ranges or codec.
     precision : "float32", "int8", "uint8", "binary" or "ubinary" for the arrays sentence-transformers makes; or a spec
         ("klt,grouped:48") or `Codec`, for `Codes` that `compand.search` takes.
     ranges : (2, d) array
@@ -25,36 +26,53 @@ def quantize_embeddings(embeddings, precision: str | Codec, ranges=None, calibra
     calibration_embeddings : (m, d) array
         What ranges, or the codec, are learnt from; default: the embeddings themselves, which should then be many.
 
-    Values outside the ranges become the nearest end (sentence-transformers wraps them round). Columns without range become 0.
-    Raises `InputError` for NaN, and for ranges taken from a single row, which would lose everything.
+    Raises `InputError` for NaN, for integers (quantized already), and for ranges taken from a single row, which would lose everything.
+    The arrays are those of sentence-transformers 6.2, equal in every value.
 
     >>> x = np.random.default_rng(0).standard_normal((1000, 16), dtype=np.float32)
     >>> quantize_embeddings(x, "ubinary").shape, quantize_embeddings(x, "int8").dtype, quantize_embeddings(x, "klt,grouped:8").nbytes
     ((1000, 2), dtype('int8'), 8000)
     """
-    x = _rows(embeddings)
-    learn = x if calibration_embeddings is None else _rows(calibration_embeddings)
+    many = isinstance(embeddings, (list, tuple)) and (len(embeddings) == 0 or np.ndim(embeddings[0]) == 2)
+    matrices = [_rows(m) for m in embeddings] if many else [_rows(embeddings)]
+    if not matrices:
+        return []
+    learn = matrices if calibration_embeddings is None else [_rows(calibration_embeddings)]
+    learn = learn[0] if len(learn) == 1 else np.concatenate(learn)
     if isinstance(precision, Codec) or precision not in WORDS:
         codec = precision if isinstance(precision, Codec) else Codec(precision)
         if not codec.state():
             codec = codec.fit(learn)
-        return codec.encode(x)
+        out: list = [codec.encode(x) for x in matrices]
+    else:
+        if precision in ("int8", "uint8"):
+            ranges = _ranges(precision, ranges, learn)
+        out = [_quantized(x, precision, ranges) for x in matrices]
+    return out if many else out[0]
+
+
+def _ranges(precision: str, ranges, learn: np.ndarray) -> np.ndarray:
+    if ranges is None and learn.shape[0] == 1:
+        raise InputError(f"{precision} needs the ranges of columns: give ranges, or calibration_embeddings of more than one row")
+    if ranges is None:
+        ends = [learn.min(axis=0), learn.max(axis=0)] if len(learn) else np.zeros((2, learn.shape[1]))
+        return np.asarray(ends, np.float32)
+    ranges = np.asarray(ranges, np.float32)
+    if ranges.shape != (2, learn.shape[1]):
+        raise InputError(f"ranges must be (2, {learn.shape[1]}): least and largest value of each column, not {list(ranges.shape)}")
+    return ranges
+
+
+def _quantized(x: np.ndarray, precision: str, ranges) -> np.ndarray:
     if precision == "float32":
-        return x.astype(np.float32)
+        return x.astype(np.float32, copy=False)
     if not np.isfinite(x).all():
         raise InputError("embeddings have NaN or infinite values")
     if precision in ("binary", "ubinary"):
         bits = np.packbits(x > 0, axis=1)
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
-    if ranges is None:
-        if len(learn) < 2:
-            raise InputError(f"{precision} needs the ranges of columns: give ranges, or calibration_embeddings of more than one row")
-        ranges = np.stack([learn.min(axis=0), learn.max(axis=0)])
-    ranges = np.asarray(ranges, np.float32)
-    if ranges.shape != (2, x.shape[1]):
-        raise InputError(f"ranges must be (2, {x.shape[1]}): least and largest value of each column, not {list(ranges.shape)}")
     steps = (ranges[1] - ranges[0]) / 255
-    ids = np.clip((x - ranges[0]) / np.where(steps > 0, steps, np.inf), 0, 255)
+    ids = np.clip(np.floor((x - ranges[0]) / np.where(steps == 0, 1, steps)), 0, 255)
     return ids.astype(np.uint8) if precision == "uint8" else (ids - 128).astype(np.int8)
 
 
@@ -64,4 +82,6 @@ def _rows(x) -> np.ndarray:
     a = to_numpy(x) if hasattr(x, "shape") else np.asarray(x)
     if a.ndim != 2:
         raise InputError(f"embeddings must be (n, d), not {list(a.shape)}")
-    return a.astype(np.float32, copy=False)
+    if a.dtype.kind in "iub":
+        raise InputError(f"embeddings are {a.dtype}, quantized already; give floating-point values")
+    return a if a.dtype == np.float64 else a.astype(np.float32, copy=False)
