@@ -60,6 +60,27 @@ class Codec:
             self._layouts[form] = self.stage.layout(form)
         return self._layouts[form]
 
+    @classmethod
+    def from_faiss(cls, source) -> Codec:
+        """The codec of a faiss factory string (not fitted), or of a trained faiss index (with what it has learnt).
+
+        >>> Codec.from_faiss("OPQ48_192,PQ48x4fs")
+        Codec('opq:48:k=192:bits=4,pq:48x4')
+        """
+        if isinstance(source, str):
+            from .integration.faiss import spec_of
+
+            return cls(spec_of(source))
+        from .integration.faiss_index import codec_of
+
+        return codec_of(source)
+
+    def to_faiss(self, d: int | None = None) -> str:
+        """The faiss factory string of this spec, ``d`` being the width of vectors. Raises `UnsupportedError` where faiss has none."""
+        from .integration.faiss import factory_of
+
+        return factory_of(self, d)
+
     def state(self) -> dict[str, np.ndarray]:
         """The fitted arrays by path."""
         return self.stage.arrays()

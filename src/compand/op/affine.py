@@ -8,7 +8,7 @@ import numpy as np
 
 from ..stage import Form, Stage
 
-AFFINE = {"blockhadamard", "center", "hadamard", "klt", "pca", "permute", "rotate"}
+AFFINE = {"blockhadamard", "center", "hadamard", "klt", "opq", "pca", "permute", "rotate"}
 
 
 class Affine(NamedTuple):
