@@ -4,6 +4,7 @@ import pytest
 import compand
 from compand import Codec, InputError, SpecError, UnsupportedError
 from compand.integration.faiss import factory_of, spec_of
+from compand.integration.faiss_index import codes_of
 
 SQ8 = "int:8:per=column:sym=false:search=absmax"
 PAIRS = {
@@ -17,7 +18,8 @@ PAIRS = {
 ALIKE = {  # other names of the same codes
     "PQ48x4": "pq:48x4", "PQ8x8np": "pq:8x8", "PQ8x4fs_64": "pq:8x4", "IDMap,OPQ8,PQ8": "opq:8,pq:8x8", "IDMap2,PQ8": "pq:8x8",
     "IVF256,PQ48x4fs": "pq:48x4", "IVF256,PQ48x4fsr": "vq:256+pq:48x4", "IVF4,Flat": "raw", "IVF4_HNSW32,PQ8": "vq:4+pq:8x8",
-    "IVF4,PQ8+8": "vq:4+pq:8x8+pq:8x8", "HR128,PQ8": "hadamard:odd=pad,pq:8x8", "RQ2x8_Nqint8": "vq:256+vq:256", "L2Norm,SQ8": f"scale:norm:row,{SQ8}",
+    "IVF4,PQ8+8": "vq:4+pq:8x8+pq:8x8", "HR128,PQ8": "hadamard:odd=pad,pq:8x8", "RQ2x8_Nqint8": "vq:256+vq:256",
+        "L2Norm,SQ8": f"scale:norm:row,{SQ8}",
 }
 
 
@@ -41,17 +43,21 @@ def test_faiss_itself_reads_these_strings(text):
     assert spec_of(back) == spec_of(text)
 
 
-@pytest.mark.parametrize(("text", "at"), [("PQ", 0), ("PQ0", 0), ("PQ8x99", 0), ("Foo,PQ8", 0), ("RR,Foo8", 3), ("PQ8,SQ8", 4), ("IVF0,PQ8", 0),
+@pytest.mark.parametrize(("text", "at"), [("PQ", 0), ("PQ0", 0), ("PQ8x99", 0), ("Foo,PQ8", 0), ("RR,Foo8", 3), ("PQ8,SQ8", 4),
+    ("IVF0,PQ8", 0),
                                           ("PCA32", 4), ("PQ8,Refine(Flat)", 11), ("PQ8,Refine(Oh)", 11), ("PQ99999999999", 0), ("", 0),
-                                          (",PQ8", 0), ("PQ8))", 0), ("PQ8, PQ8", 4), ("PQ8,Refine(SQ8", 0), ("RQ999999999x8", 0), ("RQ2x30", 0)])
+                                          (",PQ8", 0), ("PQ8))", 0), ("PQ8, PQ8", 4), ("PQ8,Refine(SQ8", 0), ("RQ999999999x8", 0),
+                                              ("RQ2x30", 0)])
 def test_what_cannot_be_read_gets_a_caret(text, at):
     with pytest.raises(SpecError) as e:
         spec_of(text)
     assert e.value.at == at and "^" in str(e.value)
 
 
-@pytest.mark.parametrize(("text", "hint"), [("HNSW32,PQ8", "graph"), ("PCA64,Flat", "int:16"), ("PQ8,RFlat", "Refine"), ("LSH", "sign"), ("ITQ64,LSH", "sign"),
-                                            ("RaBitQ", "hadamard"), ("SQfp16", "raw"), ("RQ24x8", "16 terms"), ("IMI2x8,PQ8", "IVF"), ("LSQ8x8", "RQ"),
+@pytest.mark.parametrize(("text", "hint"), [("HNSW32,PQ8", "graph"), ("PCA64,Flat", "int:16"), ("PQ8,RFlat", "Refine"), ("LSH", "sign"),
+    ("ITQ64,LSH", "sign"),
+                                            ("RaBitQ", "hadamard"), ("SQfp16", "raw"), ("RQ24x8", "16 terms"), ("IMI2x8,PQ8", "IVF"),
+                                                ("LSQ8x8", "RQ"),
                                             ("IVF4(RCQ2x2),PQ8", "IVF"), ("Pad96,PQ8", "parts"), ("ZnLattice4x10_6", "lattice")])
 def test_what_has_no_equivalent_says_what_is_near(text, hint):
     with pytest.raises(UnsupportedError, match=hint) as e:
@@ -83,13 +89,14 @@ def test_a_factory_codec_is_as_good_as_faiss():
         assert ours < theirs * 1.06, text
 
 
-@pytest.mark.parametrize("text", ["PQ8np", "PQ8x4np", "PQ4x6np", "PQ8x4fs", "IVF8,PQ8x4np", "IVF8,PQ4x8np", "RQ3x6", "RQ2x6_1x4", "PRQ2x2x6", "IDMap,PQ8x4np",
+@pytest.mark.parametrize("text", ["PQ8np", "PQ8x4np", "PQ4x6np", "PQ8x4fs", "IVF8,PQ8x4np", "IVF8,PQ4x8np", "RQ3x6", "RQ2x6_1x4",
+    "PRQ2x2x6", "IDMap,PQ8x4np",
                                   "IVF8,PQ8x4np,IDMap"])
 def test_a_trained_index_decodes_to_the_same_floats(text):
     x, index, ids = trained(text)
     codec = Codec.from_faiss(index)
     theirs = reconstructed(index, ids)
-    codes, own = compand.integration.faiss_index.codes_of(index)
+    codes, own = codes_of(index)
     assert sorted(own.tolist()) == sorted(ids.tolist())
     assert np.array_equal(codec.decode(codes), theirs[np.argsort(ids)][np.searchsorted(np.sort(ids), own)])
     if "RQ" not in text:  # faiss looks for residuals with a beam
@@ -99,17 +106,18 @@ def test_a_trained_index_decodes_to_the_same_floats(text):
     assert again.codec == codec and np.array_equal(again.array(), codec.decode(codes))
 
 
-@pytest.mark.parametrize("text", ["PCA16,PQ8x4np", "PCAR16,PQ8x4fs", "OPQ8,PQ8x4fs", "OPQ4_16,PQ4np", "RR,PQ8np", "SQ8", "SQ6", "SQ4", "RR16,SQ8", "OPQ8,IVF8,PQ8x4np", "IVF8,RQ2x6"])
+@pytest.mark.parametrize("text", ["PCA16,PQ8x4np", "PCAR16,PQ8x4fs", "OPQ8,PQ8x4fs", "OPQ4_16,PQ4np", "RR,PQ8np", "SQ8", "SQ6", "SQ4",
+    "RR16,SQ8", "OPQ8,IVF8,PQ8x4np", "IVF8,RQ2x6"])
 def test_a_trained_index_with_rotations_or_scales_decodes_alike(text):
     _, index, ids = trained(text)
-    codes, own = compand.integration.faiss_index.codes_of(index)
+    codes, own = codes_of(index)
     theirs = reconstructed(index, ids)
     assert np.allclose(codes.codec.decode(codes), theirs[own], atol=1e-5 * np.abs(theirs).max())
 
 
 def test_search_in_what_faiss_indexed():
     x, index, _ = trained("PQ16x4fs")
-    codes, ids = compand.integration.faiss_index.codes_of(index)
+    codes, ids = codes_of(index)
     rows = compand.search(x[:50], codes, 5, metric="l2")[1]
     flat = ((x[:50, None] - codes.codec.decode(codes)[None]) ** 2).sum(-1)
     assert np.array_equal(rows, np.argsort(flat, axis=1, kind="stable")[:, :5]) and np.array_equal(ids, np.arange(len(x)))
@@ -118,22 +126,20 @@ def test_search_in_what_faiss_indexed():
 def test_indexes_that_have_no_equivalent():
     faiss = pytest.importorskip("faiss")
     for text in ("LSH", "HNSW8,Flat", "PCAW16,PQ8x4np", "RaBitQ", "IVF8,SQ8", "RQ17x2", "L2norm,PQ8x4np"):
-        x, index, _ = trained(text)
+        _, index, _ = trained(text)
         with pytest.raises(UnsupportedError):
-            compand.integration.faiss_index.codes_of(index)
+            codes_of(index)
     with pytest.raises(InputError, match="not trained"):
         Codec.from_faiss(faiss.index_factory(32, "PQ8"))
     _, index, _ = trained("IVF8,PQ8x4fs")
     with pytest.raises(UnsupportedError, match="interleaves"):
-        compand.integration.faiss_index.codes_of(index)
+        codes_of(index)
     assert Codec.from_faiss(index).spec == "pq:8x4"
     assert Codec.from_faiss(trained("L2norm,PQ8x4np")[1]).spec == "scale:norm:row,pq:8x4"
 
 
 def trained(text):
     faiss = pytest.importorskip("faiss")
-    import compand.integration.faiss_index
-
     faiss.omp_set_num_threads(1)
     rng = np.random.default_rng(1)
     x = rng.standard_normal((1500, 32), dtype=np.float32)

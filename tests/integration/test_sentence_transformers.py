@@ -40,7 +40,8 @@ def test_every_word_equals_the_installed_sentence_transformers(x, precision):
     for a in (x, constant, x[:, :13], x.astype(np.float64), list(x), torch.from_numpy(x)):
         assert np.array_equal(quantize_embeddings(a, precision), theirs(a, precision))
     assert np.array_equal(quantize_embeddings(x[:1], precision, ranges), theirs(x[:1], precision, ranges))
-    assert np.array_equal(quantize_embeddings(x[:1], precision, calibration_embeddings=x), theirs(x[:1], precision, calibration_embeddings=x))
+    learnt = {"calibration_embeddings": x}
+    assert np.array_equal(quantize_embeddings(x[:1], precision, **learnt), theirs(x[:1], precision, **learnt))
     documents = [x[:7], x[7:7], x[7:40]]
     for ours, own in zip(quantize_embeddings(documents, precision), theirs(documents, precision), strict=True):
         assert ours.dtype == own.dtype and np.array_equal(ours, own)

@@ -67,20 +67,22 @@ def spec_of(text: str) -> str:
     if lists and code != "raw" and not re.search(r"x4fs(_\d+)?$", coded.text):
         code = f"vq:{lists[0]}+{code}"
     if code == "raw" and before:
-        raise UnsupportedError(fault.words(coded, "Flat keeps every bit, which nothing before it does; nearest: SQ8, or " + ",".join(before) + ",int:16"))
+        near = ",".join([*before, "int:16"])
+        raise UnsupportedError(fault.words(coded, f"Flat keeps every bit, which nothing before it does; nearest: SQ8, or {near}"))
     spec = ",".join([*before, code])
     for p in parts:
         m = re.fullmatch(r"Refine\((.+)\)", p.text)
         if not m:
             if p.text == "RFlat":
-                raise UnsupportedError(fault.words(p, "RFlat keeps the floats beside the codes; Refine(SQ8) is a code, or rerank on your own floats"))
+                raise UnsupportedError(fault.words(p, "RFlat keeps the floats beside the codes; nearest: Refine(SQ8), which is a code"))
             raise SpecError(f"after the code {coded.text} only Refine(...) can stand", text, p.at, len(p.text))
         finer = _first(_CODES, _Part(m.group(1), p.at + 7), fault)
         if finer in (None, "raw"):
             raise fault(_Part(m.group(1), p.at + 7))
         spec = f"({spec})+{finer}" if "," in spec else f"{spec}+{finer}"
     if spec.count("+") >= DEFAULT.terms:
-        raise UnsupportedError(fault.words(coded, f"a sum has at most {DEFAULT.terms} terms; nearest: RQ{DEFAULT.terms}x8, or klt,grouped:BYTES"))
+        near = f"RQ{DEFAULT.terms}x8, or klt,grouped:BYTES"
+        raise UnsupportedError(fault.words(coded, f"a sum has at most {DEFAULT.terms} terms; nearest: {near}"))
     from ..spec import parse
 
     return str(parse(spec))
@@ -134,7 +136,7 @@ _NOT = (  # what faiss has and we have not, and the nearest
     (r"Pad\d+", "leave it out, parts need not divide the columns here"),
     (r"ITQ\d*|LSH\w*", "nearest: rotate,sign"),
     (r"SQfp16|SQbf16", "keep the array as float16 or bfloat16 and use raw, or SQ8"),
-    (r"SQ.*|EDEN\d*.*|RaBitQ.*", "nearest: hadamard,sign for 1 bit, hadamard,int:BITS for more; klt,grouped:BYTES finds more at the same bytes"),
+    (r"SQ.*|EDEN\d*.*|RaBitQ.*", "nearest: hadamard,sign for 1 bit, hadamard,int:BITS for more; klt,grouped:BYTES learns from data"),
     (r"(LSQ|PLSQ).*", "nearest: RQ, coded greedily"),
     (r"ZnLattice.*", "nearest: lattice:e8"),
     (r"(HNSW|NSG|NNDescent|CAGRA).*", "a graph orders the search and is no code; leave it out"),

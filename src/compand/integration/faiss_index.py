@@ -52,7 +52,7 @@ def codes_of(index) -> tuple[Codes, np.ndarray]:
     """
     faiss = _faiss()
     codec = codec_of(index)
-    before, last, ids = _opened(index)
+    _, last, ids = _opened(index)
     d = index.d
     if hasattr(last, "invlists"):
         if "FastScan" in type(last).__name__:
@@ -109,7 +109,7 @@ def _transform(faiss, t) -> Stage:
         raise UnsupportedError(f"a trained {kind} has no equivalent")
     a = faiss.vector_to_array(t.A).reshape(t.d_out, t.d_in).astype(np.float64)
     if np.abs(a @ a.T - np.eye(t.d_out)).max() > 1e-3:
-        raise UnsupportedError(f"a trained {kind} that is not orthonormal (whitening) has no equivalent; fit Codec.from_faiss of its string")
+        raise UnsupportedError(f"a trained {kind} that is not orthonormal (whitening) has no equivalent; fit the codec of its string")
     basis = np.ascontiguousarray(a.T, np.float32)
     if kind == "OPQMatrix" and not t.have_bias and t.d_out < 1 << 12:
         return Opq(t.M, k=None if t.d_out == t.d_in else t.d_out, basis_=basis)

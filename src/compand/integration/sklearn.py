@@ -30,8 +30,7 @@ class CodecTransformer(TransformerMixin, BaseEstimator):
     n_features_in_, n_bytes_ : int
         Columns that go in, bytes that come out.
 
-    In a pipeline before an estimator that wants numbers, follow it with its inverse (``decode=True``): what the estimator then learns from is
-    what it will get from storage.
+    Before an estimator that wants numbers, ``decode=True`` gives x_hat instead: it then learns from what storage will give it.
     """
 
     def __init__(self, spec: str = "int:8", decode: bool = False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
@@ -33,8 +34,8 @@ class Opq(Transform, name="opq"):
 
     Starts from principal components dealt to the parts so that their variances have like products, then alternates one step
     of k-means in each part with the rotation that maps rows best to their codewords (Procrustes). For k = d the error of
-    ``inverse ∘ forward`` is about 2^-20 of a row's norm. Where `klt` and ``grouped`` choose bits by variance, this makes variances alike.
-    Raises `SpecError` for k > d or parts > k, `FitError` for more than 2048 columns. Ge, He, Ke & Sun, Optimized product quantization (2013).
+    ``inverse ∘ forward`` is about 2^-20 of a row's norm. `klt` with ``grouped`` gives bits by variance instead.
+    Raises `SpecError` for k > d or parts > k, `FitError` beyond 2048 columns. Ge, He, Ke & Sun, Optimized product quantization (2013).
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).standard_normal((500, 8), dtype=np.float32) * np.float32([9, 9, 1, 1, 1, 1, 1, 1])
@@ -79,15 +80,15 @@ class Opq(Transform, name="opq"):
         size, ends = -(-width // self.parts), np.arange(self.parts + 1) * width // self.parts
         words = np.zeros((self.parts, min(1 << self.bits, len(rows)), size), np.float32)
         y = (rows @ basis).astype(np.float32)
-        for j, (lo, hi) in enumerate(zip(ends, ends[1:], strict=False)):
+        for j, (lo, hi) in enumerate(pairwise(ends)):
             words[j, :, :hi - lo] = learn(np.ascontiguousarray(y[:, lo:hi]), words.shape[1], None, self.seed + j)
         for _ in range(self.iterations):
             wide = np.zeros((len(rows), self.parts, size), np.float32)
-            for j, (lo, hi) in enumerate(zip(ends, ends[1:], strict=False)):
+            for j, (lo, hi) in enumerate(pairwise(ends)):
                 wide[:, j, :hi - lo] = y[:, lo:hi]
             ids = _native.nearest_grouped(wide.reshape(len(rows), -1), words, 1 if words.shape[1] <= 256 else 2)
             y_hat = np.empty((len(rows), width), np.float32)
-            for j, (lo, hi) in enumerate(zip(ends, ends[1:], strict=False)):
+            for j, (lo, hi) in enumerate(pairwise(ends)):
                 words[j, :, :hi - lo] = _means(wide[:, j, :hi - lo], ids[:, j], words[j, :, :hi - lo])
                 y_hat[:, lo:hi] = words[j][ids[:, j], :hi - lo]
             u, _, v = np.linalg.svd((rows.T @ y_hat).astype(np.float64), full_matrices=False)
