@@ -5,13 +5,14 @@ import sys
 import numpy as np
 import pytest
 
-pa = pytest.importorskip("pyarrow")
-from pyarrow import ipc, parquet
-
 import compand
 from compand import Codec, CompandError, InputError
-from compand.integration.arrow import CodesType, from_arrow, to_arrow
 from compand.integration.rows import vectors
+
+pa = pytest.importorskip("pyarrow")
+from pyarrow import ipc, parquet  # noqa: E402
+
+from compand.integration.arrow import CodesType, from_arrow, to_arrow  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_through_parquet(x, spec, tmp_path):
     again = from_arrow(back["codes"])
     assert again.codec == codec and np.array_equal(codec.decode(again), codec.decode(codes))
     assert np.array_equal(compand.search(x[:5], again, 3)[1], compand.search(x[:5], codes, 3)[1])
-    some = back.filter(pa.compute.equal(pa.compute.bit_wise_and(back["id"], 1), 1)) if hasattr(pa, "compute") else back.slice(1, 7)
+    some = back.take(pa.array([400, 3, 77]))
     assert np.array_equal(codec.decode(from_arrow(some["codes"])), codec.decode(codes)[np.asarray(some["id"])])
     assert np.array_equal(codec.decode(from_arrow(back["codes"].slice(100, 99))), codec.decode(codes)[100:199])
     assert from_arrow(back["codes"].slice(0, 0)).shape == (0, 24)

@@ -4,6 +4,8 @@ import warnings
 import numpy as np
 import pytest
 
+from compand import CompandError
+
 pytest.importorskip("sklearn")
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -11,7 +13,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
-from compand import CompandError
 from compand.integration.sklearn import CodecTransformer
 
 
