@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from through import through
 
 import compand
 from compand.quantizer.int import Int
@@ -14,22 +15,6 @@ SPECS = """int:8 int:4:group=64 int:4:group=48 int:3:group=7:sym=false int:2:gro
 @pytest.fixture(scope="module")
 def x():
     return np.random.default_rng(0).standard_normal((200, 100), dtype=np.float32)
-
-
-def through(q, x):
-    q = q.fit(x)
-    parts = q.encode(x)
-    form = Form(*x.shape, str(x.dtype))
-    layout = q.layout(form)
-    assert parts.keys() == layout.keys()
-    for name, p in layout.items():
-        assert parts[name].shape == p.shape
-        if p.k:
-            assert parts[name].min() >= 0 and parts[name].max() < p.k
-        else:
-            assert str(parts[name].dtype) == p.dtype
-    q.require(form)
-    return q.decode(parts, form), parts
 
 
 @pytest.mark.parametrize("spec", SPECS)

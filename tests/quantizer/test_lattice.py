@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from through import through
 
 import compand
 from compand.quantizer import e8
@@ -13,14 +14,6 @@ SPECS = """lattice:e8 lattice:e8:bits=1 lattice:e8:bits=3 lattice:e8:bits=4:grou
 @pytest.fixture(scope="module")
 def x():
     return np.random.default_rng(0).standard_normal((24, 100), dtype=np.float32)
-
-
-def through(q, x):
-    form = Form(*x.shape, str(x.dtype))
-    parts = q.encode(x)
-    for name, p in q.layout(form).items():
-        assert parts[name].shape == p.shape and (parts[name].max() < p.k if p.k else str(parts[name].dtype) == p.dtype)
-    return q.decode(parts, form), parts
 
 
 def error(spec, x):

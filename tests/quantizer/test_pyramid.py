@@ -3,6 +3,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
+from through import through
 
 import compand
 from compand.quantizer.fsq import FSQ
@@ -16,15 +17,6 @@ SPECS = ["pyramid:8", "pyramid:3:dim=7", "pyramid:128:dim=2", "pyramid:1:dim=1",
 @pytest.fixture(scope="module")
 def x():
     return np.random.default_rng(0).standard_normal((60, 100), dtype=np.float32)
-
-
-def through(q, x):
-    form = Form(*x.shape, str(x.dtype))
-    parts = q.encode(x)
-    q.require(form)
-    for name, p in q.layout(form).items():
-        assert parts[name].shape == p.shape and (parts[name].max() < p.k if p.k else str(parts[name].dtype) == p.dtype)
-    return q.decode(parts, form), parts
 
 
 @pytest.mark.parametrize("spec", SPECS)

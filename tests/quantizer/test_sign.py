@@ -3,6 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from through import through
 
 import compand
 from compand.quantizer.sign import Sign
@@ -16,14 +17,6 @@ SPECS = """sign sign:64 sign:33 sign:scale=median sign:complex=true sign:10:comp
 @pytest.fixture(scope="module")
 def x():
     return np.random.default_rng(0).standard_normal((200, 100), dtype=np.float32)
-
-
-def through(q, x):
-    form = Form(*x.shape, str(x.dtype))
-    parts = q.encode(x)
-    for name, p in q.layout(form).items():
-        assert parts[name].shape == p.shape and (parts[name].max() < p.k if p.k else str(parts[name].dtype) == p.dtype)
-    return q.decode(parts, form), parts
 
 
 @pytest.mark.parametrize("spec", SPECS)

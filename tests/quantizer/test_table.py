@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from through import through
 
 import compand
 from compand.quantizer.levels import NAMED, learn, place
@@ -14,15 +15,6 @@ SPECS = """table:16 table:2 table:1 table:256 table:nf4 table:nf4:group=33 table
 @pytest.fixture(scope="module")
 def x():
     return np.random.default_rng(0).standard_normal((200, 100), dtype=np.float32)
-
-
-def through(q, x):
-    form = Form(*x.shape, str(x.dtype))
-    parts = q.encode(x)
-    q.require(form)
-    for name, p in q.layout(form).items():
-        assert parts[name].shape == p.shape and (parts[name].max() < p.k if p.k else str(parts[name].dtype) == p.dtype)
-    return q.decode(parts, form), parts
 
 
 def error(q, x):

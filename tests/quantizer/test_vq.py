@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from through import through
 
 import compand
 from compand.quantizer import codebook
@@ -14,15 +15,6 @@ SPECS = "vq:16 vq:30:dim=8 vq:1 vq:5:dim=7:codewords=float16 pq:4x4 pq:7x3 pq:20
 @pytest.fixture(scope="module")
 def x():
     return np.random.default_rng(0).standard_normal((300, 20), dtype=np.float32)
-
-
-def through(q, x):
-    form = Form(*x.shape, str(x.dtype))
-    parts = q.encode(x)
-    q.require(form)
-    for name, p in q.layout(form).items():
-        assert parts[name].shape == p.shape and (not p.k or parts[name].max() < p.k)
-    return q.decode(parts, form), parts
 
 
 def error(q, x):
