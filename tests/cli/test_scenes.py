@@ -68,6 +68,9 @@ def test_view(ok, run, scenes, npy):
     assert "400 splats, harmonics of degree 1" in page and '"splats": 400' in page
     assert "exists" in fails("view", "a.ply", "-o", "v.html")
     assert "not a scene of splats" in fails("view", npy, "-o", "w.html") and not Path("w.html").exists()
+    ok("view", "a.ply", "-o", "up.html", "--up", "0,0,1")
+    assert '"up": [0.0, 0.0, 1.0]' in Path("up.html").read_text()
+    assert all(run("view", "a.ply", "-o", "no.html", "--up", up).exit_code == 2 for up in ("0,0", "0,0,0", "x", "nan,0,1"))
     Path("broken.ply").write_bytes(b"ply\nformat")
     assert "broken.ply" in fails("view", "broken.ply", "-o", "w.html")
 

@@ -31,6 +31,7 @@ def evaluate(
     width: Annotated[int, typer.Option(min=0, max=4096, help="Splats: width of the pictures.  [default: 640, or as the cameras say]",
                                        show_default=False)] = 0,
     cameras: Annotated[Path | None, typer.Option(help="Splats: cameras.json (or .npz) to draw from instead.", show_default=False)] = None,
+    up: Annotated[str, typer.Option(help="Splats: which way is up in the scene, for placing cameras.")] = "0,-1,0",
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite the report.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no remarks.")] = False,
@@ -48,7 +49,7 @@ def evaluate(
     if html:
         target(html, force)
     if scenes.is_scene(a) or scenes.is_scene(b):
-        result, shown = scenes.compare(a, b, views, width, cameras, quiet)
+        result, shown = scenes.compare(a, b, views, width, cameras, up, quiet)
         if html:
             write_text(html, scenes.report(result, shown))
             note(f"wrote {html}", quiet)

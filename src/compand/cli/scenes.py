@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arrays import is_cpd, size_on_disk
-from .console import Progress, command_line, console, note, short, size
+from .console import Progress, command_line, console, note, short, size, usage
 
 if TYPE_CHECKING:
     from ..modality.splats import Splats
     from ..op.compare import View
 
 SUFFIXES = (".ply", ".spz", ".sog", ".splat", ".ksplat")
+UP = "0,-1,0"  # scenes from structure-from-motion have y pointing down
 SHOWN = 4  # pairs of pictures in a report
 HEAD = ("view", "PSNR dB", "PSNR dB where the scene is", "SSIM")
 
@@ -29,6 +31,21 @@ def is_scene(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
+def direction(text: str) -> tuple[float, ...]:
+    """A direction of three numbers that are not all zero. Raises a usage error.
+
+    >>> direction("0,0,1")
+    (0.0, 0.0, 1.0)
+    """
+    try:
+        found = tuple(float(v) for v in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != 3 or not any(found) or not all(map(math.isfinite, found)):
+        raise usage(f"{text!r} is not a direction; write three numbers, as 0,0,1")
+    return found
+
+
 def load(path: Path) -> Splats:
     """The scene of a path. Raises `FormatError`."""
     from ..modality.splats import read
@@ -36,7 +53,7 @@ def load(path: Path) -> Splats:
     return read(path)
 
 
-def compare(a: Path, b: Path, views: int, width: int, cameras: Path | None, quiet: bool) -> tuple[dict[str, Any], list[View]]:
+def compare(a: Path, b: Path, views: int, width: int, cameras: Path | None, up: str, quiet: bool) -> tuple[dict[str, Any], list[View]]:
     """The dict that `--json` prints, and the views worth showing: the worst, and others all around."""
     from ..metric import attribute_errors
     from ..modality.cameras import read_cameras
@@ -44,9 +61,10 @@ def compare(a: Path, b: Path, views: int, width: int, cameras: Path | None, quie
     from ..op.compare import views as compared
     from ..op.render import around
 
+    upward = direction(up)
     first, second = load(a), load(b)
     places = [c.resized(width) if width else c for c in read_cameras(cameras)] if cameras else \
-        around(first, views, width or 640, round((width or 640) * 0.75))
+        around(first, views, width or 640, round((width or 640) * 0.75), up=upward)
     every: list[View] = []
     with Progress(len(places), "render", quiet) as bar:
         for view in compared(first, second, places):

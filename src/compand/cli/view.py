@@ -11,6 +11,7 @@ import typer
 
 from ..errors import InputError
 from .console import note, size, target, write_text
+from .scenes import UP, direction
 
 
 def add(app: typer.Typer) -> None:
@@ -23,6 +24,7 @@ def view(
     out: Annotated[Path | None, typer.Option("-o", "--output", help="Write the page here instead: one file, needs no network.",
                                              show_default=False)] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0: any that is free.")] = 0,
+    up: Annotated[str, typer.Option(help="Which way is up in the scene: three numbers.")] = UP,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No remarks.")] = False,
@@ -34,7 +36,7 @@ def view(
     """
     if out:
         target(out, force)
-    html = page(file)
+    html = page(file, up)
     if out:
         write_text(out, html)
         note(f"wrote {out}, {size(out.stat().st_size)}; open it in a browser", quiet)
@@ -50,7 +52,7 @@ def view(
             pass
 
 
-def page(file: Path) -> str:
+def page(file: Path, up: str = UP) -> str:
     """The page of a scene. Raises `InputError` for a file of something else."""
     from ..report.viewer import splat_page
     from .arrays import size_on_disk
@@ -58,9 +60,10 @@ def page(file: Path) -> str:
 
     if not is_scene(file):
         raise InputError(f"{file} is not a scene of splats; compand info says what it is")
+    upward = direction(up)
     scene, n = load(file), size_on_disk(file)
     return splat_page(scene, file.name, [f"{len(scene):,} splats, harmonics of degree {scene.degree}",
-                                         f"{size(n)}, {n / max(len(scene), 1):.3g} B/splat"])
+                                         f"{size(n)}, {n / max(len(scene), 1):.3g} B/splat"], up=upward)
 
 
 class Server(http.server.ThreadingHTTPServer):

@@ -127,8 +127,8 @@ def extent(scene) -> Extent:
         raise InputError("cameras cannot be placed: the scene has no splats with finite positions")
     centre = np.median(p, 0)
     r = np.linalg.norm(p - centre, axis=1)
-    tenth, half, most, all_ = np.quantile(r, [0.1, 0.5, 0.9, 0.99])
-    radius = 1.3 * half if all_ > 5 * half else most  # heavy tails: a subject before a background
+    tenth, half, most = np.quantile(r, [0.1, 0.5, 0.9])
+    radius = 0.4 * half if most > 2 * half else most  # long tails: a subject before a background, seen from within
     return Extent(centre, float(max(radius, 1e-6 * max(np.abs(centre).max(), 1.0))), bool(tenth > 0.6 * half and len(p) >= 200))
 
 

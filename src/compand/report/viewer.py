@@ -34,8 +34,10 @@ def splat_page(scene, title: str, lines: list[str] | None = None, *, camera: Cam
     middle = extent(scene)
     if camera is None:
         distance = 1.2 * middle.radius / np.sin(np.radians(FOV) / 2)
-        aim = np.array([0.9, 0.0, 0.45]) - 0.25 * np.asarray(UP)
-        camera = Camera.at(middle.centre - distance * aim / np.linalg.norm(aim), middle.centre, up=up, fov=FOV)
+        upward = np.asarray(up, np.float64) / np.linalg.norm(up)
+        aside = np.cross(upward, [0.6, 0.8, 0.0] if abs(upward[2]) > 0.5 else [-0.5, 0.0, 0.9])  # a quarter from the front of most objects
+        aim = aside / np.linalg.norm(aside) + 0.25 * upward
+        camera = Camera.at(middle.centre + distance * aim / np.linalg.norm(aim), middle.centre, up=up, fov=FOV)
     distance = float(np.linalg.norm(camera.position - middle.centre)) or 1.0
     planes, facts = _planes(scene, middle.centre)
     facts |= {"eye": (camera.position - middle.centre).tolist(), "target": [0, 0, 0], "up": list(up), "near": distance / 200,
