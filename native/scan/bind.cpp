@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include "arrays.hpp"
@@ -16,12 +18,14 @@ namespace compand::scan {
 namespace {
 
 std::unique_ptr<Index> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits, Input<float, 1> gain, Input<float, 1> term,
-                            Input<float, 1> codebooks, Input<int32_t, 1> sizes, float zero) {
+                            Input<float, 1> codebooks, Input<int32_t, 1> sizes, float zero,
+                            std::optional<Input<float, 1>> units, size_t lead) {
     const size_t n = rows.shape(0);
     if (bits != 4 && bits != 6 && bits != 8) throw nb::value_error("bits must be 4, 6 or 8");
     if (groups < 1 || groups > (bits == 6 ? 512 : kMaxGroups)) throw nb::value_error("groups must be from 1 to 4096 (512 of 6 bits)");
     if (rows.shape(1) != (groups * bits + 7) / 8) throw nb::value_error("a row must have ceil(groups * bits / 8) bytes");
     if (n >= size_t{1} << 32) throw nb::value_error("at most 2^32 - 1 vectors");
+    if (units && (bits != 8 || units->shape(0) != groups || lead < 1)) throw nb::value_error("units are for 8 bits, one for each column, with lead of 1 or more");
     if (gain.shape(0) != n || (term.shape(0) != n && term.shape(0) != 0)) throw nb::value_error("gain and term must have one value a row");
     if (bits != 8) {
         if (sizes.shape(0) != groups) throw nb::value_error("sizes must have one value a group");
@@ -34,9 +38,10 @@ std::unique_ptr<Index> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits
     }
     const uint8_t *from = rows.data();
     nb::gil_scoped_release release;
-    auto index = std::make_unique<Index>(from, n, rows.shape(1), groups, bits, gain.data(), term.shape(0) && n ? term.data() : nullptr);
+    auto index = std::make_unique<Index>(from, n, rows.shape(1), groups, bits, gain.data(), term.shape(0) && n ? term.data() : nullptr, units ? lead : 0);
     if (bits != 8) index->set_codebooks(codebooks.data(), sizes.data());
     index->set_zero(zero);
+    if (units) index->set_bounds(units->data());
     return index;
 }
 
@@ -138,7 +143,7 @@ void bind_scan(nb::module_ &m) {
         .def("search", &scan::find, "queries"_a.noconvert(), "offsets"_a.noconvert(), "factors"_a.noconvert(), "k"_a, "shortlist"_a,
              "scanned"_a, "allowed"_a.noconvert(), "Scores (q, k) falling and ids (q, k); -inf and -1 where there are fewer than k.");
     m.def("scan_index", &scan::make, "rows"_a.noconvert(), "groups"_a, "bits"_a, "gain"_a.noconvert(), "term"_a.noconvert(),
-          "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, nb::keep_alive<0, 1>(), "Lay out packed ids for searching.");
+          "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "units"_a.noconvert() = nb::none(), "lead"_a = 0, nb::keep_alive<0, 1>(), "Lay out packed ids for searching.");
     m.def("scan_encode", &scan::encode, "x"_a.noconvert(), "codebooks"_a.noconvert(), "half"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
           "Ids (n, groups) of the nearest codewords, ties to the lowest, and inner products (n) with them; float32, in a fixed order.");
     m.def("scan_sums", &scan::sums, "x"_a.noconvert(), "ids"_a.noconvert(), "weights"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,

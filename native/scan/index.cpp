@@ -10,16 +10,16 @@
 namespace compand::scan {
 
 void Best::cut() {
-    if (count_ <= k_) return;
+    if (k_ <= kSorted || count_ <= k_) return;
     std::nth_element(hits_.begin(), hits_.begin() + static_cast<std::ptrdiff_t>(k_) - 1, hits_.begin() + static_cast<std::ptrdiff_t>(count_), better);
     count_ = k_;
     threshold = hits_[k_ - 1].score;
 }
 
-Index::Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term)
-    : rows_(rows), row_bytes_(row_bytes), n_(n), blocks_((n + kBlock - 1) / kBlock), groups_(groups), bits_(bits), has_term_(term != nullptr),
-      codes_(blocks_ * block_bytes(groups, bits)), gain_(blocks_ * kBlock), term_(term ? blocks_ * kBlock : 0), valid_(blocks_) {
-    const size_t size = block_bytes(groups, bits);
+Index::Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term, size_t laid)
+    : rows_(rows), row_bytes_(row_bytes), n_(n), blocks_((n + kBlock - 1) / kBlock), groups_(groups), laid_(laid ? std::min((laid + 3) / 4 * 4, groups) : groups),
+      bits_(bits), has_term_(term != nullptr), codes_(blocks_ * block_bytes(laid_, bits)), gain_(blocks_ * kBlock), term_(term ? blocks_ * kBlock : 0), valid_(blocks_) {
+    const size_t size = block_bytes(laid_, bits);
     if (bits == 8) {
         width_ = groups;
     }
@@ -50,7 +50,7 @@ Index::Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, uns
                     if (id >> 8) to[1] |= static_cast<uint8_t>(id >> 8);
                 }
             } else {
-                for (size_t g = 0; g < groups; ++g) out[g / 4 * 256 + v * 4 + g % 4] = row[g];
+                for (size_t g = 0; g < laid_; ++g) out[g / 4 * 256 + v * 4 + g % 4] = row[g];
             }
         }
     });
@@ -66,6 +66,24 @@ void Index::set_codebooks(const float *values, const int32_t *sizes) {
     }
     starts_.push_back(width_);
     codebooks_.assign(values, values + total);
+}
+
+void Index::set_bounds(const float *units) {
+    units_.assign(units, units + groups_);
+    rest_.assign(blocks_ * kBlock, 0);
+    most_.assign(blocks_ * 4, 0);
+    bounds_ = {rows_, row_bytes_, n_, groups_, laid_, rest_.data(), most_.data(), zero_};
+    parallel_for(blocks_, [&](size_t b) {
+        float *most = most_.data() + b * 4;
+        for (size_t i = b * kBlock; i < std::min(n_, (b + 1) * kBlock); ++i) {
+            const uint8_t *row = rows_ + i * row_bytes_;
+            const float gain = std::fabs(gain_.get()[i]);
+            rest_[i] = COMPAND_DISPATCH(length, row + laid_, units_.data() + laid_, groups_ - laid_, zero_) * gain;
+            most[0] = std::max(most[0], COMPAND_DISPATCH(length, row, units_.data(), laid_, zero_) * gain);
+            most[1] = std::max(most[1], gain);
+            if (has_term_) most[2] = std::max(most[2], std::fabs(term_.get()[i]));
+        }
+    });
 }
 
 void Index::make_tables(const float *query, float factor, size_t scanned, Tables &t) const {
@@ -129,6 +147,31 @@ void Index::make_tables(const float *query, float factor, size_t scanned, Tables
     t.factor = static_cast<float>(static_cast<double>(factor) / step);
 }
 
+// Weights of all columns are in t.weights; the bias of the first ones, and what may be missing, in steps (a little more, for roundings).
+void Index::make_asked(const float *query, float factor, Tables &t) const {
+    const size_t padded = (groups_ + 127) / 64 * 64;  // so that 64 columns can be read from anywhere
+    t.query.assign(padded, 0);
+    t.weights.resize(padded, 0);
+    std::copy_n(query, groups_, t.query.data());
+    double first = 0, rest = 0, first_error = 0, rest_error = 0, bias = 0, all = 0, size = 0;
+    for (size_t j = 0; j < groups_; ++j) {
+        const double unit = std::max(static_cast<double>(units_[j]), 1e-30), w = t.weights[j];
+        const double y = static_cast<double>(query[j]) / t.step, u = y / unit, e = (y - w) / unit;
+        const bool leading = j < bounds_.lead;
+        (leading ? first : rest) += u * u;
+        (leading ? first_error : rest_error) += e * e;
+        if (leading) bias += static_cast<double>(zero_) * w;
+        all += static_cast<double>(zero_) * w;
+        size += (255 + std::fabs(static_cast<double>(zero_))) * std::fabs(w);
+    }
+    constexpr double more = 1 + 1e-5;
+    t.bias = static_cast<float>(bias);
+    t.asked = {t.query.data(), t.weights.data(), static_cast<float>(all), static_cast<float>(std::sqrt(rest) * more),
+               static_cast<float>((std::sqrt(first_error + rest_error) + 1e-5 * std::sqrt(first + rest)) * more),
+               static_cast<float>((std::sqrt(first_error) + 1e-5 * std::sqrt(first)) * more), static_cast<float>(size * 2.5e-7),
+               static_cast<float>(std::fabs(static_cast<double>(factor)) / t.step * 1e-6), static_cast<float>(1 / t.step), factor};
+}
+
 // From the packed rows, which lie together; group g is added to lane g % 4, so that additions need not wait for each other.
 float Index::score(const Tables &t, const float *query, uint32_t id) const {
     const uint8_t *row = rows_ + id * row_bytes_;
@@ -156,11 +199,13 @@ float Index::score(const Tables &t, const float *query, uint32_t id) const {
 }
 
 void Index::search(const Request &r, float *scores, int64_t *ids) const {
-    constexpr size_t most_tile = 128;
+    constexpr size_t most_tile = 256;
     const size_t tile = bits_ == 8 ? most_tile : 32;  // queries that pass over a chunk together: their tables stay in the cache
-    const size_t shortlist = std::max(r.k, std::min(r.shortlist, n_)), scanned = std::min(std::max<size_t>(r.scanned, 1), groups_);
+    const bool bounded = bounds_.columns;
+    const size_t scanned = bounded ? bounds_.lead : std::min(std::max<size_t>(r.scanned, 1), groups_);
+    const size_t shortlist = bounded ? r.k : std::max(r.k, std::min(r.shortlist, n_));
     const size_t keep = std::max<size_t>(1, std::min(shortlist, n_));
-    const size_t wave = std::clamp<size_t>((size_t{1} << 22) / keep, 1, 256);  // queries at once, so that hits stay in bounds
+    const size_t wave = std::clamp<size_t>((size_t{1} << 22) / keep, 1, 1024);  // queries at once, so that hits stay in bounds
     std::vector<uint64_t> allow = valid_;
     if (r.allowed) {
         for (size_t b = 0; b < blocks_; ++b) {
@@ -169,14 +214,16 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
             allow[b] &= word;
         }
     }
-    const Store store{codes_.get(), gain_.get(), has_term_ ? term_.get() : nullptr, allow.data(), groups_, bits_};
-    constexpr size_t chunk = 16;  // blocks that stay in the cache while all queries of a tile pass over them
+    const Store store{codes_.get(), gain_.get(), has_term_ ? term_.get() : nullptr, allow.data(), laid_, bits_, bounded ? &bounds_ : nullptr};
+    // blocks that stay in the cache (of 8 bits, the nearest one) while all queries of a tile pass over them
+    const size_t chunk = bits_ == 8 ? std::max<size_t>(1, 20480 / block_bytes(laid_, 8)) : 16;
     std::vector<Tables> tables(std::min(wave, r.count));
     std::vector<Best> best;
     for (size_t from = 0; from < r.count; from += wave) {
         const size_t count = std::min(wave, r.count - from);
         parallel_for(count, [&](size_t q) {
-            make_tables(r.queries + (from + q) * r.stride, r.factors ? r.factors[from + q] : 0, scanned, tables[q]);
+            make_tables(r.queries + (from + q) * r.stride, r.factors ? r.factors[from + q] : 0, bounded ? groups_ : scanned, tables[q]);
+            if (bounded) make_asked(r.queries + (from + q) * r.stride, r.factors ? r.factors[from + q] : 0, tables[q]);
         });
         const size_t tiles = (count + tile - 1) / tile, workers = static_cast<size_t>(std::max(1, threads()));
         const size_t most = std::max<size_t>(1, blocks_ / 64);  // segments worth a task
@@ -191,7 +238,7 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
             for (size_t q = first_query; q < last_query; ++q) {
                 const Tables &t = tables[q];
                 queries[q - first_query] = {t.rounded.get(), t.weights.data(), {t.shift[0], t.shift[1], t.shift[2]}, t.bias, t.factor,
-                                            &best[segment * count + q]};
+                                            &best[segment * count + q], &t.asked};
             }
             for (size_t at = begin; at < end; at += chunk)
                 for (size_t q = 0; q < last_query - first_query; q += kQueries)
@@ -209,7 +256,7 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
                 hits.resize(keep);
             }
             const float *query = r.queries + (from + q) * r.stride;
-            for (Hit &hit : hits) {
+            if (!bounded) for (Hit &hit : hits) {
                 float s = score(tables[q], query, hit.id) * gain_.get()[hit.id];
                 if (has_term_ && r.factors) s = s + r.factors[from + q] * term_.get()[hit.id];
                 hit.score = s;

@@ -35,16 +35,19 @@ struct Request {
 class Index {
 public:
     // rows: n packed rows of `groups` ids of `bits` (4, 6 or 8) bits, row_bytes apart; they must outlive the index.
-    Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term);
+    // Of 8 bits only the first `laid` groups may be laid out, if bounds follow.
+    Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term, size_t laid = 0);
     // codebooks: for each group (size, k) values, one after the other; sizes (groups). None for 8 bits, whose values are id + zero.
     void set_codebooks(const float *values, const int32_t *sizes);
     void set_zero(float zero) { zero_ = zero; }
+    // 8 bits: search as Bounds tells, units (groups) >= 0 the worth of each column.
+    void set_bounds(const float *units);
     size_t n() const { return n_; }
     size_t groups() const { return groups_; }
     unsigned bits() const { return bits_; }
     size_t width() const { return width_; }  // coordinates of a query
     bool has_term() const { return has_term_; }
-    size_t nbytes() const { return blocks_ * block_bytes(groups_, bits_) + 4 * kBlock * blocks_ * (has_term_ ? 2 : 1); }
+    size_t nbytes() const { return blocks_ * block_bytes(laid_, bits_) + 4 * kBlock * blocks_ * (has_term_ ? 2 : 1) + 4 * (rest_.size() + most_.size()); }
     // scores (count, k) falling, ids (count, k); -inf and -1 where there are fewer than k.
     void search(const Request &request, float *scores, int64_t *ids) const;
 
@@ -56,12 +59,15 @@ protected:  // for native/lists, which scans some of the blocks
         int shift[kClasses] = {};
         double step = 1;            // what a sum of 1 is worth
         float bias = 0, factor = 0;
+        std::vector<float> query;   // with bounds
+        Asked asked = {};
     };
     void make_tables(const float *query, float factor, size_t scanned, Tables &tables) const;
     float score(const Tables &tables, const float *query, uint32_t id) const;
+    void make_asked(const float *query, float factor, Tables &tables) const;
 
     const uint8_t *rows_;
-    size_t row_bytes_, n_, blocks_, groups_, width_ = 0;
+    size_t row_bytes_, n_, blocks_, groups_, laid_, width_ = 0;
     unsigned bits_;
     bool has_term_;
     float zero_ = 0;
@@ -70,6 +76,8 @@ protected:  // for native/lists, which scans some of the blocks
     std::vector<uint64_t> valid_;
     std::vector<float> codebooks_;
     std::vector<size_t> starts_, offsets_;  // first coordinate of a group, its first value
+    std::vector<float> units_, rest_, most_;
+    Bounds bounds_ = {};
 };
 
 }  // namespace compand::scan

@@ -38,28 +38,58 @@ struct Hit {
 };
 inline bool better(const Hit &a, const Hit &b) { return a.score > b.score || (a.score == b.score && a.id < b.id); }
 
-// The k best hits so far, with room to collect many before cutting them back.
+// The k best hits so far: few are kept in order, many are collected with room to spare before they are cut back.
 class Best {
 public:
     void start(size_t k) {
         k_ = k;
-        hits_.resize(2 * k + 32);
+        hits_.resize(k <= kSorted ? k + 1 : 2 * k + 32);
         count_ = 0;
         threshold = -__builtin_inff();
     }
     void push(float score, uint32_t id) {
-        hits_[count_++] = {score, id};
-        if (count_ == hits_.size()) cut();
+        if (k_ > kSorted) {
+            hits_[count_++] = {score, id};
+            if (count_ == hits_.size()) cut();
+            return;
+        }
+        const Hit hit{score, id};
+        if (count_ == k_ && !better(hit, hits_[k_ - 1])) return;
+        size_t at = count_ < k_ ? count_++ : k_ - 1;
+        for (; at && better(hit, hits_[at - 1]); --at) hits_[at] = hits_[at - 1];
+        hits_[at] = hit;
+        if (count_ == k_) threshold = hits_[k_ - 1].score;
     }
     void cut();  // keeps the k best, in no order
     Hit *begin() { return hits_.data(); }
     size_t count() const { return count_; }
 
-    float threshold;  // a vector must score more than this; ids rise, so an equal score comes too late
+    float threshold;  // a vector must score as much as this, or more if ids rise
 
 private:
+    static constexpr size_t kSorted = 64;
     std::vector<Hit> hits_;
     size_t k_ = 0, count_ = 0;
+};
+
+// 8 bits, an exact search that looks at the first columns of most vectors only. A vector's coordinates are v_j = unit_j (id_j + zero);
+// what the other columns can add to a score is at most |query's rest| * |v's rest| (Cauchy, Schwarz). A vector whose first columns
+// and this bound cannot pass the k-th best score is skipped; the others are scored by integers in full, and if that with the error
+// of rounding can pass, in float32. So what is found is what float32 scores of all vectors would find.
+struct Bounds {
+    const uint8_t *rows;  // (n, stride) ids
+    size_t stride, n, columns, lead;
+    const float *rest;    // (blocks * 64) |gain| * |v's rest|
+    const float *most;    // (blocks, 4) the largest of |gain| * |v's first|, |gain| and |term| of 64 vectors, and 0
+    float zero;
+};
+struct Asked {            // of one query
+    const float *query;   // (columns, padded with zeros to a multiple of 64)
+    const int8_t *weights;  // the same, rounded
+    float bias;             // zero * sum of all weights
+    float rest, error;      // |query's rest|, of what rounding changed: in steps, as units have it
+    float first_error, one, term;  // of the first columns' rounding; of float32 sums, for each |gain| and |term|
+    float inverse, factor;  // 1 / step; of the term, not in steps
 };
 
 struct Store {
@@ -69,6 +99,7 @@ struct Store {
     const uint64_t *allow;  // (blocks) bits of vectors that may be found
     size_t groups;
     unsigned bits;
+    const Bounds *bounds = nullptr;
 };
 
 struct Query {
@@ -77,11 +108,14 @@ struct Query {
     int shift[kClasses];     // 6 bits: weight = 2^shift
     float bias, factor;      // of the sum, of the term
     Best *best;
+    const Asked *asked = nullptr;  // with Store::bounds
 };
 
 #define COMPAND_SCAN_FUNCTIONS                                                                                        \
     /* offers the vectors of blocks [first, last) to count <= 4 queries */                                            \
     void scan(const Store &store, size_t first, size_t last, const Query *queries, size_t count, size_t groups);      \
+    /* |v| of one vector's columns, see Bounds; a little more, for roundings */                                       \
+    float length(const uint8_t *row, const float *units, size_t columns, float zero);                                 \
     /* out[c] = sum_j x[j] * table[j * k + c], j ascending, products rounded */                                       \
     void products(const float *x, const float *table, size_t d, size_t k, float *out);                                \
     /* least and largest of k values, k a multiple of 16 */                                                           \

@@ -16,13 +16,102 @@
 namespace compand::scan::ISA {
 namespace {
 
+constexpr size_t kLanes = 16;
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+
+inline void widen(const uint8_t *ids, Floats &out) {
+#if LEVEL == 2
+    const __m512 f = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(ids))));
+    std::memcpy(&out, &f, sizeof out);
+#else
+    for (size_t j = 0; j < kLanes; ++j) out[j] = static_cast<float>(ids[j]);
+#endif
+}
+
+// sum_j query[j] * (row[j] + zero) over a multiple of 64 columns: 64 partial sums, joined pairwise; products rounded.
+float inner(const float *query, const uint8_t *row, size_t columns, float zero) {
+    Floats sums[4] = {};
+    for (size_t at = 0; at < columns; at += 4 * kLanes)
+        for (size_t c = 0; c < 4; ++c) {
+            Floats q, ids;
+            widen(row + at + c * kLanes, ids);
+            std::memcpy(&q, query + at + c * kLanes, sizeof q);
+            sums[c] += q * (ids + zero);
+        }
+    const Floats all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    float lane[kLanes];
+    std::memcpy(lane, &all, sizeof lane);
+    for (size_t half = kLanes / 2; half; half /= 2)
+        for (size_t j = 0; j < half; ++j) lane[j] += lane[j + half];
+    return lane[0];
+}
+
+int32_t inner_rounded(const int8_t *weights, const uint8_t *row, size_t columns) {
+#if LEVEL == 2
+    __m512i sum = _mm512_setzero_si512();
+    for (size_t at = 0; at < columns; at += 64) sum = _mm512_dpbusd_epi32(sum, _mm512_loadu_si512(row + at), _mm512_loadu_si512(weights + at));
+    return _mm512_reduce_add_epi32(sum);
+#else
+    int32_t sum = 0;
+    for (size_t j = 0; j < columns; ++j) sum += weights[j] * row[j];
+    return sum;
+#endif
+}
+
+// A bound f of a vector, with the margin of its block, is worth a look if it passes the k-th best score: both in steps.
+inline float least(const Query &query) {
+    const float score = query.best->threshold * query.asked->inverse, slack = score < 0 ? score * -1e-6f : score * 1e-6f;
+    return slack < 3e38f ? score - slack : score;
+}
+inline float margin(const Store &store, size_t block, const Asked &asked) {
+    const float *most = store.bounds->most + 4 * block;
+    return asked.first_error * most[0] + asked.one * most[1] + asked.term * most[2];
+}
+
+// The row of a vector, 64 bytes more than its columns readable.
+inline const uint8_t *whole_row(const Bounds &b, uint32_t id, uint8_t *room) {
+    const uint8_t *row = b.rows + static_cast<size_t>(id) * b.stride;
+    if ((b.n - id) * b.stride >= b.columns + 128) return row;
+    std::memset(room, 0, b.columns + 128);
+    std::memcpy(room, row, b.columns);
+    return room;
+}
+
+__attribute__((noinline)) void offer_exact(const Store &store, uint32_t id, const Query &query) {
+    const Bounds &b = *store.bounds;
+    alignas(64) uint8_t room[kMaxGroups + 128];
+    float score = inner(query.asked->query, whole_row(b, id, room), (b.columns + 63) / 64 * 64, b.zero) * store.gain[id];
+    if (store.term) score = score + query.asked->factor * store.term[id];
+    if (score >= query.best->threshold) query.best->push(score, id);
+}
+
+// Whether all columns, in integers, leave a vector possible whose first columns gave `sum`.
+inline bool possible(const Store &store, uint32_t id, int32_t sum, const uint8_t *row, const Query &query, float most) {
+    const Bounds &b = *store.bounds;
+    const Asked &asked = *query.asked;
+    sum += inner_rounded(asked.weights + b.lead, row + b.lead, b.columns - b.lead);
+    float f = (static_cast<float>(sum) + asked.bias) * store.gain[id] + asked.error * (b.most[id / kBlock * 4] + b.rest[id]);
+    if (store.term) f += query.factor * store.term[id];
+    return f > most;
+}
+
 // Offers 64 sums of one query, vector v at sums[v].
 [[maybe_unused]] void offer(const Store &store, size_t block, const Query &query, const int32_t *sums) {
     const float *gain = store.gain + block * kBlock, *term = store.term ? store.term + block * kBlock : nullptr;
+    const float extra = store.bounds ? margin(store, block, *query.asked) : 0;
     for (size_t v = 0; v < kBlock; ++v) {
         if (!(store.allow[block] >> v & 1)) continue;
         float f = (static_cast<float>(sums[v]) + query.bias) * gain[v];
         if (term) f = f + query.factor * term[v];
+        if (store.bounds) {
+            const auto id = static_cast<uint32_t>(block * kBlock + v);
+            alignas(64) uint8_t room[kMaxGroups + 128];
+            if (f + query.asked->rest * store.bounds->rest[id] + extra > least(query) &&
+                possible(store, id, sums[v], whole_row(*store.bounds, id, room), query, least(query) - extra))
+                offer_exact(store, id, query);
+            continue;
+        }
         if (f > query.best->threshold) query.best->push(f, static_cast<uint32_t>(block * kBlock + v));
     }
 }
@@ -109,22 +198,98 @@ template <size_t Q> void scan4(const Store &store, size_t first, size_t last, co
     }
 }
 
+struct Four {
+    __m512i a, b, c, d;
+};
+
+// Sums of 64 vectors for each query. Every sum has a name: arrays of them the compiler copies at each step.
+template <size_t Q>
+inline __attribute__((always_inline)) void sums8(const uint8_t *at, const Query *queries, size_t quads, __m512i (&sums)[Q][4]) {
+    const __m512i zero = _mm512_setzero_si512();
+    Four one{zero, zero, zero, zero}, two = one, three = one, four = one;
+    const int8_t *weights[4];
+    for (size_t q = 0; q < 4; ++q) weights[q] = queries[q < Q ? q : 0].weights;
+    for (size_t quad = 0; quad < quads; ++quad, at += 256) {
+        const __m512i a = _mm512_loadu_si512(at), b = _mm512_loadu_si512(at + 64), c = _mm512_loadu_si512(at + 128), d = _mm512_loadu_si512(at + 192);
+        const auto step = [&](Four &sum, const int8_t *from) __attribute__((always_inline)) {
+            int32_t bytes;
+            std::memcpy(&bytes, from + quad * 4, 4);
+            const __m512i w = _mm512_set1_epi32(bytes);
+            sum.a = _mm512_dpbusd_epi32(sum.a, a, w);
+            sum.b = _mm512_dpbusd_epi32(sum.b, b, w);
+            sum.c = _mm512_dpbusd_epi32(sum.c, c, w);
+            sum.d = _mm512_dpbusd_epi32(sum.d, d, w);
+        };
+        step(one, weights[0]);
+        if constexpr (Q > 1) step(two, weights[1]);
+        if constexpr (Q > 2) step(three, weights[2]);
+        if constexpr (Q > 3) step(four, weights[3]);
+    }
+    const auto keep = [&](size_t q, const Four &sum) { sums[q][0] = sum.a, sums[q][1] = sum.b, sums[q][2] = sum.c, sums[q][3] = sum.d; };
+    keep(0, one);
+    if constexpr (Q > 1) keep(1, two);
+    if constexpr (Q > 2) keep(2, three);
+    if constexpr (Q > 3) keep(3, four);
+}
+
 template <size_t Q> void scan8(const Store &store, size_t first, size_t last, const Query *queries, size_t groups) {
     const size_t size = block_bytes(store.groups, 8), quads = (groups + 3) / 4;
     for (size_t block = first; block < last; ++block) {
         if (!store.allow[block]) continue;
-        const uint8_t *at = store.codes + block * size;
-        __m512i sums[Q][4] = {};
-        for (size_t quad = 0; quad < quads; ++quad, at += 256) {
-            __m512i line[4];
-            for (size_t s = 0; s < 4; ++s) line[s] = _mm512_loadu_si512(at + 64 * s);
+        __m512i sums[Q][4];
+        sums8<Q>(store.codes + block * size, queries, quads, sums);
+        offer_sums<Q>(store, block, queries, sums);
+    }
+}
+
+// With bounds: vectors that the first columns leave possible are looked at a block later, when their rows have come from memory.
+template <size_t Q> void scan8_bounded(const Store &store, size_t first, size_t last, const Query *queries, size_t groups) {
+    struct Candidate {
+        uint32_t id, query;
+        int32_t sum;
+    } candidates[2][Q * kBlock];
+    const Bounds &b = *store.bounds;
+    const size_t size = block_bytes(store.groups, 8), quads = (groups + 3) / 4;
+    size_t count[2] = {};
+    for (size_t block = first; block <= last; ++block) {
+        const size_t turn = block & 1;
+        count[turn] = 0;
+        if (block < last && store.allow[block]) {
+            __m512i sums[Q][4];
+            sums8<Q>(store.codes + block * size, queries, quads, sums);
+            const float *gain = store.gain + block * kBlock, *rest = b.rest + block * kBlock;
             for (size_t q = 0; q < Q; ++q) {
-                int32_t four;
-                std::memcpy(&four, queries[q].weights + quad * 4, 4);
-                for (size_t s = 0; s < 4; ++s) sums[q][s] = _mm512_dpbusd_epi32(sums[q][s], line[s], _mm512_set1_epi32(four));
+                const Asked &asked = *queries[q].asked;
+                const __m512 bias = _mm512_set1_ps(queries[q].bias), lowest = _mm512_set1_ps(least(queries[q]) - margin(store, block, asked));
+                const __m512 far = _mm512_set1_ps(asked.rest), factor = _mm512_set1_ps(queries[q].factor);
+                uint64_t found = 0;
+                for (size_t s = 0; s < 4; ++s) {
+                    __m512 f = _mm512_mul_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sums[q][s]), bias), _mm512_loadu_ps(gain + 16 * s));
+                    f = _mm512_fmadd_ps(far, _mm512_loadu_ps(rest + 16 * s), f);
+                    if (store.term) f = _mm512_fmadd_ps(factor, _mm512_loadu_ps(store.term + block * kBlock + 16 * s), f);
+                    found |= static_cast<uint64_t>(_mm512_cmp_ps_mask(f, lowest, _CMP_GT_OQ)) << 16 * s;
+                }
+                found &= store.allow[block];
+                if (!found) continue;
+                alignas(64) int32_t sum[kBlock];
+                for (size_t s = 0; s < 4; ++s) _mm512_store_si512(sum + 16 * s, sums[q][s]);
+                for (; found; found &= found - 1) {
+                    const auto v = static_cast<size_t>(std::countr_zero(found));
+                    const size_t id = block * kBlock + v;
+                    const uint8_t *row = b.rows + id * b.stride + b.lead;
+                    for (size_t j = 0; j < b.columns - b.lead; j += 64) _mm_prefetch(reinterpret_cast<const char *>(row + j), _MM_HINT_T0);
+                    candidates[turn][count[turn]++] = {static_cast<uint32_t>(id), static_cast<uint32_t>(q), sum[v]};
+                }
             }
         }
-        offer_sums<Q>(store, block, queries, sums);
+        if (block == first) continue;
+        alignas(64) uint8_t room[kMaxGroups + 128];
+        for (size_t i = 0; i < count[turn ^ 1]; ++i) {
+            const Candidate &c = candidates[turn ^ 1][i];
+            const Query &query = queries[c.query];
+            if (possible(store, c.id, c.sum, whole_row(b, c.id, room), query, least(query) - margin(store, block - 1, *query.asked)))
+                offer_exact(store, c.id, query);
+        }
     }
 }
 
@@ -190,7 +355,8 @@ template <size_t Q> void scan6(const Store &store, size_t first, size_t last, co
 template <size_t Q> void scan_bits(const Store &store, size_t first, size_t last, const Query *queries, size_t groups) {
     if (store.bits == 4) scan4<Q>(store, first, last, queries, groups);
     if (store.bits == 6) scan6<Q>(store, first, last, queries, groups);
-    if (store.bits == 8) scan8<Q>(store, first, last, queries, groups);
+    if (store.bits == 8 && !store.bounds) scan8<Q>(store, first, last, queries, groups);
+    if (store.bits == 8 && store.bounds) scan8_bounded<Q>(store, first, last, queries, groups);
 }
 #elif LEVEL == 1
 void add_bytes(__m256i bytes, __m256i weight, int32_t *sums) {  // 32 bytes times a weight of -128..127
@@ -278,6 +444,24 @@ template <size_t K> void products_of(const float *x, const float *table, size_t 
     std::memcpy(out, sums, sizeof sums);
 }
 }  // namespace
+float length(const uint8_t *row, const float *units, size_t columns, float zero) {
+    Floats sums = {};
+    float total = 0;
+    size_t j = 0;
+    for (; j + kLanes <= columns; j += kLanes) {
+        Floats unit, ids;
+        widen(row + j, ids);
+        std::memcpy(&unit, units + j, sizeof unit);
+        const Floats v = unit * (ids + zero);
+        sums += v * v;
+    }
+    for (; j < columns; ++j) {
+        const float v = units[j] * (static_cast<float>(row[j]) + zero);
+        total += v * v;
+    }
+    for (size_t l = 0; l < kLanes; ++l) total += sums[l];
+    return __builtin_sqrtf(total) * 1.00001f;
+}
 
 void products(const float *x, const float *table, size_t d, size_t k, float *out) {
     if (k == 16) return products_of<16>(x, table, d, out);
@@ -313,10 +497,6 @@ void round(const float *table, size_t k, float least, float scale, float most, u
 }
 
 namespace {
-constexpr size_t kLanes = 16;
-typedef float Floats __attribute__((vector_size(4 * kLanes)));
-typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
-
 // The best of `from` lanes into the lower half of them, equal scores by the lower id.
 #define COMPAND_HALVE(...)                                                                   \
     {                                                                                        \

@@ -148,3 +148,43 @@ def test_nearest_codewords(k):
     total, count = _native.scan_sums(x, ids, np.zeros(0, np.float32), sizes, k)
     assert (count.sum(1) == 333).all()
     np.testing.assert_allclose(total.sum(1), x[:, :8].sum(0), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_bounded_search_finds_exactly_the_best(metric):
+    """Columns of falling worth, so that the bound skips vectors; ties and masks included."""
+    rng = np.random.default_rng(1)
+    for n, width, lead in [(1, 1, 1), (63, 5, 4), (130, 70, 20), (5000, 130, 64), (5000, 130, 130), (3000, 67, 16)]:
+        worth = np.exp(-np.arange(width) / 20).astype(np.float32)
+        ids = np.clip(rng.standard_normal((n, width)) * 40 * worth + 128, 0, 255).astype(np.uint8)
+        ids[n // 2:] = ids[: n - n // 2]  # each twice
+        gain = rng.uniform(0.9, 1.1, n).astype(np.float32)
+        gain[n // 2:] = gain[: n - n // 2]
+        units = rng.uniform(0.5, 2, width).astype(np.float32)
+        term = EMPTY if metric == "ip" else -(((ids - 128.0) * gain[:, None]) ** 2).sum(1).astype(np.float32)
+        queries = rng.standard_normal((9, width)).astype(np.float32) * worth * units
+        factors = EMPTY if metric == "ip" else np.full(9, 0.01, np.float32)
+        exact = (queries.astype(np.float64) @ (ids - 128.0).T) * gain + (0 if metric == "ip" else 0.01 * term.astype(np.float64))
+        allowed = rng.random(n) < 0.8
+        index = _native.scan_index(ids, width, 8, gain, term, EMPTY, np.zeros(0, np.int32), -128.0, units, lead)
+        k = min(n, 100 if n == 3000 else 10)
+        found = []
+        for level in LEVELS:
+            if not _native.set_isa(level):
+                continue
+            for threads in (1, 3):
+                _native.set_threads(threads)
+                found.append([find(index, queries, factors, k, k, mask) for mask in (None, allowed)])
+        for mask, (scores, rows) in zip((np.ones(n, bool), allowed), found[0], strict=True):
+            truth = np.where(mask, exact, -np.inf)
+            order = np.argsort(-truth, axis=1, kind="stable")[:, :k]
+            best = np.take_along_axis(truth, order, 1)
+            np.testing.assert_allclose(scores, best, rtol=1e-4, atol=1e-3)
+            real = np.isfinite(best)
+            apart = np.abs(np.diff(best, axis=1, prepend=np.inf)) > 1e-3
+            assert (rows == order)[real & apart & np.roll(apart, -1, axis=1)].all()
+            same = np.nonzero((scores[:, 1:] == scores[:, :-1]) & np.isfinite(scores[:, 1:]))
+            assert (rows[:, 1:][same] > rows[:, :-1][same]).all()
+        for others in found[1:]:
+            for (scores, rows), (first, numbers) in zip(others, found[0], strict=True):
+                assert np.array_equal(rows, numbers) and scores.tobytes() == first.tobytes()

@@ -86,20 +86,24 @@ def _int(q: Int, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | No
 
 
 def _ecsq(q: Ecsq, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | None:
-    """Integers as bytes. Columns that reach beyond ±127 take two: a multiple of 2, 3 or 4, and what it leaves."""
-    coarse = np.repeat(-(-q.reach_.astype(np.int16) // 127), np.diff([0, *q.ends(len(q.factors_))]))
-    if int(coarse.max(initial=1)) > 4:
-        return None
+    """Integers as bytes. Of columns that reach beyond ±127 a multiple of 2, 3 or 4, as the sum of several columns where that is
+    still too far, and what is left of it; these columns come first."""
+    reach = np.repeat(q.reach_.astype(np.int32), np.diff([0, *q.ends(len(q.factors_))]))
+    coarse = np.clip(-(-reach // 127), 1, 4)
+    times = -(-reach // (127 * coarse))
     parts = {f"ids{c}": codes.symbols(f"{path}ids{c}") for c in range(len(q.reach_))}
     if q.gain:
         parts["gain"] = codes.part(path + "gain")
     ids, wide = q.integers(parts), np.flatnonzero(coarse > 1)
-    by = coarse[wide]
     rest = ids[:, wide]
-    ids[:, wide] = np.rint(rest / by.astype(np.float32))
-    rest = rest - ids[:, wide] * by
-    rows = (np.concatenate([ids, rest], axis=1) + np.int16(128)).astype(np.uint8)
-    columns = np.concatenate([q.factors_ * coarse, q.factors_[wide]]).astype(np.float32)
-    take = np.concatenate([np.arange(len(q.factors_)), wide])
+    ids[:, wide] = np.rint(rest / coarse[wide].astype(np.float32))
+    pieces, take, factors = [rest - ids[:, wide] * coarse[wide].astype(np.int16)], [wide], [q.factors_[wide]]
+    for i in range(int(times.max(initial=1)) - 1, -1, -1):
+        own = np.flatnonzero(times > i)
+        pieces.append((ids[:, own] + np.int16(i)) // times[own].astype(np.int16) if len(pieces) > 1 or i else ids)
+        take.append(own)
+        factors.append(q.factors_[own] * coarse[own])
+    rows = np.ascontiguousarray(np.concatenate(pieces, axis=1) + np.int16(128), np.uint8)
+    columns, take = np.concatenate(factors).astype(np.float32), np.concatenate(take)
     gain = np.ascontiguousarray(q.gains(parts), np.float32)
     return Leaf(rows, 8, rows.shape[1], gain, _EMPTY, np.zeros(0, np.int32), columns, -128.0, map_, q.gain, take)

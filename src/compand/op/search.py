@@ -15,6 +15,7 @@ from ..codec import Codec
 from ..codes import Block, Codes, pack_part
 from ..errors import InputError
 from ..expression import Chain, Sum
+from .lead import lead, units
 from .leaf import Leaf, leaf
 from .lists import ListScanner, list_scanner
 
@@ -121,8 +122,10 @@ class Scanner:
         if metric != "ip":
             norm2 = _norms(codes, leaf)
             gain, term = (gain / np.sqrt(norm2), 1 / np.sqrt(norm2)) if metric == "cosine" else (gain, -norm2)
+        unit = units(leaf.affine.matrix, leaf.columns, leaf.take) if leaf.bits == 8 else None
         self.index = _native.scan_index(leaf.rows, leaf.groups, leaf.bits, np.ascontiguousarray(gain, np.float32),
-                                        np.ascontiguousarray(term, np.float32), leaf.codebooks, leaf.sizes, leaf.zero)
+                                        np.ascontiguousarray(term, np.float32), leaf.codebooks, leaf.sizes, leaf.zero, unit,
+                                        0 if unit is None else lead(leaf.rows, leaf.gain, unit, leaf.zero))
 
     def search(self, q: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Scores and row numbers as of `compand.search`; q (q, d) float32, of length 1 for cosine."""
