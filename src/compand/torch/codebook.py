@@ -37,23 +37,31 @@ def statistics(v: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.n
     return reduce(sums), reduce(counts)
 
 
-def reduce(a: np.ndarray) -> np.ndarray:
-    """The sum of this array over all processes."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        t = torch.from_numpy(np.ascontiguousarray(a))
-        dist.all_reduce(t)
-        return t.numpy()
-    return a
+def together() -> bool:
+    """Whether several processes train."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def gather(rows: np.ndarray) -> np.ndarray:
-    """The rows (a fixed number, the same everywhere) of all processes, in their order."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        t = torch.from_numpy(np.ascontiguousarray(rows))
-        found = [torch.empty_like(t) for _ in range(dist.get_world_size())]
-        dist.all_gather(found, t)
-        return torch.cat(found).numpy()
-    return rows
+def reduce(a: np.ndarray, mean: bool = False) -> np.ndarray:
+    """The sum (or mean) of this array over all processes."""
+    if not together():
+        return a
+    t = torch.from_numpy(np.array(a))
+    dist.all_reduce(t)
+    return (t / dist.get_world_size() if mean else t).numpy()
+
+
+def gather(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many rows, evenly spaced, of each process, in the order of processes; the same number from each."""
+    rows = np.ascontiguousarray(rows[::max(1, -(-len(rows) // most))])
+    if not together():
+        return rows
+    least = torch.tensor(len(rows))
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    t = torch.from_numpy(rows[:int(least)].copy())
+    found = [torch.empty_like(t) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, t)
+    return torch.cat(found).numpy()
 
 
 def refresh(words: np.ndarray, use: np.ndarray, sums: np.ndarray, counts: np.ndarray, decay: float) -> None:

@@ -15,7 +15,7 @@ def estimate(kind: str, x: torch.Tensor, y: torch.Tensor, generator: torch.Gener
     >>> out.sum().backward(); out.tolist(), x.grad.tolist()
     ([[0.0, 2.0]], [[1.0, 1.0]])
     """
-    if kind == "none" or (not x.requires_grad and kind not in ("noise", "diveq")):
+    if kind in ("none", "gumbel", "soft") or (not x.requires_grad and kind not in ("noise", "diveq")):
         return y
     return _KINDS[kind](x, y, generator)
 
@@ -69,3 +69,18 @@ def _value(y, zero):
 
 _KINDS = {"straight": _straight, "rotation": _rotation, "noise": _noise, "diveq": _diveq, "trust": _trust, "clip": _clip,
           "lsq": _clip}
+
+
+def step_gradient(y: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    """y = s · level, with LSQ's gradient for s: level - x / s within half a step, level where x was clipped.
+
+    ``scale`` broadcasts to x (n, d); ``error`` is |x - y|. Its size is brought to that of the values' by 1 / sqrt(n · d).
+    """
+    inside = error <= 0.5001 * scale.detach().abs()
+    ratio = torch.where(inside, x / scale.detach().where(scale.detach() != 0, torch.ones_like(scale)), torch.zeros_like(x))
+    return _value(y, scale.detach() * ratio - scale * ratio)
+
+
+def damped(a: torch.Tensor, factor: float) -> torch.Tensor:
+    """The same values, exactly, with the gradient times ``factor``."""
+    return a.detach() + (a - a.detach()) * factor

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import warnings
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,14 @@ from . import codebook as books
 from .recipe import Recipe
 from .step import Step, join, native, tensors
 from .through import Through
+
+SAMPLE = 1 << 16     # rows of a process that the first fit looks at
+REVIVALS = 1 << 12  # rows of a process that unused codewords may move to
+WATCH = 100          # steps between looks at the health of a layer
+
+
+class CollapseWarning(UserWarning):
+    """Codewords or dimensions that should be used are not; the text says what to change."""
 
 
 class Use(NamedTuple):
@@ -73,10 +82,15 @@ class Quantize(nn.Module):
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._pending: list[tuple] = []
-        self._codec: tuple[Any, Codec] | None = None
+        self._steps, self._warned = 0, False
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self.register_buffer("power", torch.ones(()))  # moving mean of the squared distance of a value from its mean
         learnt = self.recipe.update == "gradient"
+        hot = torch.tensor(float(np.log(max(self.recipe.temperature, 1e-6))))  # its logarithm
+        if learnt and self.recipe.estimator in ("gumbel", "soft"):
+            self.temperature = nn.Parameter(hot)
+        else:
+            self.register_buffer("temperature", hot)
         self._names: dict[str, str] = {}
         for path, part in self.stage.state(Form(1, dim)).items():
             a = like(np.zeros(part.shape, np.dtype(part.dtype) if part.dtype != "bfloat16" else np.float32), self.power)
@@ -120,7 +134,7 @@ class Quantize(nn.Module):
     @torch.no_grad()
     def fit(self, x: torch.Tensor) -> Quantize:
         """Fits the codec to x (..., dim), k-means and all, as the first training batch does by itself."""
-        rows = books.gather(_even(to_numpy(self._rows(x).float())))
+        rows = books.gather(to_numpy(self._rows(x).float()), SAMPLE)
         fitted = self.stage.fit(rows)
         for path, a in fitted.arrays().items():
             getattr(self, self._names[path]).copy_(like(np.asarray(a, np.float32) if a.dtype.kind in "fV" else a, self.power))
@@ -149,6 +163,7 @@ class Quantize(nn.Module):
             state = self._state()
             step = Step(self, state, self._arrays(state), rows)
             y = step.node(self.stage, "", rows)
+            self._watch(rows)
         return Output(self._shaped(y.to(x.dtype), x), step.parts, step.loss)
 
     @torch.no_grad()
@@ -207,7 +222,7 @@ class Quantize(nn.Module):
                 for name, a in fitted.arrays().items():
                     own = getattr(self, self._names[join(path, name)])
                     if own.is_floating_point():
-                        own.lerp_(like(np.asarray(a, np.float32), own), 1 - self.recipe.decay)
+                        own.lerp_(like(books.reduce(np.asarray(a, np.float32), mean=True), own), 1 - self.recipe.decay)
         self._pending.clear()
 
     def _put(self, name, a: np.ndarray):
@@ -223,7 +238,7 @@ class Quantize(nn.Module):
         for j in range(parts):
             own = use[j * flat.shape[1]:(j + 1) * flat.shape[1]]
             rows = v.reshape(-1, parts, v.shape[1])[:, j] if parts > 1 else v
-            books.revive(flat[j], own, books.gather(_even(rows)), self.recipe.revive, self._rng)
+            books.revive(flat[j], own, books.gather(rows, REVIVALS), self.recipe.revive, self._rng)
         self._put(name, words)
 
     @property
@@ -237,6 +252,31 @@ class Quantize(nn.Module):
             dead = int((use < 0.01 * use.mean()).sum())
             found[path] = Use(float(np.exp(-(p * log).sum())), 1 - dead / len(use), dead)
         return found
+
+    def _watch(self, rows):
+        """Every so many steps: warns, once, of unused codewords and of features that carry nothing."""
+        self._steps += 1
+        if self._steps % WATCH or self._warned or not self._leaves:
+            return
+        for path, use in self.use.items():
+            if use.used < 0.25:
+                cure = "set revive=0.1" if not self.recipe.revive else "larger batches, fewer codewords or update='ema'"
+                self._warn(f"{path or self.stage}: {use.used:.0%} of the codewords are used (perplexity {use.perplexity:.0f}); {cure}")
+        filled = self.dimensions(rows)
+        if self.dim >= 8 and filled < 0.15 * self.dim:
+            self._warn(f"{self.stage}: x fills {filled:.1f} of its {self.dim} dimensions; a smaller commit ({self.recipe.commit} now), "
+                       "a normalisation before the layer, or a smaller dim")
+
+    def _warn(self, text: str):
+        self._warned = True
+        warnings.warn(text, CollapseWarning, stacklevel=4)
+
+    @staticmethod
+    @torch.no_grad()
+    def dimensions(x: torch.Tensor) -> float:
+        """How many dimensions rows x (n, d) fill: the participation ratio (sum of variances)² / sum of their squares, 1 to d."""
+        values = torch.linalg.eigvalsh(torch.cov(x.detach().double().T).reshape(x.shape[1], -1)).clamp_min(0)
+        return float(values.sum() ** 2 / values.square().sum().clamp_min(1e-300))
 
     def extra_repr(self) -> str:
         return f"{str(self.stage)!r}, dim={self.dim}, {self.recipe}"
@@ -259,8 +299,3 @@ def _plain(path: str) -> str:
 
 def _use(path: str) -> str:
     return "use_" + _plain(path)
-
-
-def _even(rows: np.ndarray, most: int = 1 << 16) -> np.ndarray:
-    """At most so many rows, evenly spaced."""
-    return np.ascontiguousarray(rows[::-(-len(rows) // most)]) if len(rows) else rows

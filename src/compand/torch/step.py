@@ -8,10 +8,15 @@ import numpy as np
 import torch
 
 from ..array import host, like, to_numpy
+from ..errors import SpecError
 from ..expression import Chain, Sum
-from ..stage import Form, Stage
+from ..quantizer.int import Int
+from ..quantizer.sign import Sign
+from ..quantizer.vq import VQ
+from ..stage import Form, Stage, replace
 from . import codebook as books
-from .estimator import estimate
+from .estimator import damped, estimate, step_gradient
+from .soft import assign
 
 if TYPE_CHECKING:
     from .layer import Quantize
@@ -85,10 +90,46 @@ class Step:
             self._refit(path, still, rows)
         parts = tensors(parts, rows)
         self.parts |= {join(path, name): p for name, p in parts.items()}
+        if self.recipe.estimator in ("gumbel", "soft") and path in self.layer._leaves:
+            return self._soft(path, x, parts)
         y = self.at(self.live, path).decode(parts, Form(*x.shape))
+        if self.recipe.estimator == "lsq" and y.requires_grad and isinstance(still, Int):
+            y = self._learned_step(path, rows, parts, y)
+        if self.recipe.entropy and isinstance(still, Sign):
+            self._even_bits(x)
         if y.requires_grad:
             self.loss = self.loss + self.recipe.codebook * (rows - y).square().mean() / self.power
         return y
+
+    def _soft(self, path, x, parts):
+        """Codewords drawn (gumbel) or nearest, with the gradient of the mean codeword."""
+        leaf, recipe = self.at(self.live, path), self.recipe
+        if not isinstance(leaf, VQ):
+            raise SpecError(f"estimator={recipe.estimator} is for vq, not {leaf}")
+        words = leaf.codebook_ if isinstance(leaf.codebook_, torch.Tensor) else like(leaf.codebook_, x)
+        v = leaf._cut(x)
+        with torch.no_grad():
+            error = (v - words[parts["ids"].reshape(-1)]).square().sum(1).mean().clamp_min(1e-30)
+        seed = int(self.layer._rng.integers(1 << 40)) if recipe.estimator == "gumbel" else None
+        mean, ids = assign(v, words, error * self.layer.temperature.exp(), seed)
+        self.parts[join(path, "ids")] = ids.reshape(parts["ids"].shape)
+        y = leaf.decode({"ids": ids.detach().reshape(parts["ids"].shape)}, Form(*x.shape)).detach()
+        mean = mean.reshape(len(x), -1)[:, :x.shape[1]]
+        if mean.requires_grad:
+            self.loss = self.loss + recipe.codebook * (x.detach() - mean).square().mean() / self.power
+        return y + (mean - mean.detach())
+
+    def _learned_step(self, path, x, parts, y):
+        live = self.at(self.live, path)
+        factor = (x.numel() * max(live.k // 2 - 1, 1)) ** -0.5
+        live = replace(live, scale_=damped(live.scale_, factor))
+        y = live.decode(parts, Form(*x.shape))
+        return step_gradient(y, x, live.scale_, (x - y).detach().abs())
+
+    def _even_bits(self, x):
+        """Each value sure of its sign, each sign as frequent as the other: entropies of single bits, in nats."""
+        p = torch.sigmoid(4 * x / self.power.sqrt())
+        self.loss = self.loss + self.recipe.entropy * (_entropy(p).mean() - _entropy(p.mean(0)).mean())
 
     def _refit(self, path, stage, x):
         self.layer._pending.append(("state", path, stage.fit(to_numpy(x[:ROWS]))))
@@ -96,10 +137,15 @@ class Step:
     def _charge(self, x, y):
         """The commitment of x to y, in units of the variance of x, whose moving average follows."""
         with torch.no_grad():
-            power = x.var(0, unbiased=False).mean().clamp_min(1e-30)
-            self.layer.power.lerp_(power, 1 - self.recipe.decay)
+            power = books.reduce(to_numpy(x.var(0, unbiased=False).mean()), mean=True)
+            self.layer.power.lerp_(like(power, x).clamp_min(1e-30), 1 - self.recipe.decay)
         if x.requires_grad:
             self.loss = self.loss + self.recipe.commit * (x - y.detach()).square().mean() / self.power
+
+
+def _entropy(p: torch.Tensor) -> torch.Tensor:
+    p = p.clamp(1e-6, 1 - 1e-6)
+    return -(p * p.log() + (1 - p) * (-p).log1p())
 
 
 def join(path: str, name: str) -> str:
