@@ -23,7 +23,8 @@ def add(app: typer.Typer) -> None:
 
 def search(
     file: Annotated[Path, typer.Argument(help="A .cpd file of vectors.", show_default=False)],
-    queries: Annotated[Path, typer.Argument(help="Query vectors: .npy, Parquet, Arrow, safetensors or .cpd.", show_default=False)],
+    queries: Annotated[Path, typer.Argument(help="Query vectors: .npy, Parquet, Arrow, safetensors or .cpd. With --model: a .txt file of "
+                                            "a query a line, or the query itself.", show_default=False)],
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each query.")] = 10,
     out: Annotated[Path | None, typer.Option("-o", "--output", help="Write row numbers here: .npy, int64, queries x k.",
                                              show_default=False)] = None,
@@ -32,6 +33,10 @@ def search(
     rerank: Annotated[int | None, typer.Option(min=0, help="Short list scored again with all terms of a sum.  [default: 10 k]",
                                                show_default=False)] = None,
     entry: Annotated[str | None, typer.Option(help="The array to search, if the file has several.", show_default=False)] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of a sentence-transformers model that turns text queries into vectors.",
+                                               show_default=False)] = None,
+    texts: Annotated[Path | None, typer.Option(help="A file whose line i is the text of row i, to print what is found.",
+                                               show_default=False)] = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No result line.")] = False,
@@ -41,20 +46,22 @@ def search(
 
     [bold]compand compress vectors.npy klt,grouped:48 -o vectors.cpd[/]
     [bold]compand search vectors.cpd queries.npy -k 10 -o ids.npy --scores scores.npy[/]
+    [bold]compand search vectors.cpd "how do planes fly" --model ./all-MiniLM-L6-v2 --texts lines.txt[/]
     """
     import compand
 
-    from .arrays import Arrays
     from .compress import set_threads
 
     set_threads(threads)
     for path in (out, scores):
         if path:
             target(path, force)
-    with compand.open(file) as opened, Arrays(queries) as asked:
+    lines = _lines(texts) if texts else None
+    with compand.open(file) as opened:
         name = _pick([n for n in opened if len(opened[n].shape) == 2], entry, file)
-        own = _pick([n for n, a in asked.named.items() if len(a.shape) == 2], None, queries)
-        q = np.asarray(asked.named[own].load(), np.float32)
+        if lines is not None and len(lines) != opened[name].shape[0]:
+            raise InputError(f"{texts} has {len(lines)} lines, {file} has {opened[name].shape[0]} rows")
+        q = _vectors(queries) if model is None else _embedded(queries, model)
         codes = opened[name].codes()
         start = time.perf_counter()
         compand.search(q[:0], codes, k, metric=metric, rerank=rerank)
@@ -70,12 +77,42 @@ def search(
         return put_json(result if out else result | {"ids": rows.tolist(), "scores": found.tolist()})
     if out is None and scores is None:
         for i in range(min(SHOWN, len(q))):
-            typer.echo(f"query {i}: " + "  ".join(f"{r} ({s:.3f})" for r, s in zip(rows[i], found[i], strict=True) if r >= 0))
+            pairs = [(r, s) for r, s in zip(rows[i], found[i], strict=True) if r >= 0]
+            if lines is None:
+                typer.echo(f"query {i}: " + "  ".join(f"{r} ({s:.3f})" for r, s in pairs))
+            else:
+                typer.echo("\n".join([f"query {i}", *(f"  {s:.3f}  {r}  {lines[r]}" for r, s in pairs)]))
         if len(q) > SHOWN:
             typer.echo(f"... {len(q) - SHOWN} more; write all with -o ids.npy")
     if not quiet:
         typer.echo(f"{len(q)} queries, {codes.form.n} vectors, {short(seconds)} s, {short(result['queries_per_second'])} queries/s  "
                    f"[{codes.codec.spec}]", err=out is None and scores is None)
+
+
+def _vectors(path: Path) -> np.ndarray:
+    from .arrays import Arrays
+
+    with Arrays(path) as asked:
+        own = _pick([n for n, a in asked.named.items() if len(a.shape) == 2], None, path)
+        return np.asarray(asked.named[own].load(), np.float32)
+
+
+def _embedded(queries: Path, model: Path) -> np.ndarray:
+    """The vectors of the lines of a text file, or of the argument itself where there is no such file."""
+    from ..integration.sentence_transformers import embed
+
+    if not queries.exists() and queries.suffix == ".txt":
+        raise FileNotFoundError(2, "No such file or directory", str(queries))
+    if queries.exists() and queries.suffix != ".txt":
+        raise InputError(f"{queries} is not text; give a .txt file with --model, or vectors without it")
+    return embed(_lines(queries) if queries.exists() else [str(queries)], model)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path} is not text in UTF-8 (byte {e.start})") from None
 
 
 def _pick(names: list[str], wanted: str | None, path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from ..array import to_numpy
@@ -49,6 +51,24 @@ def quantize_embeddings(embeddings, precision: str | Codec, ranges=None, calibra
             ranges = _ranges(precision, ranges, learn)
         out = [_quantized(x, precision, ranges) for x in matrices]
     return out if many else out[0]
+
+
+def embed(texts: list[str], model) -> np.ndarray:
+    """The vectors of texts by a sentence-transformers model in a folder of this machine: (n, d) float32. Nothing is downloaded.
+
+    Raises `InputError` if sentence-transformers is not installed, or the folder holds no such model.
+    """
+    if not (Path(model) / "modules.json").is_file():
+        raise InputError(f"{model} is not the folder of a sentence-transformers model (it has no modules.json)")
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise InputError("text needs sentence-transformers: pip install sentence-transformers") from None
+    try:
+        loaded = SentenceTransformer(str(model), local_files_only=True)
+    except (OSError, ValueError, KeyError) as e:
+        raise InputError(f"{model}: the model cannot be loaded: {str(e)[:200]}") from e
+    return np.asarray(loaded.encode(texts, show_progress_bar=False, convert_to_numpy=True), np.float32).reshape(len(texts), -1)
 
 
 def _ranges(precision: str, ranges, learn: np.ndarray) -> np.ndarray:
