@@ -114,6 +114,15 @@ class Writer:
             raise InputError("all blocks of codes but the last must have the same number of rows; encode the array again")
         self._add(name, codes.codec, codes.shape, codes.dtype, rows, iter(codes.blocks), "array", attrs, None)
 
+    def write_blocks(self, name: str, codec: Codec, shape: tuple[int, ...], dtype: str, blocks, *,
+                     attrs: dict[str, Any] | None = None) -> None:
+        """Add blocks of codes as they come, for arrays that never are in memory as a whole.
+
+        blocks: an iterable of `Block`, each of `Codec.block_rows` rows but the last; shape and dtype are of the whole array.
+        """
+        self._check_name(name)
+        self._add(name, codec, shape, dtype, Codec.block_rows(codec.form(shape, dtype)), iter(blocks), "array", attrs, None)
+
     def write_file(self, name: str, source) -> None:
         """Add opaque bytes (a bytes-like object, or the path of a file), compressed without loss."""
         if isinstance(source, (str, os.PathLike)):

@@ -99,7 +99,8 @@ def test_what_may_not_be_stored(path):
     bad[1, 5] = np.nan
     worse = X[100:103].copy()
     worse[2, 0] = np.inf
-    for x, ids, says in ((bad, [200, 201, 202], "row 1 has NaN"), (worse, [200, 201, 202], "row 2"), (X[100:103, :20], [200, 201, 202], "24 values"),
+    for x, ids, says in ((bad, [200, 201, 202], "row 1 has NaN"), (worse, [200, 201, 202], "row 2"),
+                         (X[100:103, :20], [200, 201, 202], "24 values"),
                          (X[100:103], [200, 201, 200], "200 occurs twice"), (X[100:103], [200, 5, 201], "5 is in the index"),
                          (X[100:103], [200, 201], "ids for 3 rows"), (X[100:103], ["a", "b", "c"], "are integers"),
                          (X[100:103], [0.5, 1, 2], "64 bits or strings"), (X[100:103], [None, "a", 3], "all integers or all strings"),

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from ..errors import CompandError
 from .console import fail, sweep
 
-VERBS = ("compress", "decompress", "info", "verify", "search", "eval", "view", "bench", "specs", "demo")
+VERBS = ("compress", "decompress", "info", "verify", "search", "add", "delete", "compact", "eval", "view", "bench", "specs", "demo")
 
 
 class Verbs(TyperGroup):

@@ -32,6 +32,8 @@ def compress(
     out: Annotated[Path | None, typer.Option("-o", "--output", help="The .cpd file to write.  [default: INPUT.cpd]",
                                              show_default=False)] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit.")] = False,
+    nbytes: Annotated[int | None, typer.Option("--bytes", min=4, help="Embeddings to search: so many bytes a vector; the best spec for "
+                                               "them, with lists if there are many.", show_default=False)] = None,
     bits: Annotated[float | None, typer.Option(help="At most so many bits a value, all bytes counted.", show_default=False)] = None,
     limit: Annotated[str | None, typer.Option("--size", help="At most this size: 10MB, 10MiB.", show_default=False)] = None,
     ratio: Annotated[float | None, typer.Option(help="At least so many times smaller.", show_default=False)] = None,
@@ -50,6 +52,7 @@ def compress(
     """Compress arrays. The source is kept; an existing file is only overwritten with -f.
 
     [bold]compand compress vectors.npy[/]                           4x smaller
+    [bold]compand compress vectors.npy --bytes 48[/]                for compand search
     [bold]compand compress vectors.npy hadamard,int:4 -o v4.cpd[/]  your own spec
     [bold]compand compress model.safetensors --lossless[/]          bit for bit
     [bold]compand compress model.safetensors --bits 4.5[/]          least error at a size
@@ -57,7 +60,8 @@ def compress(
     """
     from .rate import Goal
 
-    asked = {"SPEC": spec, "--lossless": lossless or None, "--bits": bits, "--size": limit, "--ratio": ratio, "--max-error": max_error}
+    asked = {"SPEC": spec, "--bytes": nbytes,
+             "--lossless": lossless or None, "--bits": bits, "--size": limit, "--ratio": ratio, "--max-error": max_error}
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:
         raise usage(f"{' and '.join(given)} exclude each other; give one")
@@ -70,7 +74,7 @@ def compress(
         fail("will not write compressed data to a terminal", "send it on with > or |, or name a file with -o")
         raise typer.Exit(1)
     goal = Goal(bits, None if limit is None else size_of(limit), ratio, max_error)
-    stage = ready(source, spec, seed)
+    stage = ready(source, spec if nbytes is None else for_search(source, nbytes, quiet or json), seed)
     path = out or source.with_name(source.resolve().name + ".cpd")
     set_threads(threads)
     if stdout:
@@ -89,6 +93,24 @@ def compress(
         for entry in result["arrays"] if verbose else ():
             typer.echo(f"  {entry['name']}  {entry['dtype']}{entry['shape']}  {entry['spec']}  {short(entry['bits_per_value'])} bits  "
                        f"error {short(entry['relative_error'])}")
+
+
+def for_search(source: Path, nbytes: int, quiet: bool) -> str:
+    """The spec for vectors that take so many bytes each, with the reason said."""
+    from ..fit.lists import preset
+    from ..modality import detect
+    from .arrays import is_cpd
+
+    if is_cpd(source):
+        return "int:8"  # and `ready` says what is wrong
+    with detect(source) as opened:
+        shapes = [i.shape for i in opened.items() if len(i.shape) == 2]
+    if not shapes:
+        raise usage(f"--bytes is for rows of vectors; {source} has no two-dimensional array")
+    n, d = max(shapes)
+    spec, why = preset(nbytes, d, n)
+    note(f"{nbytes} bytes a vector: using {spec} ({why})", quiet)
+    return spec
 
 
 def set_threads(n: int) -> None:

@@ -26,12 +26,18 @@ def search(
     queries: Annotated[Path, typer.Argument(help="Query vectors: .npy, Parquet, Arrow, safetensors or .cpd. With --model: a .txt file of "
                                             "a query a line, or the query itself.", show_default=False)],
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each query.")] = 10,
-    out: Annotated[Path | None, typer.Option("-o", "--output", help="Write row numbers here: .npy, int64, queries x k.",
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="Write ids here: .npy, queries x k; int64 (row numbers unless you "
+                                             "gave ids), or your strings.",
                                              show_default=False)] = None,
     scores: Annotated[Path | None, typer.Option(help="Write scores here: .npy, float32, queries x k.", show_default=False)] = None,
     metric: Annotated[Literal["ip", "cosine", "l2"], typer.Option(help="Inner product, cosine, or minus squared distance.")] = "ip",
     rerank: Annotated[int | None, typer.Option(min=0, help="Short list scored again with all terms of a sum.  [default: 10 k]",
                                                show_default=False)] = None,
+    probes: Annotated[int | None, typer.Option(min=1, help="Of an index with lists: how many to visit.", show_default=False)] = None,
+    recall: Annotated[float | None, typer.Option(help="Of an index with lists: visit so many that they hold this part of the true "
+                                                 r"neighbours.  \[default: 0.95]", show_default=False)] = None,
+    only: Annotated[Path | None, typer.Option(help="Find these ids only: .npy, or text, one a line.", show_default=False)] = None,
+    exclude: Annotated[Path | None, typer.Option(help="Do not find these ids.", show_default=False)] = None,
     entry: Annotated[str | None, typer.Option(help="The array to search, if the file has several.", show_default=False)] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a sentence-transformers model that turns text queries into vectors.",
                                                show_default=False)] = None,
@@ -48,8 +54,8 @@ def search(
     [bold]compand search vectors.cpd queries.npy -k 10 -o ids.npy --scores scores.npy[/]
     [bold]compand search vectors.cpd "how do planes fly" --model ./all-MiniLM-L6-v2 --texts lines.txt[/]
     """
-    import compand
-
+    from ..op.index import Index
+    from .add import read_ids
     from .compress import set_threads
 
     set_threads(threads)
@@ -57,43 +63,44 @@ def search(
         if path:
             target(path, force)
     lines = _lines(texts) if texts else None
-    with compand.open(file) as opened:
-        name = _pick([n for n in opened if len(opened[n].shape) == 2], entry, file)
-        if lines is not None and len(lines) != opened[name].shape[0]:
-            raise InputError(f"{texts} has {len(lines)} lines, {file} has {opened[name].shape[0]} rows")
-        q = _vectors(queries) if model is None else _embedded(queries, model)
-        codes = opened[name].codes()
-        start = time.perf_counter()
-        compand.search(q[:0], codes, k, metric=metric, rerank=rerank)
-        ready = time.perf_counter()
-        found, rows = compand.search(q, codes, k, metric=metric, rerank=rerank)
-        seconds = time.perf_counter() - ready
-    for path, array in ((out, rows), (scores, found)):
+    how = {"metric": metric, "rerank": rerank, "probes": probes, "recall": recall}
+    how |= {name: read_ids(path) for name, path in (("ids", only), ("exclude", exclude)) if path}
+    start = time.perf_counter()
+    index = Index(file, entry=entry)
+    if lines is not None and (index.ids.dtype == object or len(lines) != len(index) + index.deleted):
+        raise InputError(f"{texts} has {len(lines)} lines, {file} has {len(index) + index.deleted} rows; --texts is for row numbers")
+    q = _vectors(queries) if model is None else _embedded(queries, model)
+    index.search(q[:1], k, **how)
+    ready = time.perf_counter()
+    found, rows = index.search(q, k, **how)
+    seconds = time.perf_counter() - ready
+    ids = np.array([["" if r is None else r for r in own] for own in rows.tolist()]) if rows.dtype == object else rows
+    for path, array in ((out, ids), (scores, found)):
         if path:
             _save(path, array)
-    result = {"file": str(file), "queries": len(q), "vectors": codes.form.n, "k": k, "metric": metric, "spec": codes.codec.spec,
+    result = {"file": str(file), "queries": len(q), "vectors": len(index), "k": k, "metric": metric, "spec": index.codec.spec,
               "seconds": seconds, "load_seconds": ready - start, "queries_per_second": len(q) / max(seconds, 1e-9)}
     if json:
         return put_json(result if out else result | {"ids": rows.tolist(), "scores": found.tolist()})
     if out is None and scores is None:
         for i in range(min(SHOWN, len(q))):
-            pairs = [(r, s) for r, s in zip(rows[i], found[i], strict=True) if r >= 0]
+            pairs = [(r, s) for r, s in zip(rows[i], found[i], strict=True) if np.isfinite(s)]
             if lines is None:
                 typer.echo(f"query {i}: " + "  ".join(f"{r} ({s:.3f})" for r, s in pairs))
             else:
-                typer.echo("\n".join([f"query {i}", *(f"  {s:.3f}  {r}  {lines[r]}" for r, s in pairs)]))
+                typer.echo("\n".join([f"query {i}", *(f"  {s:.3f}  {r}  {lines[r] if 0 <= r < len(lines) else ''}" for r, s in pairs)]))
         if len(q) > SHOWN:
             typer.echo(f"... {len(q) - SHOWN} more; write all with -o ids.npy")
     if not quiet:
-        typer.echo(f"{len(q)} queries, {codes.form.n} vectors, {short(seconds)} s, {short(result['queries_per_second'])} queries/s  "
-                   f"[{codes.codec.spec}]", err=out is None and scores is None)
+        typer.echo(f"{len(q)} queries, {len(index)} vectors, {short(seconds)} s, {short(result['queries_per_second'])} queries/s  "
+                   f"[{index.codec.spec}]", err=out is None and scores is None)
 
 
 def _vectors(path: Path) -> np.ndarray:
     from .arrays import Arrays
 
     with Arrays(path) as asked:
-        own = _pick([n for n, a in asked.named.items() if len(a.shape) == 2], None, path)
+        own = pick([n for n, a in asked.named.items() if len(a.shape) == 2], None, path)
         return np.asarray(asked.named[own].load(), np.float32)
 
 
@@ -115,7 +122,8 @@ def _lines(path: Path) -> list[str]:
         raise InputError(f"{path} is not text in UTF-8 (byte {e.start})") from None
 
 
-def _pick(names: list[str], wanted: str | None, path: Path) -> str:
+def pick(names: list[str], wanted: str | None, path: Path) -> str:
+    """The name of the one array that is meant. Raises `InputError`."""
     if wanted is not None and wanted in names:
         return wanted
     if wanted is not None or len(names) != 1:

@@ -22,12 +22,16 @@ def count(n: int) -> int:
 def preset(size: int, d: int, n: int) -> tuple[str, str]:
     """A spec with lists that takes about ``size`` bytes a vector of d values, and why; without lists where n is small.
 
+    A list's number takes 1 to 2 bytes of it. Rows keep their order; for an index under ids of your own write ``runs`` for ``rans``:
+    rows then lie list after list, which costs nothing, and ids are kept with them.
+
     >>> preset(48, 384, 100_000)[0]
-    '(vq:1024:codewords=float16,runs)+(klt,grouped:48)'
+    '(vq:1024:codewords=float16,rans)+(klt:368,grouped:46)'
     >>> preset(48, 384, 5000)[0]
     'klt,grouped:48'
     """
     spec, why = vectors.preset(size, d)
-    if n < LEAST:
-        return spec, f"{why}; {n:,} vectors are scanned whole"
-    return f"(vq:{count(n)}:codewords=float16,runs)+({spec})", f"{count(n):,} lists, of which a query visits a few; in each: {why}"
+    if n < LEAST or size >= d + 2:
+        return spec, f"{why}; {n:,} vectors are scanned whole" if n < LEAST else why
+    spec, why = vectors.preset(max(size - (count(n) > 256) - 1, 4), d)
+    return f"(vq:{count(n)}:codewords=float16,rans)+({spec})", f"{count(n):,} lists, of which a query visits a few; in each: {why}"

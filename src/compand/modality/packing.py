@@ -152,14 +152,19 @@ def _ready(codec: Codec, item: Item, x: np.ndarray) -> Codec:
     """The codec fitted to x, once it is sure that it can code x."""
     form = codec.form(item.shape, item.dtype)
     needs = codec.stage.state(form)
-    codec.stage.layout(form)
+    fits = bool(needs and not codec.state())
+    if not fits:
+        codec.stage.layout(form)
     if not codec.stage.raw:
         rows = max(1, (1 << 20) // max(form.d, 1))
         flat = x.reshape(form.n, form.d)
         for at in range(0, form.n, rows):
             if not np.isfinite(flat[at:at + rows].astype(np.float32, copy=False)).all():
                 raise InputError("it has NaN or infinite values, which a lossy spec cannot code")
-    return codec.fit(x) if needs and not codec.state() else codec
+    if fits:  # some stages know their layout only then
+        codec = codec.fit(x)
+        codec.stage.layout(form)
+    return codec
 
 
 # -- back --------------------------------------------------------------------------------------------------------------

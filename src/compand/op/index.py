@@ -61,7 +61,7 @@ class Index:
     @classmethod
     def create(cls, path, x, codec: Codec | str, *, ids=None, overwrite: bool = False, name: str = "vectors",
                meta: dict[str, Any] | None = None) -> Index:
-        """An index of x (n, d) in a new file, rows in the order of their lists if the codec has lists.
+        """An index of x (n, d) in a new file; rows in the order of their lists if the codec says ``(vq:K,runs)``.
 
         A codec that is not fitted is fitted to x. Raises `InputError` for NaN or infinite values, ids that are not int64 or
         strings, or an id that occurs twice; `OverwriteError` if the file exists. For more than memory holds see `compand.jobs`.
@@ -70,7 +70,7 @@ class Index:
         codec = Codec(codec) if isinstance(codec, str) else codec
         if codec.stage.state(codec.form(x.shape, x.dtype.name)) and not codec.state():
             codec = codec.fit(x)
-        own = _ids(ids, len(x))
+        own = check_ids(ids, len(x))
         with Writer(path, overwrite=overwrite, meta={"modality": "embeddings", **(meta or {})}) as writer:
             write_rows(writer, name, codec.encode(x), own, f"{name}/ids/0")
         return cls(path, entry=name)
@@ -143,7 +143,7 @@ class Index:
 
     def __contains__(self, id_) -> bool:
         try:
-            return bool(self._find(_ids([id_], 1), missing=True)[0] >= 0)
+            return bool(self._find(check_ids([id_], 1), missing=True)[0] >= 0)
         except InputError:
             return False
 
@@ -166,6 +166,16 @@ class Index:
         return self._file.nbytes
 
     @property
+    def meta(self) -> dict[str, Any]:
+        """What the file says about itself."""
+        return self._file.meta
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The entries of the file."""
+        return self._file.names
+
+    @property
     def ids(self) -> np.ndarray:
         """The ids of all rows that are there: int64, or objects if strings."""
         return self._all[self._live]
@@ -177,7 +187,7 @@ class Index:
 
     def get(self, ids) -> np.ndarray:
         """The vectors of these ids, decoded: (len(ids), d) float32. Raises `InputError` for an id that is not there."""
-        return decode_rows(self.codes, self._find(_ids(ids, None, self._kind)))
+        return decode_rows(self.codes, self._find(check_ids(ids, None, self._kind)))
 
     # -- search ------------------------------------------------------------------------------------------------------------
     def search(self, queries, k: int = 10, *, metric: Metric = "ip", ids=None, exclude=None, rerank: int | None = None,
@@ -191,11 +201,12 @@ class Index:
             allowed = self._live.copy() if ids is None else np.zeros(len(self._live), bool)
             for some, value in ((ids, True), (exclude, False)):
                 if some is not None:
-                    rows = self._find(_ids(some, None, self._kind), missing=True)
+                    rows = self._find(check_ids(some, None, self._kind), missing=True)
                     allowed[rows[rows >= 0]] = value
         if not self.codes.blocks:
             shape = (len(np.atleast_2d(np.asarray(queries))), k)
-            return np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64) if self._kind == "int" else np.full(shape, None, object)
+            none = np.full(shape, -1, np.int64) if self._kind == "int" else np.full(shape, None, object)
+            return np.full(shape, -np.inf, np.float32), none
         scores, rows = search(queries, self.codes, k, metric=metric, ids=None if allowed.all() else allowed, rerank=rerank, probes=probes,
                               recall=recall)
         found = self._all[np.maximum(rows, 0)]
@@ -240,9 +251,9 @@ class Index:
         self._write(x, ids, replace=True)
 
     def delete(self, ids, *, missing: bool = False) -> int:
-        """Delete the rows of these ids; how many. ``missing``: ids may be absent, else they raise `InputError` and nothing is deleted."""
+        """Delete the rows of these ids; how many. An id that is absent raises `InputError`, with nothing deleted, unless ``missing``."""
         with self._changing():
-            rows = self._find(_ids(ids, None, self._kind), missing=missing)
+            rows = self._find(check_ids(ids, None, self._kind), missing=missing)
             rows = np.unique(rows[rows >= 0])
             if len(rows):
                 with Writer(self.path, append=True) as writer:
@@ -276,7 +287,7 @@ class Index:
                 first = max(int(self._all.max(initial=-1)) + 1, 0)
                 own = np.arange(first, first + len(x), dtype=np.int64)
             else:
-                own = _ids(ids, len(x), self._kind)
+                own = check_ids(ids, len(x), self._kind)
             there = self._find(own, missing=True)
             if not replace and (there >= 0).any():
                 raise InputError(f"the id {own[there >= 0].tolist()[0]!r} is in the index already; update() replaces rows")
@@ -299,18 +310,23 @@ class Index:
 
 
 def write_rows(writer: Writer, name: str, codes: Codes, ids: np.ndarray | None, ids_name: str) -> None:
-    """Write codes in the order of their lists, and their ids (None: row numbers)."""
-    own = cells(codes)
-    if own is not None and len(own.ids) and (np.diff(own.ids.astype(np.int64)) < 0).any():
+    """Write codes, in the order of their lists if those are stored as runs, and their ids (None: row numbers)."""
+    runs = codes.blocks and any(part.coder == "runs" for part in codes.codec.layout(codes.form._replace(n=1)).values())
+    own = cells(codes) if runs else None
+    if own is not None and (np.diff(own.ids.astype(np.int64)) < 0).any():
         order = np.argsort(own.ids, kind="stable")
         codes, ids = select(codes, order), order.astype(np.int64) if ids is None else ids[order]
     writer.write_codes(name, codes)
-    if ids is None:
-        return
+    if ids is not None:
+        write_ids(writer, ids_name, ids)
+
+
+def write_ids(writer: Writer, name: str, ids: np.ndarray) -> None:
+    """Write ids: int64, or objects that are strings."""
     if ids.dtype == object:
-        writer.write_file(ids_name, json.dumps(ids.tolist(), ensure_ascii=False, separators=(",", ":")).encode())
+        writer.write_file(name, json.dumps(ids.tolist(), ensure_ascii=False, separators=(",", ":")).encode())
     else:
-        writer.write(ids_name, ids, IDS)
+        writer.write(name, ids, IDS)
 
 
 @contextmanager
@@ -342,7 +358,7 @@ def _vectors(x) -> np.ndarray:
     return x
 
 
-def _ids(ids, n: int | None, kind: str | None = None) -> np.ndarray | None:
+def check_ids(ids, n: int | None, kind: str | None = None) -> np.ndarray | None:
     """Ids as int64, or as objects if they are strings; None stays. Raises `InputError`, also for one that occurs twice."""
     if ids is None:
         return None

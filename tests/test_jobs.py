@@ -1,0 +1,147 @@
+"""Shards encoded by any executor: the same bytes, also after processes were killed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+import compand
+from compand import jobs
+from compand.errors import CompandError, CorruptError, FormatError, InputError
+
+X = (np.random.default_rng(3).standard_normal((3000, 32)) * np.geomspace(1, 0.1, 32)).astype(np.float32)
+SPEC = "(vq:16,rans)+(klt,grouped:16)"
+
+
+@pytest.fixture
+def shards(tmp_path):
+    paths = []
+    for i, (a, b) in enumerate(((0, 1000), (1000, 1001), (1001, 2200), (2200, 3000))):
+        paths.append(tmp_path / f"{i}.npy")
+        np.save(paths[-1], X[a:b])
+    return paths
+
+
+def content(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_any_executor_gives_the_same_bytes(shards, tmp_path):
+    parts = jobs.encode(shards, tmp_path / "here", SPEC)
+    with ThreadPoolExecutor(2) as pool:
+        jobs.encode(shards, tmp_path / "threads", SPEC, executor=pool)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        jobs.encode(shards, tmp_path / "processes", SPEC, executor=pool)
+        found = jobs.search(parts, X[::100], 5, metric="cosine", recall=1.0, executor=pool)
+    here = content(tmp_path / "here")
+    assert here == content(tmp_path / "threads") == content(tmp_path / "processes") and len(here) == 6
+    index = jobs.join(tmp_path / "here", tmp_path / "all.cpd")
+    assert len(index) == 3000 and compand.open(tmp_path / "all.cpd").verify().ok
+    scores, ids = index.search(X[::100], 5, metric="cosine", recall=1.0)
+    assert (ids[:, 0] == np.arange(0, 3000, 100)).mean() > 0.9
+    np.testing.assert_array_equal(ids, found[1])
+    np.testing.assert_allclose(scores, found[0], rtol=1e-5)
+    index.add(X[:2])
+    assert index.ids[-1] == 3001
+
+
+def test_parquet_and_arrow_with_ids(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import ipc, parquet
+
+    def table(a, b, kind):
+        flat, rows = pa.array(X[a:b].reshape(-1)), pa.list_(pa.float32())
+        vectors = pa.FixedSizeListArray.from_arrays(flat, 32) if kind else pa.array(list(X[a:b]), rows)
+        return pa.table({"id": [f"row{i}" for i in range(a, b)], "v": vectors})
+
+    parquet.write_table(table(0, 700, True), tmp_path / "0.parquet", row_group_size=100)
+    parquet.write_table(table(700, 1500, False), tmp_path / "1.parquet", row_group_size=333)
+    with ipc.new_file(tmp_path / "2.arrow", table(1500, 1600, True).schema) as f:
+        for at in range(1500, 2000, 130):
+            f.write_table(table(at, min(at + 130, 2000), True))
+    with ipc.new_stream(tmp_path / "3.arrow", table(0, 1, True).schema) as f:
+        f.write_table(table(2000, 3000, True))
+    paths = [tmp_path / n for n in ("0.parquet", "1.parquet", "2.arrow", "3.arrow")]
+    jobs.encode(paths, tmp_path / "job", SPEC, ids="id")
+    index = jobs.join(tmp_path / "job", tmp_path / "all.cpd")
+    assert index.ids.tolist() == [f"row{i}" for i in range(3000)]
+    np.save(tmp_path / "x.npy", X)
+    jobs.encode([tmp_path / "x.npy"], tmp_path / "whole", SPEC)
+    np.testing.assert_array_equal(index.get(["row5", "row2999"]), jobs.join(tmp_path / "whole", tmp_path / "w.cpd").get([5, 2999]))
+    assert jobs.search([tmp_path / "all.cpd"], X[:3], 1, recall=1.0)[1].shape == (3, 1)
+    for column, ids in (("w", "id"), (None, "nothing")):
+        with pytest.raises(InputError):
+            jobs.encode(paths, tmp_path / "bad", SPEC, column=column, ids=ids)
+
+
+def test_what_cannot_be_done(shards, tmp_path):
+    folder = tmp_path / "job"
+    jobs.encode(shards[:2], folder, SPEC)
+    with pytest.raises(InputError, match="another job"):
+        jobs.encode(shards[:2], folder, "klt,grouped:16")
+    with pytest.raises(InputError, match="other shards"):
+        jobs.encode(shards, folder, SPEC)
+    jobs.part(folder, 1).unlink()
+    with pytest.raises(InputError, match="not finished"):
+        jobs.join(folder, tmp_path / "all.cpd")
+    np.save(shards[1], X[:7])
+    with pytest.raises(InputError, match="7 rows now"):
+        jobs.encode(shards[:2], folder, SPEC)
+    (folder / "job.json").write_text("[]")
+    with pytest.raises(CorruptError):
+        jobs.encode_shard(folder, 0)
+    bad = X[:50].copy()
+    bad[30, 3] = np.nan
+    np.save(tmp_path / "nan.npy", bad)
+    with pytest.raises(InputError, match="row 30"):
+        jobs.encode([tmp_path / "nan.npy"], tmp_path / "nan", compand.Codec(SPEC).fit(X))
+    np.save(tmp_path / "wide.npy", np.zeros((5, 33), np.float32))
+    np.save(tmp_path / "line.npy", np.zeros(5, np.float32))
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    for names, error in ((["wide.npy", "0.npy"], InputError), (["line.npy"], InputError), (["text"], FormatError),
+                         (["cut.parquet"], CompandError)):
+        with pytest.raises(error):
+            jobs.encode([tmp_path / n for n in names], tmp_path / "none", "int:8")
+    with pytest.raises(InputError, match="no shards"):
+        jobs.encode([], tmp_path / "none", "int:8")
+    with pytest.raises(InputError, match="no job"):
+        jobs.join(tmp_path / "none", tmp_path / "all.cpd")
+
+
+CHILD = """
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from compand import jobs
+if __name__ == "__main__":
+    jobs.encode(sys.argv[2:], sys.argv[1], "(vq:16,rans)+(klt,grouped:16)")
+"""
+
+
+def test_killed_and_begun_again_the_bytes_are_the_same(shards, tmp_path):
+    many = shards * 6
+    jobs.encode(many, tmp_path / "right", SPEC)
+    right = content(tmp_path / "right")
+    random.seed(7)
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    killed = 0
+    for trial in range(3):
+        folder = tmp_path / f"job{trial}"
+        for _ in range(2):
+            with subprocess.Popen([sys.executable, script, str(folder), *map(str, many)]) as child:
+                while not (folder / "job.json").exists() and child.poll() is None:
+                    time.sleep(0.005)
+                time.sleep(random.uniform(0, 0.3))
+                killed += child.poll() is None
+                child.send_signal(signal.SIGKILL)
+        jobs.encode(many, folder, SPEC)
+        assert {k: v for k, v in content(folder).items() if not k.endswith(".tmp")} == right
+    assert killed and os.listdir(tmp_path / "right")
