@@ -166,3 +166,14 @@ def test_help_loads_little():
     code = ("import sys; from compand.cli.app import app\n"
             "print([m for m in ('torch', 'scipy', 'pyarrow', 'rich.progress', 'rich.tree') if m in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_standard_input_and_output(npy, there):
+    whole = Path(npy).read_bytes()
+    packed = call("compress", "-", "--lossless", input=whole)
+    assert packed.returncode == 0 and packed.stdout[:4] == b"\x89CPD", packed.stderr
+    back = call("decompress", "-", input=packed.stdout)
+    assert back.returncode == 0 and back.stdout == whole, back.stderr
+    assert call("compress", "-", "int:8", "-o", "named.cpd", input=whole).returncode == 0 and Path("named.cpd").stat().st_size > 100
+    broken = call("decompress", "-", "-o", "x.npy", input=packed.stdout[:-9])
+    assert broken.returncode == 1 and b"cut off" in broken.stderr and not Path("x.npy").exists()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Progress, fail, note, put_json, short, size, size_of, target, usage
+from .console import Progress, arrived, fail, note, put_json, short, size, size_of, target, usage
 
 if TYPE_CHECKING:
     from ..stage import Stage
@@ -25,7 +25,7 @@ def add(app: typer.Typer) -> None:
 
 def compress(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help=".npy .npz .safetensors Parquet Arrow GGUF, or a model folder; "
-                                           "told apart by content.", show_default=False)],
+                                           "told apart by content. [bold]-[/] is standard input.", show_default=False)],
     spec: Annotated[str | None, typer.Argument(metavar="[SPEC]", show_default=False, help=
                                                "How, as [bold]hadamard,int:4:group=64[/]; see [bold]compand specs[/]. "
                                                "Without it: a good one for the kind of data.")] = None,
@@ -68,11 +68,13 @@ def compress(
     for name, value in (("--bits", bits), ("--ratio", ratio), ("--max-error", max_error)):
         if value is not None and not value > 0:
             raise usage(f"{name} must be above 0")
+    stdout = stdout or (str(source) == "-" and out is None)
     if stdout and (out or json):
         raise usage("-c writes the file to standard output; leave out " + ("-o" if out else "--json"))
     if stdout and sys.stdout.isatty():
         fail("will not write compressed data to a terminal", "send it on with > or |, or name a file with -o")
         raise typer.Exit(1)
+    source = arrived(source)
     goal = Goal(bits, None if limit is None else size_of(limit), ratio, max_error)
     stage = ready(source, spec if nbytes is None else for_search(source, nbytes, quiet or json), seed)
     path = out or source.with_name(source.resolve().name + ".cpd")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,21 @@ def target(path: Path, force: bool) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(2, "no such folder", str(path.parent))
     _folders.add(path.parent)
+    return path
+
+
+def arrived(path: Path) -> Path:
+    """The path; for ``-`` that of a temporary file with what standard input gives, removed when the process ends."""
+    if str(path) != "-":
+        return path
+    if sys.stdin.isatty():
+        fail("will not read data from a terminal", "send it in with < or |, or name a file")
+        raise typer.Exit(1)
+    folder = tempfile.TemporaryDirectory(prefix="compand-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name, "stdin")
+    with open(path, "wb") as f:
+        shutil.copyfileobj(sys.stdin.buffer, f, 1 << 20)
     return path
 
 

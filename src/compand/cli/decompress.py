@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import Progress, fail, put_json, short, size, target, usage
+from .console import Progress, arrived, fail, put_json, short, size, target, usage
 
 SUFFIX = {"hf": "", "npy": ".npy", "npz": ".npz", "safetensors": ".safetensors", "parquet": ".parquet", "arrow": ".arrow", "gguf": ".gguf"}
 
@@ -22,7 +22,7 @@ def add(app: typer.Typer) -> None:
 
 
 def decompress(
-    file: Annotated[Path, typer.Argument(help="A .cpd file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A .cpd file; [bold]-[/] is standard input.", show_default=False)],
     out: Annotated[Path | None, typer.Option("-o", "--output", help="What to write.  [default: FILE without .cpd]",
                                              show_default=False)] = None,
     to: Annotated[Literal["npy", "npz", "safetensors", "parquet", "arrow", "gguf"] | None, typer.Option(
@@ -47,12 +47,14 @@ def decompress(
     from .compress import set_threads
 
     cut = slice_of(rows) if rows is not None else None
+    stdout = stdout or (str(file) == "-" and out is None)
     if stdout and (out or json):
         raise usage("-c writes to standard output; leave out " + ("-o" if out else "--json"))
     if stdout and sys.stdout.isatty():
         fail("will not write arrays to a terminal", "send them on with > or |, or name a file with -o")
         raise typer.Exit(1)
     set_threads(threads)
+    file = arrived(file)
     start = time.perf_counter()
     with compand.open(file) as opened:
         path = out or default_name(file, opened, to or ("npy" if rows or entry else None))

@@ -118,7 +118,7 @@ def from_base(d: np.ndarray, attr: dict, base: Base | None, needed: dict) -> np.
     """The tensor whose difference to the base is d. Raises `InputError`, naming the base, if it is not the right one."""
     which = f"{needed.get('name', '?')!r} (SHA-256 {needed.get('sha256', '?')})"
     if base is None:
-        raise InputError(f"this file holds differences to the base model {which}; give it as base=...")
+        raise InputError(f"this file holds differences to the base model {which}; give it: base=PATH, on the command line --base PATH")
     name, dtype = attr.get("name"), attr.get("dtype")
     own = base.items.get(name) if isinstance(name, str) else None
     if own is None or own.dtype != dtype or own.shape != d.shape or digest(x := own.load()) != attr.get("xxh3_128"):
