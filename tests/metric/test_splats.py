@@ -66,6 +66,14 @@ def test_order_means_nothing():
     assert (e["splats_a"], e["splats_b"]) == (3000, 1500) and e["paired"] == 0.5 and e["position"]["max"] > 1
 
 
+def test_splats_that_are_not_finite_are_left_out():
+    s = scene(200)
+    bad = changed(s, positions=s.positions.copy(), scales=s.scales.copy())
+    bad.positions[3], bad.scales[5, 1] = np.nan, np.inf
+    e = attribute_errors(bad, s)
+    assert (e["splats_a"], e["splats_b"], e["paired"]) == (200, 200, 1) and e["position"]["max"] == e["sh"] == 0
+
+
 def test_another_degree():
     s = scene(100)
     e = attribute_errors(s, changed(s, sh_rest=np.zeros((100, 0))))

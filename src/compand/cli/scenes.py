@@ -78,7 +78,7 @@ def compare(a: Path, b: Path, views: int, width: int, cameras: Path | None, up: 
              "exact": _exact(first, second)}
     errors = attribute_errors(first, second)
     result = {"a": str(a), "b": str(b), "modality": "splats", "total": total, "attributes": errors, "render": found}
-    return result, [every[i] for i in shown if every[i].a is not None]
+    return result, [every[i] for i in shown]
 
 
 def _exact(a: Splats, b: Splats) -> bool:
@@ -140,7 +140,8 @@ def report(result: dict, shown: list[View]) -> str:
     page.add(tiles([("before", size(total["bytes_a"])), ("after", size(total["bytes_b"])), ("times smaller", short(total["ratio"]) + "×"),
                     ("bytes a splat", short(total["bytes_per_splat"])), ("PSNR, mean of views", decibel(r["psnr"])),
                     ("worst view", decibel(r["psnr_min"])), ("SSIM", f"{r['ssim']:.4f}")]))
-    pictures = "".join(pair(v.a, v.b, f"{a} · {v.camera.name or 'view'}", f"{b} · {decibel(v.psnr)}") for v in shown)
+    pictures = "".join(pair(v.a, v.b, f"{a} · {v.camera.name or 'view'}", f"{b} · {decibel(v.psnr)}")
+                       for v in shown if v.a is not None and v.b is not None)
     if pictures:
         page.section("Pictures", PAIR + pictures, f"Left of the line {a}, right of it {b}; drag the line. The worst view comes first.")
     page.section("Attributes", table(("attribute", "error"), rows(result), code=()))

@@ -9,6 +9,8 @@ import numpy as np
 
 from ..errors import InputError
 
+BLOCK = 1 << 17  # splats compared at a time
+
 
 def attribute_errors(a, b) -> dict[str, Any]:
     """Errors of the splats of b against those of a they belong to.
@@ -19,28 +21,49 @@ def attribute_errors(a, b) -> dict[str, Any]:
     ``position``: distance over the splat's size, the geometric mean of its three standard deviations (mean, median, p95, max).
     ``rotation``: angle between orientations in degrees (mean, p95). ``shape``: ‖Σ − Σ'‖ / ‖Σ‖ of covariances (mean, p95), which does not
     mind a turn that changes nothing. ``scale``: RMS of the difference of logarithms. ``opacity``: RMS of that of alpha, from 0 to 1.
-    ``sh0``: RMS. ``sh``: RMS of the higher harmonics, ``sh_signal`` theirs in a, ``sh_relative`` their ratio. Raises `InputError`
-    for an empty scene.
+    ``sh0``: RMS. ``sh``: RMS of the higher harmonics, ``sh_signal`` theirs in a, ``sh_relative`` their ratio. Splats that are
+    not finite are left out. Raises `InputError` for an empty scene.
     """
-    if not len(a.positions) or not len(b.positions):
+    counted = len(a.positions), len(b.positions)
+    a, b = _finite(a), _finite(b)
+    n = len(a["positions"])
+    if not n or not len(b["positions"]):
         raise InputError("cannot compare scenes without splats")
-    rest = [np.asarray(s.sh_rest, np.float64).reshape(len(s.positions), -1) for s in (a, b)]
-    width = max(r.shape[1] for r in rest)
-    harmonics = [np.pad(r, ((0, 0), (0, width - r.shape[1]))) for r in rest]
-    i, j, how = _partners(a, b)
-    pa, pb = (np.asarray(s.positions, np.float64)[k] for s, k in ((a, i), (b, j)))
-    sa, sb = (np.asarray(s.scales, np.float64)[k] for s, k in ((a, i), (b, j)))
-    qa, qb = (_unit(np.asarray(s.rotations, np.float64)[k]) for s, k in ((a, i), (b, j)))
-    moved = np.linalg.norm(pa - pb, axis=1) / np.exp(sa.mean(1))
-    angle = np.degrees(2 * np.arccos(np.minimum(np.abs((qa * qb).sum(1)), 1.0)))
-    ca, cb = covariances(qa, sa), covariances(qb, sb)
-    shape = np.linalg.norm(ca - cb, axis=(1, 2)) / np.maximum(np.linalg.norm(ca, axis=(1, 2)), 1e-300)
-    alpha = [1 / (1 + np.exp(-np.clip(np.asarray(s.opacity, np.float64)[k], -700, 700))) for s, k in ((a, i), (b, j))]
-    noise, signal = _rms(harmonics[0][i] - harmonics[1][j]), _rms(harmonics[0][i])
-    return {"splats_a": len(a.positions), "splats_b": len(b.positions), "matched": how, "paired": len(np.unique(j)) / len(a.positions),
-            "position": _spread(moved, True), "rotation": _spread(angle), "shape": _spread(shape), "scale": _rms(sa - sb),
-            "opacity": _rms(alpha[0] - alpha[1]), "sh0": _rms(np.asarray(a.sh0, np.float64)[i] - np.asarray(b.sh0, np.float64)[j]),
-            "sh": noise, "sh_signal": signal, "sh_relative": noise / signal if signal else (0.0 if not noise else math.inf)}
+    j, how = _partners(a, b)
+    moved, angle, shape = np.empty(n), np.empty(n), np.empty(n)
+    squares = dict.fromkeys(("scale", "opacity", "sh0", "sh", "sh_signal"), 0.0)
+    counts = dict.fromkeys(squares, 0)
+    for at in range(0, n, BLOCK):
+        i = slice(at, min(at + BLOCK, n))
+        x, y = ({k: v[which].astype(np.float64) for k, v in s.items()} for s, which in ((a, i), (b, j[i])))
+        moved[i] = np.linalg.norm(x["positions"] - y["positions"], axis=1) / np.maximum(np.exp(x["scales"].mean(1)), 1e-300)
+        qa, qb = _unit(x["rotations"]), _unit(y["rotations"])
+        angle[i] = np.degrees(2 * np.arccos(np.minimum(np.abs((qa * qb).sum(1)), 1.0)))
+        ca, cb = covariances(qa, x["scales"]), covariances(qb, y["scales"])
+        shape[i] = np.linalg.norm(ca - cb, axis=(1, 2)) / np.maximum(np.linalg.norm(ca, axis=(1, 2)), 1e-300)
+        width = max(x["sh_rest"].shape[1], y["sh_rest"].shape[1])
+        rest = [np.pad(z["sh_rest"], ((0, 0), (0, width - z["sh_rest"].shape[1]))) for z in (x, y)]
+        for name, e in (("scale", x["scales"] - y["scales"]), ("opacity", _alpha(x["opacity"]) - _alpha(y["opacity"])),
+                        ("sh0", x["sh0"] - y["sh0"]), ("sh", rest[0] - rest[1]), ("sh_signal", rest[0])):
+            squares[name] += float(np.square(e).sum())
+            counts[name] += e.size
+    rms = {k: math.sqrt(v / counts[k]) if counts[k] else 0.0 for k, v in squares.items()}
+    relative = rms["sh"] / rms["sh_signal"] if rms["sh_signal"] else 0.0 if not rms["sh"] else math.inf
+    return {"splats_a": counted[0], "splats_b": counted[1], "matched": how, "paired": len(np.unique(j)) / n,
+            "position": _spread(moved, True), "rotation": _spread(angle), "shape": _spread(shape), **rms, "sh_relative": relative}
+
+
+def _finite(scene) -> dict[str, np.ndarray]:
+    """Every attribute as (rows, values), without the splats that are not finite: they draw nothing."""
+    n = len(scene.positions)
+    found = {k: np.asarray(getattr(scene, k)).reshape(n, -1) if n else np.zeros((0, 1))
+             for k in ("positions", "scales", "rotations", "opacity", "sh0", "sh_rest")}
+    good = np.logical_and.reduce([(~np.isnan(x) if k == "opacity" else np.isfinite(x)).all(1) for k, x in found.items()])
+    return found if good.all() else {k: x[good] for k, x in found.items()}
+
+
+def _alpha(logit: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(logit, -700, 700)))
 
 
 def covariances(rotations: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -49,36 +72,36 @@ def covariances(rotations: np.ndarray, scales: np.ndarray) -> np.ndarray:
     turn = np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
                      2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
                      2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], 1).reshape(-1, 3, 3)
-    m = turn * np.exp(np.clip(np.asarray(scales, np.float64), -200, 200))[:, None]
+    m = turn * np.exp(np.clip(np.asarray(scales, np.float64), -80, 80))[:, None]
     return m @ m.swapaxes(1, 2)
 
 
-def _partners(a, b) -> tuple[np.ndarray, np.ndarray, str]:
-    n, m = len(a.positions), len(b.positions)
-    pa, pb = np.asarray(a.positions, np.float64), np.asarray(b.positions, np.float64)
-    size = np.exp(np.asarray(a.scales, np.float64).mean(1))
-    if n == m and np.median(np.linalg.norm(pa - pb, axis=1) / np.maximum(size, 1e-300)) < 3:
-        return np.arange(n), np.arange(n), "order"
+def _partners(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> tuple[np.ndarray, str]:
+    """For each splat of a, one of b; and how they were found."""
+    pa, pb = a["positions"].astype(np.float64), b["positions"].astype(np.float64)
+    n, m = len(pa), len(pb)
+    size = np.maximum(np.exp(a["scales"].mean(1, dtype=np.float64)), 1e-300)
+    if n == m and np.median(np.linalg.norm(pa - pb, axis=1) / size) < 3:
+        return np.arange(n), "order"
     try:
         from scipy.spatial import cKDTree  # type: ignore[import-untyped]
     except ImportError:
         raise InputError("the splats of these scenes differ in order; comparing them needs scipy: pip install 'compand[fit]'") from None
-    k = min(4, m)
-    distance, near = (x.reshape(n, k) for x in cKDTree(pb).query(pa, k))
-    cost = distance / np.maximum(size, 1e-300)[:, None]
-    for name, by in (("scales", 1.0), ("sh0", 1.0), ("opacity", 0.25)):
-        x, y = (np.asarray(getattr(s, name), np.float64).reshape(len(s.positions), -1) for s in (a, b))
-        cost += by * np.abs(x[:, None] - y[near]).mean(2)
-    return np.arange(n), near[np.arange(n), cost.argmin(1)], "nearest"
+    tree, k, out = cKDTree(pb), min(4, m), np.empty(n, np.int64)
+    for at in range(0, n, BLOCK):
+        i = slice(at, min(at + BLOCK, n))
+        distance, near = (x.reshape(-1, k) for x in tree.query(pa[i], k))
+        cost = distance / size[i, None]
+        for name in ("scales", "sh0"):
+            cost += np.abs(a[name][i, None] - b[name][near]).mean(2, dtype=np.float64)
+        cost += np.abs(_alpha(a["opacity"])[i, None] - _alpha(b["opacity"])[near])[..., 0]
+        out[i] = near[np.arange(len(near)), cost.argmin(1)]
+    return out, "nearest"
 
 
 def _unit(q: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(q, axis=1, keepdims=True)
     return np.where(length > 0, q / np.where(length > 0, length, 1), [1.0, 0, 0, 0])
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0
 
 
 def _spread(x: np.ndarray, wide: bool = False) -> dict[str, float]:

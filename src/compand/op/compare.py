@@ -45,7 +45,7 @@ def summary(compared: Sequence[View]) -> dict[str, Any]:
     rows = [{"camera": v.camera.name or str(i), "width": v.camera.width, "height": v.camera.height, "psnr": v.psnr,
              "psnr_seen": v.psnr_seen, "ssim": v.ssim} for i, v in enumerate(compared)]
     seen = [v.psnr_seen for v in compared if not math.isnan(v.psnr_seen)]
-    worst = min(range(len(rows)), key=lambda i: rows[i]["psnr"])
+    worst = min(range(len(rows)), key=lambda i: compared[i].psnr)
     return {"psnr": sum(v.psnr for v in compared) / len(rows), "psnr_min": rows[worst]["psnr"],
             "psnr_seen": sum(seen) / len(seen) if seen else math.nan, "ssim": sum(v.ssim for v in compared) / len(rows),
             "ssim_min": min(v.ssim for v in compared), "worst": rows[worst]["camera"], "views": rows}

@@ -59,15 +59,15 @@ def _planes(scene, centre: np.ndarray) -> tuple[bytes, dict[str, Any]]:
     n = len(scene.positions)
     names = ("positions", "scales", "rotations", "opacity", "sh0", "sh_rest")
     arrays = [np.asarray(getattr(scene, k), np.float32).reshape(n, -1) for k in names]
-    good = np.logical_and.reduce([np.isfinite(x).all(1) for x in arrays])
+    good = np.logical_and.reduce([(~np.isnan(x) if k == "opacity" else np.isfinite(x)).all(1) for k, x in zip(names, arrays, strict=True)])
     p, scales, turn, logit, sh0, rest = (x[good] for x in arrays)
     alpha = 1 / (1 + np.exp(-np.clip(logit, -80, 80)))
     colour = 0.5 + 0.28209479177387814 * sh0
     length = np.linalg.norm(turn, axis=1, keepdims=True)
-    turn = np.where(length > 0, turn / np.where(length > 0, length, 1), np.float32([1, 0, 0, 0]))[:, [1, 2, 3, 0]]
+    turn = np.where(length > 0, turn / np.where(length > 0, length, 1), np.array([1, 0, 0, 0], np.float32))[:, [1, 2, 3, 0]]
     low, high = (float(scales.min(initial=0)), float(scales.max(initial=0))) if scales.size else (-12.0, 9.0)
     high = max(high, low + 1e-3)
-    dark, bright = (float(x) for x in np.quantile(colour, [0.001, 0.999])) if colour.size else (0.0, 1.0)
+    dark, bright = (float(x) for x in np.quantile(colour, np.array([0.001, 0.999]))) if colour.size else (0.0, 1.0)
     dark, bright = min(dark, 0.0), max(bright, 1.0)
     out = [np.clip(p - centre, -65504, 65504).astype("<f2"), np.rint(turn * 32767).astype("<i2"),
            np.rint((scales - low) / (high - low) * 255).astype(np.uint8),
