@@ -19,9 +19,9 @@ def attribute_errors(a, b) -> dict[str, Any]:
     (this needs scipy), because the order of a scene means nothing. ``paired`` is the share of a's splats that have a partner of their own.
 
     ``position``: distance over the splat's size, the geometric mean of its three standard deviations (mean, median, p95, max).
-    ``rotation``: angle between orientations in degrees (mean, p95). ``shape``: ‖Σ − Σ'‖ / ‖Σ‖ of covariances (mean, p95), which does not
-    mind a turn that changes nothing. ``scale``: RMS of the difference of logarithms. ``opacity``: RMS of that of alpha, from 0 to 1.
-    ``sh0``: RMS. ``sh``: RMS of the higher harmonics, ``sh_signal`` theirs in a, ``sh_relative`` their ratio. Splats that are
+    ``rotation``: angle between axes in degrees, whatever their names (mean, p95). ``shape``: ‖Σ − Σ'‖ / ‖Σ‖ of covariances (mean, p95),
+    which does not mind a turn that changes nothing. ``scale``: RMS of the difference of sorted logarithms. ``opacity``: RMS of that of
+    alpha, from 0 to 1. ``sh0``: RMS. ``sh``: RMS of the higher harmonics, ``sh_signal`` theirs in a, ``sh_relative`` their ratio. Splats that are
     not finite are left out. Raises `InputError` for an empty scene.
     """
     counted = len(a.positions), len(b.positions)
@@ -38,13 +38,13 @@ def attribute_errors(a, b) -> dict[str, Any]:
         x, y = ({k: v[which].astype(np.float64) for k, v in s.items()} for s, which in ((a, i), (b, j[i])))
         moved[i] = np.linalg.norm(x["positions"] - y["positions"], axis=1) / np.maximum(np.exp(x["scales"].mean(1)), 1e-300)
         qa, qb = _unit(x["rotations"]), _unit(y["rotations"])
-        angle[i] = np.degrees(2 * np.arccos(np.minimum(np.abs((qa * qb).sum(1)), 1.0)))
+        angle[i] = _angles(qa, qb)
         ca, cb = covariances(qa, x["scales"]), covariances(qb, y["scales"])
         shape[i] = np.linalg.norm(ca - cb, axis=(1, 2)) / np.maximum(np.linalg.norm(ca, axis=(1, 2)), 1e-300)
         width = max(x["sh_rest"].shape[1], y["sh_rest"].shape[1])
         rest = [np.pad(z["sh_rest"], ((0, 0), (0, width - z["sh_rest"].shape[1]))) for z in (x, y)]
-        for name, e in (("scale", x["scales"] - y["scales"]), ("opacity", _alpha(x["opacity"]) - _alpha(y["opacity"])),
-                        ("sh0", x["sh0"] - y["sh0"]), ("sh", rest[0] - rest[1]), ("sh_signal", rest[0])):
+        for name, e in (("scale", np.sort(x["scales"], 1) - np.sort(y["scales"], 1)),
+                        ("opacity", _alpha(x["opacity"]) - _alpha(y["opacity"])), ("sh0", x["sh0"] - y["sh0"]), ("sh", rest[0] - rest[1]), ("sh_signal", rest[0])):
             squares[name] += float(np.square(e).sum())
             counts[name] += e.size
     rms = {k: math.sqrt(v / counts[k]) if counts[k] else 0.0 for k, v in squares.items()}
@@ -97,6 +97,16 @@ def _partners(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> tuple[np.nd
         cost += np.abs(_alpha(a["opacity"])[i, None] - _alpha(b["opacity"])[near])[..., 0]
         out[i] = near[np.arange(len(near)), cost.argmin(1)]
     return out, "nearest"
+
+
+def _angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Degrees between ellipsoids' axes: least over the 24 ways to name the axes of a box, as all mean the same splat."""
+    (w, x, y, z), (s, t, u, v) = a.T, b.T
+    relative = np.abs(np.stack([w * s + x * t + y * u + z * v, w * t - x * s - y * v + z * u, w * u + x * v - y * s - z * t,
+                                w * v - x * u + y * t - z * s], 1))  # conj(a) b, up to signs
+    first, second = np.sort(relative, 1)[:, :1:-1].T
+    best = np.maximum.reduce([first, (first + second) * math.sqrt(0.5), relative.sum(1) / 2])
+    return np.degrees(2 * np.arccos(np.minimum(best, 1.0)))
 
 
 def _unit(q: np.ndarray) -> np.ndarray:
