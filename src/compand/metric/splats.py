@@ -21,8 +21,8 @@ def attribute_errors(a, b) -> dict[str, Any]:
     ``position``: distance over the splat's size, the geometric mean of its three standard deviations (mean, median, p95, max).
     ``rotation``: angle between axes in degrees, whatever their names (mean, p95). ``shape``: ‖Σ − Σ'‖ / ‖Σ‖ of covariances (mean, p95),
     which does not mind a turn that changes nothing. ``scale``: RMS of the difference of sorted logarithms. ``opacity``: RMS of that of
-    alpha, from 0 to 1. ``sh0``: RMS. ``sh``: RMS of the higher harmonics, ``sh_signal`` theirs in a, ``sh_relative`` their ratio. Splats that are
-    not finite are left out. Raises `InputError` for an empty scene.
+    alpha, from 0 to 1. ``sh0``: RMS. ``sh``: RMS of the higher harmonics, ``sh_signal`` theirs in a, ``sh_relative`` their ratio.
+    Splats that are not finite are left out. Raises `InputError` for an empty scene.
     """
     counted = len(a.positions), len(b.positions)
     a, b = _finite(a), _finite(b)
@@ -43,8 +43,8 @@ def attribute_errors(a, b) -> dict[str, Any]:
         shape[i] = np.linalg.norm(ca - cb, axis=(1, 2)) / np.maximum(np.linalg.norm(ca, axis=(1, 2)), 1e-300)
         width = max(x["sh_rest"].shape[1], y["sh_rest"].shape[1])
         rest = [np.pad(z["sh_rest"], ((0, 0), (0, width - z["sh_rest"].shape[1]))) for z in (x, y)]
-        for name, e in (("scale", np.sort(x["scales"], 1) - np.sort(y["scales"], 1)),
-                        ("opacity", _alpha(x["opacity"]) - _alpha(y["opacity"])), ("sh0", x["sh0"] - y["sh0"]), ("sh", rest[0] - rest[1]), ("sh_signal", rest[0])):
+        for name, e in (("scale", np.sort(x["scales"], 1) - np.sort(y["scales"], 1)), ("sh0", x["sh0"] - y["sh0"]), ("sh", rest[0] - rest[1]),
+                        ("opacity", _alpha(x["opacity"]) - _alpha(y["opacity"])), ("sh_signal", rest[0])):
             squares[name] += float(np.square(e).sum())
             counts[name] += e.size
     rms = {k: math.sqrt(v / counts[k]) if counts[k] else 0.0 for k, v in squares.items()}
