@@ -43,8 +43,8 @@ def attribute_errors(a, b) -> dict[str, Any]:
         shape[i] = np.linalg.norm(ca - cb, axis=(1, 2)) / np.maximum(np.linalg.norm(ca, axis=(1, 2)), 1e-300)
         width = max(x["sh_rest"].shape[1], y["sh_rest"].shape[1])
         rest = [np.pad(z["sh_rest"], ((0, 0), (0, width - z["sh_rest"].shape[1]))) for z in (x, y)]
-        for name, e in (("scale", np.sort(x["scales"], 1) - np.sort(y["scales"], 1)), ("sh0", x["sh0"] - y["sh0"]), ("sh", rest[0] - rest[1]),
-                        ("opacity", _alpha(x["opacity"]) - _alpha(y["opacity"])), ("sh_signal", rest[0])):
+        for name, e in (("scale", np.sort(x["scales"], 1) - np.sort(y["scales"], 1)), ("sh0", x["sh0"] - y["sh0"]),
+                        ("sh", rest[0] - rest[1]), ("opacity", _alpha(x["opacity"]) - _alpha(y["opacity"])), ("sh_signal", rest[0])):
             squares[name] += float(np.square(e).sum())
             counts[name] += e.size
     rms = {k: math.sqrt(v / counts[k]) if counts[k] else 0.0 for k, v in squares.items()}
