@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from compand.errors import FitError, InputError, SpecError  # noqa: E402
-from compand.torch import Quantize, Recipe  # noqa: E402
+from compand.torch import CollapseWarning, Quantize, Recipe  # noqa: E402
 
 SPECS = ["vq:64", "vq:32:dim=4", "vq:16+vq:16", "pq:4x4", "pq:2x4+pq:2x4", "center,scale:std:column,fsq:8x8x4", "hadamard,int:4:group=8",
          "sign", "sign:complex=true", "ternary:rule=absmean", "int:4:per=tensor", "int:3:per=column", "table:16", "table:nf4", "lattice:e8",
@@ -146,3 +146,17 @@ def test_recipes_refuse_what_they_do_not_know():
         Recipe(decay=1.0)
     with pytest.raises(InputError, match="not both"):
         Quantize("vq:4", 2, Recipe(), decay=0.5)
+
+
+def test_collapse_is_told_once():
+    q = Quantize("vq:64", 8, revive=0.0, decay=0.5).fit(rows(256, 8))
+    q._steps = 99
+    narrow = rows(64, 8) * torch.tensor([1.0] + [1e-4] * 7)
+    with pytest.warns(CollapseWarning, match="dimensions"):
+        q(narrow)
+    q._steps = 199
+    q(narrow)
+    q = Quantize("vq:64", 2, revive=0.0, decay=0.5).fit(rows(256, 2))
+    with pytest.warns(CollapseWarning, match=r"set revive"):
+        for _ in range(100):
+            q(rows(4, 2).repeat(16, 1))

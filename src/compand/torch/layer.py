@@ -263,8 +263,8 @@ class Quantize(nn.Module):
                 cure = "set revive=0.1" if not self.recipe.revive else "larger batches, fewer codewords or update='ema'"
                 self._warn(f"{path or self.stage}: {use.used:.0%} of the codewords are used (perplexity {use.perplexity:.0f}); {cure}")
         filled = self.dimensions(rows)
-        if self.dim >= 8 and filled < 0.15 * self.dim:
-            self._warn(f"{self.stage}: x fills {filled:.1f} of its {self.dim} dimensions; a smaller commit ({self.recipe.commit} now), "
+        if filled < self.dim / 4:
+            self._warn(f"{self.stage}: x varies in {filled} of its {self.dim} dimensions; a smaller commit ({self.recipe.commit} now), "
                        "a normalisation before the layer, or a smaller dim")
 
     def _warn(self, text: str):
@@ -273,10 +273,10 @@ class Quantize(nn.Module):
 
     @staticmethod
     @torch.no_grad()
-    def dimensions(x: torch.Tensor) -> float:
-        """How many dimensions rows x (n, d) fill: the participation ratio (sum of variances)² / sum of their squares, 1 to d."""
-        values = torch.linalg.eigvalsh(torch.cov(x.detach().double().T).reshape(x.shape[1], -1)).clamp_min(0)
-        return float(values.sum() ** 2 / values.square().sum().clamp_min(1e-300))
+    def dimensions(x: torch.Tensor) -> int:
+        """In how many directions rows x (n, d) vary by more than a hundredth of the widest one's standard deviation."""
+        values = torch.linalg.eigvalsh(torch.cov(x.detach().double().T).reshape(x.shape[1], -1))
+        return int((values > 1e-4 * values.max()).sum())
 
     def extra_repr(self) -> str:
         return f"{str(self.stage)!r}, dim={self.dim}, {self.recipe}"
