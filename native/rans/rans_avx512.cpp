@@ -13,6 +13,7 @@
 #define COMPAND_RANS_OWN_LARGE
 #define COMPAND_RANS_OWN_ORDER1
 #include "rans_impl.hpp"
+#include "halves_avx512.hpp"
 
 namespace compand::rans::avx512 {
 namespace {
@@ -56,100 +57,7 @@ inline void patch(uint8_t *out, uint64_t hits, Escapes &escapes) {
     }
 }
 
-// Pushes lanes at or above the bound out of x: their low words go below `out`, in lane order.
-inline __m512i spill(__m512i x, __mmask16 full, uint16_t *&out) {
-    const __m256i words = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(full, x));
-    const int count = __builtin_popcount(full);
-    out -= count;
-    _mm256_mask_storeu_epi16(out, static_cast<__mmask16>((1u << count) - 1), words);
-    return _mm512_mask_srli_epi32(x, full, x, 16);
-}
-
-// (floor(s / f) << p) + start + s % f. The quotient comes from a float reciprocal, and is made exact by the remainder, so the
-// rounding of the machine does not matter.
-inline __m512i fold(__m512i s, __m512i f, __m512i start, int p, __m128i shift) {
-    const __m512 ff = _mm512_cvtepi32_ps(f);
-    if (p >= 12) {  // s / f < 2^20: within 1 below, after the bias
-        __m512 r = _mm512_rcp14_ps(ff);
-        r = _mm512_mul_ps(r, _mm512_fnmadd_ps(ff, r, _mm512_set1_ps(2.0f - 1.0f / (1 << 21))));
-        const __m512i q = _mm512_cvttps_epi32(_mm512_mul_ps(_mm512_cvtepu32_ps(s), r));
-        const __m512i left = _mm512_sub_epi32(s, _mm512_mullo_epi32(q, f));
-        const __m512i x = _mm512_add_epi32(_mm512_sll_epi32(q, shift), _mm512_add_epi32(start, left));
-        return _mm512_mask_add_epi32(x, _mm512_cmpge_epu32_mask(left, f), x, _mm512_sub_epi32(_mm512_set1_epi32(1 << p), f));
-    }
-    const __m512i one = _mm512_set1_epi32(1);
-    __m512i q = _mm512_cvttps_epi32(_mm512_div_ps(_mm512_cvtepu32_ps(s), ff));  // within 1 for p >= 10
-    __m512i r = _mm512_sub_epi32(s, _mm512_mullo_epi32(q, f));
-    const __mmask16 below = _mm512_movepi32_mask(r);
-    q = _mm512_mask_sub_epi32(q, below, q, one);
-    r = _mm512_mask_add_epi32(r, below, r, f);
-    const __mmask16 above = _mm512_cmpge_epi32_mask(r, f);
-    q = _mm512_mask_add_epi32(q, above, q, one);
-    r = _mm512_mask_sub_epi32(r, above, r, f);
-    return _mm512_add_epi32(_mm512_sll_epi32(q, shift), _mm512_add_epi32(r, start));
-}
-
-template <bool kRaws>
-inline uint16_t *encode_groups(const uint32_t *steps, const uint32_t *raws, size_t groups, int p, uint32_t *state, uint16_t *out) {
-    const __m128i shift = _mm_cvtsi32_si128(p), drop = _mm_cvtsi32_si128(32 - p);
-    const __m512i one = _mm512_set1_epi32(1), low16 = _mm512_set1_epi32(0xffff);
-    __m512i x[4];
-    for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_si512(state + 16 * v);
-    for (size_t g = groups; g-- > 0;) {
-        for (int v = 3; v >= 0; --v) {
-            __m512i s = x[v];
-            if (kRaws) {
-                const __m512i raw = _mm512_loadu_si512(raws + g * kLanes + 16 * static_cast<size_t>(v));
-                const __m512i bits = _mm512_srli_epi32(raw, 16);
-                const __m512i over = _mm512_srlv_epi32(s, _mm512_sub_epi32(_mm512_set1_epi32(32), bits));
-                s = spill(s, _mm512_test_epi32_mask(over, over), out);
-                s = _mm512_or_si512(_mm512_sllv_epi32(s, bits), _mm512_and_si512(raw, low16));
-            }
-            const __m512i step = _mm512_loadu_si512(steps + g * kLanes + 16 * static_cast<size_t>(v));
-            const __m512i f = _mm512_add_epi32(_mm512_srli_epi32(step, 16), one);
-            s = spill(s, _mm512_cmpge_epu32_mask(_mm512_srl_epi32(s, drop), f), out);
-            x[v] = fold(s, f, _mm512_and_si512(step, low16), p, shift);
-        }
-    }
-    for (int v = 0; v < 4; ++v) _mm512_storeu_si512(state + 16 * v, x[v]);
-    return out;
-}
-
-// kTable: 16 or 32 = the steps of all ids are in that many register entries, 256 = in memory.
-template <int kTable>
-inline uint16_t *encode_ids(const uint8_t *ids, const uint32_t *steps, size_t groups, int p, uint32_t *state, uint16_t *out) {
-    const __m128i shift = _mm_cvtsi32_si128(p), drop = _mm_cvtsi32_si128(32 - p);
-    const __m512i one = _mm512_set1_epi32(1), low16 = _mm512_set1_epi32(0xffff);
-    __m512i x[4], low = one, high = one;
-    if (kTable <= 32) low = _mm512_loadu_si512(steps), high = _mm512_loadu_si512(steps + 16);
-    for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_si512(state + 16 * v);
-    for (size_t g = groups; g-- > 0;) {
-        __m512i step[4];
-        for (int v = 3; v >= 0; --v) {
-            const __m512i id = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(ids + g * kLanes + 16 * static_cast<size_t>(v))));
-            step[v] = kTable == 16 ? _mm512_permutexvar_epi32(id, low) : kTable == 32 ? _mm512_permutex2var_epi32(low, id, high) : gather<4>(steps, id);
-        }
-        for (int v = 3; v >= 0; --v) {
-            const __m512i f = _mm512_add_epi32(_mm512_srli_epi32(step[v], 16), one);
-            const __m512i s = spill(x[v], _mm512_cmpge_epu32_mask(_mm512_srl_epi32(x[v], drop), f), out);
-            x[v] = fold(s, f, _mm512_and_si512(step[v], low16), p, shift);
-        }
-    }
-    for (int v = 0; v < 4; ++v) _mm512_storeu_si512(state + 16 * v, x[v]);
-    return out;
-}
-
 }  // namespace
-
-uint16_t *encode_bytes(const uint8_t *ids, const uint32_t *steps, size_t m, size_t groups, int p, uint32_t *x, uint16_t *out) {
-    if (m <= 16) return encode_ids<16>(ids, steps, groups, p, x, out);
-    if (m <= 32) return encode_ids<32>(ids, steps, groups, p, x, out);
-    return encode_ids<256>(ids, steps, groups, p, x, out);
-}
-
-uint16_t *encode(const uint32_t *steps, const uint32_t *raws, size_t groups, int p, uint32_t *x, uint16_t *out) {
-    return raws ? encode_groups<true>(steps, raws, groups, p, x, out) : encode_groups<false>(steps, raws, groups, p, x, out);
-}
 
 size_t find_marked(const uint8_t *ids, size_t n, const uint8_t *marked, uint8_t *found) {
     __m512i table[4];
@@ -198,51 +106,44 @@ namespace {
 // kSteps: bounds to step over after the bucket's first symbol; 15: no buckets, compare with all.
 template <int kSteps>
 inline size_t small_groups(Lanes &lanes, const Small &model, uint8_t *out, size_t groups, Escapes &escapes) {
-    __m512i x[4], bound[16];
-    for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_si512(lanes.x + 16 * v);
+    Halves x[2] = {load(lanes.x), load(lanes.x + 32)};
+    __m512i bound[16], next[kSteps];  // next[j]: of each symbol s, the bound of s + 1 + j
     for (int j = 1; j < 16; ++j) bound[j] = _mm512_set1_epi16(static_cast<short>(model.bounds[j]));
-    __m512i next[kSteps];  // next[j]: of each symbol s, the bound of s + 1 + j
+    alignas(64) uint16_t start[32] = {}, f[32] = {};
+    for (int s = 0; s < 16; ++s) start[s] = static_cast<uint16_t>(model.entry[s]), f[s] = static_cast<uint16_t>(model.entry[s] >> 16);
     for (int j = 0; j < kSteps && kSteps < 15; ++j) {
         alignas(64) uint16_t after[32] = {};
         for (int i = 0; i < 16; ++i) after[i] = i + j < 15 ? model.bounds[i + j + 1] : 0xffff;
         next[j] = _mm512_load_si512(after);
     }
-    const __m512i bucket = _mm512_loadu_si512(model.bucket);
-    const __m512i entry = _mm512_loadu_si512(model.entry), zero = _mm512_setzero_si512();
+    const __m512i bucket = _mm512_loadu_si512(model.bucket), starts = _mm512_load_si512(start), fs = _mm512_load_si512(f);
     const __m512i id = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(model.id)));
-    const __m512i mask = _mm512_set1_epi32((1 << model.p) - 1), low16 = _mm512_set1_epi32(0xffff);
-    const __m512i mark = _mm512_set1_epi8(static_cast<char>(escapes.mark)), one = _mm512_set1_epi16(1);
-    // packus works within 128-bit quarters; this puts the 64 bytes back in order
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i mask = _mm512_set1_epi16(static_cast<short>((1 << model.p) - 1)), by_p = _mm512_set1_epi16(static_cast<short>(model.p));
+    const __m512i mark = _mm512_set1_epi8(static_cast<char>(escapes.mark)), one = _mm512_set1_epi16(1), zero = _mm512_setzero_si512();
     const __m128i p = _mm_cvtsi32_si128(model.p), to_bucket = _mm_cvtsi32_si128(model.p - 6);
     const bool marked = escapes.mark >= 0;
     const uint8_t *at = lanes.at;
     size_t g = 0;
     for (; g < groups && lanes.end - at >= 128; ++g, out += kLanes) {
-        __m512i symbol[2], slot[4];
-        for (int v = 0; v < 4; ++v) slot[v] = _mm512_and_si512(x[v], mask);
+        __m512i symbol[2];
         for (int h = 0; h < 2; ++h) {
-            const __m512i both = _mm512_packus_epi32(slot[2 * h], slot[2 * h + 1]);
+            const __m512i slot = _mm512_and_si512(x[h].low, mask);
             __m512i s = zero;
             if (kSteps == 15) {
-                for (int j = 1; j < 16; ++j) s = _mm512_mask_add_epi16(s, _mm512_cmpge_epu16_mask(both, bound[j]), s, one);
+                for (int j = 1; j < 16; ++j) s = _mm512_mask_add_epi16(s, _mm512_cmpge_epu16_mask(slot, bound[j]), s, one);
             } else {
-                const __m512i first = _mm512_maskz_permutexvar_epi8(0x5555555555555555u, _mm512_srl_epi16(both, to_bucket), bucket);
+                const __m512i first = _mm512_maskz_permutexvar_epi8(0x5555555555555555u, _mm512_srl_epi16(slot, to_bucket), bucket);
                 s = first;
                 for (int j = 0; j < kSteps; ++j) {
-                    s = _mm512_mask_add_epi16(s, _mm512_cmpge_epu16_mask(both, _mm512_permutexvar_epi16(first, next[j])), s, one);
+                    s = _mm512_mask_add_epi16(s, _mm512_cmpge_epu16_mask(slot, _mm512_permutexvar_epi16(first, next[j])), s, one);
                 }
             }
             symbol[h] = s;
+            const __m512i bias = _mm512_sub_epi16(slot, _mm512_permutexvar_epi16(s, starts));
+            x[h] = refill(step(_mm512_shrdv_epi16(x[h].low, x[h].high, by_p), _mm512_srl_epi16(x[h].high, p),
+                               _mm512_permutexvar_epi16(s, fs), bias), at);
         }
-        for (int v = 0; v < 4; ++v) {
-            const __m512i s = v % 2 ? _mm512_unpackhi_epi16(symbol[v / 2], zero) : _mm512_unpacklo_epi16(symbol[v / 2], zero);
-            const __m512i e = _mm512_permutexvar_epi32(s, entry);
-            const __m512i base = _mm512_sub_epi32(slot[v], _mm512_and_si512(e, low16));
-            x[v] = refill(_mm512_add_epi32(_mm512_mullo_epi32(_mm512_srli_epi32(e, 16), _mm512_srl_epi32(x[v], p)), base), at);
-        }
-        const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(symbol[0], symbol[1]));
-        const __m512i ids = _mm512_shuffle_epi8(id, bytes);
+        const __m512i ids = _mm512_shuffle_epi8(id, _mm512_permutex2var_epi8(symbol[0], order(kOrders.bytes), symbol[1]));
         _mm512_storeu_si512(out, ids);
         if (marked) {
             if (const uint64_t hits = _mm512_cmpeq_epi8_mask(ids, mark)) {
@@ -252,7 +153,7 @@ inline size_t small_groups(Lanes &lanes, const Small &model, uint8_t *out, size_
         }
     }
     lanes.at = at;
-    for (int v = 0; v < 4; ++v) _mm512_storeu_si512(lanes.x + 16 * v, x[v]);
+    for (int h = 0; h < 2; ++h) store(x[h], lanes.x + 32 * h);
     return g;
 }
 
