@@ -95,9 +95,11 @@ template <int kTable> inline __m512i pick(const uint16_t *table, __m512i id) {
     return _mm512_mask_blend_epi16(_mm512_test_epi16_mask(id, _mm512_set1_epi16(128)), found, upper);
 }
 
+// ids from `least` on.
 template <int kTable, bool kNear>
-uint16_t *encode_ids(const uint8_t *ids, const uint32_t *steps, size_t m, size_t groups, int p, uint32_t *state, uint16_t *out) {
+uint16_t *encode_ids(const uint8_t *ids, size_t least, const uint32_t *steps, size_t m, size_t groups, int p, uint32_t *state, uint16_t *out) {
     alignas(64) uint16_t f[kTable] = {}, start[kTable] = {};
+    const __m512i base = _mm512_set1_epi8(static_cast<char>(least));
     for (size_t s = 0; s < m; ++s) f[s] = static_cast<uint16_t>((steps[s] >> 16) + 1), start[s] = static_cast<uint16_t>(steps[s]);
     const Folder<kNear> fold(p);
     States now(state);
@@ -105,7 +107,7 @@ uint16_t *encode_ids(const uint8_t *ids, const uint32_t *steps, size_t m, size_t
     uint16_t *at = room.words;
     for (size_t g = groups; g-- > 0;) {
         if (at - room.words > static_cast<ptrdiff_t>(kWords - 128)) out = turn_round(room.words, at, out), at = room.words;
-        const __m512i id = _mm512_permutexvar_epi8(order(kOrders.reversed_bytes), _mm512_loadu_si512(ids + g * kLanes));
+        const __m512i id = _mm512_permutexvar_epi8(order(kOrders.reversed_bytes), _mm512_sub_epi8(_mm512_loadu_si512(ids + g * kLanes), base));
         for (int h = 0; h < 2; ++h) {
             const __m512i own = _mm512_cvtepu8_epi16(h ? _mm512_extracti64x4_epi64(id, 1) : _mm512_castsi512_si256(id));
             now.x[h] = fold(now.x[h], pick<kTable>(f, own), pick<kTable>(start, own), at);
@@ -116,10 +118,12 @@ uint16_t *encode_ids(const uint8_t *ids, const uint32_t *steps, size_t m, size_t
 }
 
 template <bool kNear> uint16_t *encode_any_ids(const uint8_t *ids, const uint32_t *steps, size_t m, size_t groups, int p, uint32_t *x, uint16_t *out) {
-    if (m <= 32) return encode_ids<32, kNear>(ids, steps, m, groups, p, x, out);
-    if (m <= 64) return encode_ids<64, kNear>(ids, steps, m, groups, p, x, out);
-    if (m <= 128) return encode_ids<128, kNear>(ids, steps, m, groups, p, x, out);
-    return encode_ids<256, kNear>(ids, steps, m, groups, p, x, out);
+    size_t least = 0;
+    while (least + 1 < m && steps[least] >> 16 == 0xffff) ++least;  // frequency 0
+    const auto use = [&]<int kTable>() { return encode_ids<kTable, kNear>(ids, least, steps + least, m - least, groups, p, x, out); };
+    if (m - least <= 32) return use.template operator()<32>();
+    if (m - least <= 64) return use.template operator()<64>();
+    return m - least <= 128 ? use.template operator()<128>() : use.template operator()<256>();
 }
 
 template <bool kNear> uint16_t *encode_steps(const uint32_t *steps, size_t groups, int p, uint32_t *state, uint16_t *out) {
@@ -141,8 +145,8 @@ template <bool kNear> uint16_t *encode_steps(const uint32_t *steps, size_t group
     return turn_round(room.words, at, out);
 }
 
-// 16 lanes at a time, since their raw bits go before their symbols.
-template <bool kNear> uint16_t *encode_with_raws(const uint32_t *steps, const uint32_t *raws, size_t groups, int p, uint32_t *state, uint16_t *out) {
+// 16 lanes at a time, since their raw bits go before their symbols. get(t, step, raw) gives those of lanes t to t + 15, the last first.
+template <bool kNear, class Get> inline uint16_t *encode_with_raws(const Get &get, size_t groups, int p, uint32_t *state, uint16_t *out) {
     const __m128i shift = _mm_cvtsi32_si128(p), drop = _mm_cvtsi32_si128(32 - p);
     const __m512i one = _mm512_set1_epi32(1), low16 = _mm512_set1_epi32(0xffff), turned = order(kOrders.reversed_dwords);
     Room room;
@@ -151,27 +155,34 @@ template <bool kNear> uint16_t *encode_with_raws(const uint32_t *steps, const ui
     for (int v = 0; v < 4; ++v) x[v] = _mm512_permutexvar_epi32(turned, _mm512_loadu_si512(state + 16 * v));
     for (size_t g = groups; g-- > 0;) {
         if (at - room.words > static_cast<ptrdiff_t>(kWords - 128)) out = turn_round(room.words, at, out), at = room.words;
+        __m512i step[4], raw[4];
+        for (int v = 3; v >= 0; --v) get(g * kLanes + 16 * static_cast<size_t>(v), step[v], raw[v]);
         for (int v = 3; v >= 0; --v) {
-            const size_t t = g * kLanes + 16 * static_cast<size_t>(v);
-            const __m512i raw = _mm512_permutexvar_epi32(turned, _mm512_loadu_si512(raws + t));
-            const __m512i bits = _mm512_srli_epi32(raw, 16);
-            const __m512i over = _mm512_srlv_epi32(x[v], _mm512_sub_epi32(_mm512_set1_epi32(32), bits));
+            const __m512i bits = _mm512_srli_epi32(raw[v], 16), over = _mm512_srlv_epi32(x[v], _mm512_sub_epi32(_mm512_set1_epi32(32), bits));
             const __mmask16 first = _mm512_test_epi32_mask(over, over);
             put(at, x[v], first);
             __m512i s = _mm512_mask_srli_epi32(x[v], first, x[v], 16);
-            s = _mm512_or_si512(_mm512_sllv_epi32(s, bits), _mm512_and_si512(raw, low16));
-            const __m512i step = _mm512_permutexvar_epi32(turned, _mm512_loadu_si512(steps + t));
-            const __m512i f = _mm512_add_epi32(_mm512_srli_epi32(step, 16), one);
+            s = _mm512_or_si512(_mm512_sllv_epi32(s, bits), _mm512_and_si512(raw[v], low16));
+            const __m512i f = _mm512_add_epi32(_mm512_srli_epi32(step[v], 16), one);
             const __mmask16 second = _mm512_cmpge_epu32_mask(_mm512_srl_epi32(s, drop), f);
             put(at, s, second);
             s = _mm512_mask_srli_epi32(s, second, s, 16);
             const __m512i q = divide<kNear>(s, f), left = _mm512_sub_epi32(s, _mm512_mullo_epi32(q, f));
-            const __m512i y = _mm512_add_epi32(_mm512_sll_epi32(q, shift), _mm512_add_epi32(_mm512_and_si512(step, low16), left));
+            const __m512i y = _mm512_add_epi32(_mm512_sll_epi32(q, shift), _mm512_add_epi32(_mm512_and_si512(step[v], low16), left));
             x[v] = _mm512_mask_add_epi32(y, _mm512_cmpge_epu32_mask(left, f), y, _mm512_sub_epi32(_mm512_set1_epi32(1 << p), f));
         }
     }
     for (int v = 0; v < 4; ++v) _mm512_storeu_si512(state + 16 * v, _mm512_permutexvar_epi32(turned, x[v]));
     return turn_round(room.words, at, out);
+}
+
+template <bool kNear>
+uint16_t *encode_steps_and_raws(const uint32_t *steps, const uint32_t *raws, size_t groups, int p, uint32_t *state, uint16_t *out) {
+    const __m512i turned = order(kOrders.reversed_dwords);
+    return encode_with_raws<kNear>([=](size_t t, __m512i &step, __m512i &raw) {
+        step = _mm512_permutexvar_epi32(turned, _mm512_loadu_si512(steps + t));
+        raw = _mm512_permutexvar_epi32(turned, _mm512_loadu_si512(raws + t));
+    }, groups, p, state, out);
 }
 
 }  // namespace
@@ -182,8 +193,19 @@ uint16_t *encode_bytes(const uint8_t *ids, const uint32_t *steps, size_t m, size
 
 uint16_t *encode(const uint32_t *steps, const uint32_t *raws, size_t groups, int p, uint32_t *x, uint16_t *out) {
     if (p > 15) return scalar::encode(steps, raws, groups, p, x, out);  // sums of 16 bits would not do
-    if (raws) return p >= 12 ? encode_with_raws<true>(steps, raws, groups, p, x, out) : encode_with_raws<false>(steps, raws, groups, p, x, out);
+    if (raws) return p >= 12 ? encode_steps_and_raws<true>(steps, raws, groups, p, x, out) : encode_steps_and_raws<false>(steps, raws, groups, p, x, out);
     return p >= 12 ? encode_steps<true>(steps, groups, p, x, out) : encode_steps<false>(steps, groups, p, x, out);
+}
+
+uint16_t *encode_both(const uint16_t *ids, const uint64_t *both, size_t groups, int p, uint32_t *x, uint16_t *out) {
+    const __m512i turned = order(kOrders.reversed_dwords), lows = order(kOrders.even_dwords), highs = order(kOrders.odd_dwords);
+    return encode_with_raws<true>([=](size_t t, __m512i &step, __m512i &raw) {
+        const __m512i id = _mm512_permutexvar_epi32(turned, _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(ids + t))));
+        const __m512i a = _mm512_i32gather_epi64(_mm512_castsi512_si256(id), both, 8);
+        const __m512i b = _mm512_i32gather_epi64(_mm512_extracti64x4_epi64(id, 1), both, 8);
+        step = _mm512_permutex2var_epi32(a, lows, b);
+        raw = _mm512_permutex2var_epi32(a, highs, b);
+    }, groups, p, x, out);
 }
 
 }  // namespace compand::rans::avx512

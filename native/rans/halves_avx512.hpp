@@ -18,9 +18,9 @@ struct Halves {
 
 struct Orders {
     alignas(64) uint16_t even[32], odd[32], front[32], back[32], reversed[32], even_reversed[32], odd_reversed[32];
-    alignas(64) uint32_t reversed_dwords[16];
+    alignas(64) uint32_t reversed_dwords[16], even_dwords[16], odd_dwords[16];
     alignas(64) uint8_t bytes[64], reversed_bytes[64];
-    constexpr Orders() : even(), odd(), front(), back(), reversed(), even_reversed(), odd_reversed(), reversed_dwords(), bytes(), reversed_bytes() {
+    constexpr Orders() : even(), odd(), front(), back(), reversed(), even_reversed(), odd_reversed(), reversed_dwords(), even_dwords(), odd_dwords(), bytes(), reversed_bytes() {
         for (int i = 0; i < 32; ++i) {
             even[i] = static_cast<uint16_t>(2 * i);
             odd[i] = static_cast<uint16_t>(2 * i + 1);
@@ -30,6 +30,8 @@ struct Orders {
             even_reversed[i] = static_cast<uint16_t>(62 - 2 * i);
             odd_reversed[i] = static_cast<uint16_t>(63 - 2 * i);
             reversed_dwords[i / 2] = static_cast<uint32_t>(15 - i / 2);
+            even_dwords[i / 2] = static_cast<uint32_t>(i / 2 * 2);
+            odd_dwords[i / 2] = static_cast<uint32_t>(i / 2 * 2 + 1);
         }
         for (int i = 0; i < 64; ++i) bytes[i] = static_cast<uint8_t>(2 * i), reversed_bytes[i] = static_cast<uint8_t>(63 - i);
     }

@@ -124,6 +124,10 @@ void write_lanes(const Fill &fill, size_t n, int p, bool raws, bool wide, Bytes 
         at = COMPAND_DISPATCH(encode_bytes, by_step.ids, by_step.steps, by_step.m, t / kLanes, p, x, at);
         t = 0;
     }
+    if (by_step.wide_ids && wide) {
+        at = COMPAND_DISPATCH(encode_both, by_step.wide_ids, by_step.both, t / kLanes, p, x, at);
+        t = 0;
+    }
     while (t > 0) {
         const size_t count = std::min(t, kChunk);
         fill(t - count, count, n_main, steps.get(), raw);

@@ -24,6 +24,8 @@ struct ByStep {
     const uint8_t *ids = nullptr;
     const uint32_t *steps = nullptr;  // at least 32 entries
     size_t m = 0;
+    const uint16_t *wide_ids = nullptr;  // or: ids of any alphabet, and step | raw << 32 of each
+    const uint64_t *both = nullptr;
 };
 
 void write_lanes(const Fill &fill, size_t n, int p, bool raws, bool wide, Bytes &out, const ByStep &by_step = {});

@@ -53,7 +53,7 @@ Grouping group_ids(const Counts &counts, const std::vector<uint32_t> &order, uin
 
 Grouping choose_grouping(const Counts &counts, const std::vector<uint32_t> &order, uint64_t n, size_t m) {
     Grouping best;
-    for (const double tolerance : {1.0 / 32, 1.0 / 8, 0.5}) {
+    for (const double tolerance : {1.0 / 64, 1.0 / 32, 1.0 / 16, 3.0 / 32, 1.0 / 8, 3.0 / 16, 1.0 / 4, 0.5}) {
         Grouping g = group_ids(counts, order, n, m, tolerance);
         if (g.bits < best.bits) best = std::move(g);
     }
@@ -88,7 +88,7 @@ void encode_large(const uint16_t *ids, size_t n, size_t m, const Grouping &g, By
                 raws[i] = static_cast<uint32_t>(v >> 32);
             }
         };
-        write_lanes(fill, own, kNarrowBits, true, wide_lanes(own, g.bits / static_cast<double>(count)), coded[b]);
+        write_lanes(fill, own, kNarrowBits, true, wide_lanes(own, g.bits / static_cast<double>(count)), coded[b], {.wide_ids = from, .both = of});
     });
     put_blocks(out, block, coded, nullptr);
 }

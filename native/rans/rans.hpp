@@ -53,6 +53,8 @@ constexpr int raw_bits(int scale) { return scale < kBaseScales ? 0 : (scale - kB
     /* the same with steps[ids[t]]; ids are below m <= 256 */                                                             \
     uint16_t *encode_bytes(const uint8_t *ids, const uint32_t *steps, size_t m, size_t groups, int p, uint32_t *x,        \
                            uint16_t *out);                                                                                \
+    /* the same with the low half of both[ids[t]] as step, the high half as raw */                                        \
+    uint16_t *encode_both(const uint16_t *ids, const uint64_t *both, size_t groups, int p, uint32_t *x, uint16_t *out);   \
     /* found = the ids with marked[id] = 1 (256 entries), in order; returns how many */                                   \
     size_t find_marked(const uint8_t *ids, size_t n, const uint8_t *marked, uint8_t *found);                              \
     /* symbols and raw values (if any) of p = 14 curves */                                                                \

@@ -77,6 +77,24 @@ uint16_t *encode_bytes(const uint8_t *ids, const uint32_t *steps, size_t, size_t
 }
 #endif
 
+#ifndef COMPAND_RANS_OWN_BOTH
+uint16_t *encode_both(const uint16_t *ids, const uint64_t *both, size_t groups, int p, uint32_t *x, uint16_t *out) {
+    constexpr size_t kMost = 16;
+    uint32_t steps[kMost * kLanes], raws[kMost * kLanes];
+    while (groups > 0) {
+        const size_t own = groups < kMost ? groups : kMost;
+        groups -= own;
+        for (size_t i = 0; i < own * kLanes; ++i) {
+            const uint64_t v = both[ids[groups * kLanes + i]];
+            steps[i] = static_cast<uint32_t>(v);
+            raws[i] = static_cast<uint32_t>(v >> 32);
+        }
+        out = encode(steps, raws, own, p, x, out);
+    }
+    return out;
+}
+#endif
+
 void place_values(const int32_t *mean, const uint8_t *scale, size_t n, size_t stride, bool raws, uint32_t *place, uint8_t *bits,
                   int32_t *base) {
     const auto step = static_cast<uint32_t>(stride);

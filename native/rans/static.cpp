@@ -37,16 +37,34 @@ Counts count_ids(const uint8_t *ids, size_t n) {
 }
 
 Counts count_ids(const uint16_t *ids, size_t n) {
-    Counts counts(65536);
-    std::vector<uint32_t> c(2 * 65536);
+    uint16_t most = 0;
+    for (size_t i = 0; i < n; ++i) most = std::max(most, ids[i]);
+    const size_t m = most + size_t{1}, second = m > 1 << 14 ? 0 : m;  // two tables where like neighbours would wait for each other
+    Counts counts(m);
+    std::vector<uint32_t> c(m + second);
     for (size_t from = 0; from < n;) {
         const size_t end = std::min(n, from + (size_t{1} << 30));
-        for (; from + 2 <= end; from += 2) ++c[ids[from]], ++c[65536 + ids[from + 1]];
+        for (; from + 2 <= end; from += 2) ++c[ids[from]], ++c[second + ids[from + 1]];
         if (from < end) ++c[ids[from++]];
-        for (size_t s = 0; s < 65536; ++s) counts[s] += uint64_t{c[s]} + c[65536 + s];
+        for (size_t s = 0; s < m; ++s) counts[s] += uint64_t{c[s]} + (second ? c[second + s] : 0);
         std::fill(c.begin(), c.end(), 0);
     }
     return counts;
+}
+
+// Most frequent first, like counts in order of their ids: a radix sort.
+void sort_by_count(std::vector<uint32_t> &order, const Counts &counts) {
+    uint64_t most = 0;
+    for (const uint64_t c : counts) most = std::max(most, c);
+    std::vector<uint32_t> other(order.size());
+    for (int shift = 0; most >> shift; shift += 11) {
+        uint32_t start[2049] = {};
+        const auto digit = [&](uint32_t id) { return 2047 - (counts[id] >> shift & 2047); };
+        for (const uint32_t id : order) ++start[digit(id) + 1];
+        for (size_t d = 1; d < 2049; ++d) start[d] += start[d - 1];
+        for (const uint32_t id : order) other[start[digit(id)]++] = id;
+        order.swap(other);
+    }
 }
 
 template <class Id> void put_raw(Bytes &out, const Id *ids, size_t n, int bits) {
@@ -136,7 +154,7 @@ template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth) {
             if (out.size() <= plain_bytes) return out;
         }
     } else if constexpr (sizeof(Id) == 2) {
-        std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return counts[a] > counts[b]; });
+        sort_by_count(order, counts);
         const Grouping best = choose_grouping(counts, order, n, m);
         if (best.bits < plain && depth < kDeepest) {
             start(large);
