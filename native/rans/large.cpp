@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <memory>
 
 #include "blocks.hpp"
@@ -26,9 +27,9 @@ Grouping group_ids(const Counts &counts, const std::vector<uint32_t> &order, uin
             take = order.size() - i;
             j = bit_length(take - 1);
         } else {
-            const double top = static_cast<double>(counts[order[i]]);
+            const double top = static_cast<double>(counts[order[i]]), spread = tolerance * std::sqrt(top);
             while (i + 2 * take <= order.size() && (g.counts.size() > 1 || i + 2 * take < order.size()) &&
-                   top - static_cast<double>(counts[order[i + 2 * take - 1]]) <= tolerance * top) {
+                   top - static_cast<double>(counts[order[i + 2 * take - 1]]) <= spread) {
                 take *= 2;
                 ++j;
             }
@@ -53,7 +54,7 @@ Grouping group_ids(const Counts &counts, const std::vector<uint32_t> &order, uin
 
 Grouping choose_grouping(const Counts &counts, const std::vector<uint32_t> &order, uint64_t n, size_t m) {
     Grouping best;
-    for (const double tolerance : {1.0 / 64, 1.0 / 32, 1.0 / 16, 3.0 / 32, 1.0 / 8, 3.0 / 16, 1.0 / 4, 0.5}) {
+    for (const double tolerance : {2.0, 3.0, 4.5, 6.0, 9.0, 16.0, 64.0}) {
         Grouping g = group_ids(counts, order, n, m, tolerance);
         if (g.bits < best.bits) best = std::move(g);
     }
