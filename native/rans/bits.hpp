@@ -18,13 +18,20 @@ inline void put_varint(Bytes &out, uint64_t value) {
 inline int bit_length(uint64_t v) { return v ? 64 - __builtin_clzll(v) : 0; }
 
 // log2 by IEEE additions, products and quotients only, so that encoders choose alike on every machine.
-inline double log2_of(uint64_t v) {
+inline double exact_log2(uint64_t v) {
     if (v < 2) return 0;
     const int whole = bit_length(v) - 1;
     const double y = static_cast<double>(v) / static_cast<double>(uint64_t{1} << whole), s = (y - 1) / (y + 1), s2 = s * s;
     double sum = 0;
     for (int k = 17; k >= 1; k -= 2) sum = sum * s2 + 1.0 / k;
     return whole + 2 * s * sum * 1.4426950408889634;
+}
+
+constexpr size_t kLogs = 4097;
+const double *first_logs();  // of 0 to 4096
+inline double log2_of(uint64_t v) {
+    static const double *const first = first_logs();
+    return v < kLogs ? first[v] : exact_log2(v);
 }
 
 // Probability that a bit is 1, in 1/65536, learned fast at first.

@@ -6,7 +6,7 @@ namespace compand::rans {
 
 namespace {
 
-constexpr size_t kSpares = 8, kLargest = size_t{1} << 20;
+constexpr size_t kSpares = 8, kLargest = size_t{1} << 21;
 thread_local std::vector<Bytes> spares;
 
 }  // namespace
@@ -64,7 +64,7 @@ bool take_blocks(Reader &in, size_t n, bool escaped, size_t &block, std::vector<
 }
 
 size_t block_symbols(size_t n, double bits) {
-    const size_t by_size = static_cast<size_t>(bits / (8 * 768 * 1024)), by_count = (n - 1) >> 24;
+    const size_t by_size = static_cast<size_t>(bits / (8 * 1600 * 1024)), by_count = (n - 1) >> 24;
     const size_t blocks = std::max(by_size, by_count) + 1;
     return ((n - 1) / blocks / kLanes + 1) * kLanes;
 }

@@ -13,7 +13,7 @@ struct Block {
     size_t size, escape_from, escapes;
 };
 
-// The coded bytes of each block. Up to 8 MiB of buffers stay with the thread for its next stream: touching new memory would
+// The coded bytes of each block. Up to 16 MiB of buffers stay with the thread for its next stream: touching new memory would
 // cost more than the coding.
 class Coded : public std::vector<Bytes> {
 public:
@@ -31,7 +31,7 @@ template <class Body> void each_block(size_t n, size_t block, Body &&body) {
     parallel_for((n + block - 1) / block, [&](size_t b) { body(b, b * block, std::min(block, n - b * block)); });
 }
 
-// Symbols of one block, so that threads can share a long stream and blocks cost little: about 768 KiB coded, or 2^24 symbols.
+// Symbols of one block, so that threads can share a long stream and blocks cost little: about 1.6 MiB coded, or 2^24 symbols.
 size_t block_symbols(size_t n, double bits);
 
 // Whether 64 lanes pay for n symbols of about this many bits.

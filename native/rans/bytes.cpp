@@ -191,27 +191,31 @@ bool decode_bytes(Reader &in, Mode mode, uint8_t *ids, size_t n, uint32_t k, int
             if (mode == small) return COMPAND_DISPATCH(decode_small, l, model, to, groups, mine);
             return COMPAND_DISPATCH(decode_narrow, l, table.get(), to, groups, mine);
         });
-        for (; ok && lanes.more(); lanes.next()) {
-            const uint32_t x = lanes.state(), slot = x & ((1u << p) - 1);
+        const auto next = [&](uint32_t x, size_t t) {
+            const uint32_t slot = x & ((1u << p) - 1);
             uint8_t id;
             if (mode == small) {
                 int s = 0;
                 while (s + 1 < model.count && slot >= model.bounds[s + 1]) ++s;
                 id = model.id[s];
-                lanes.advance((model.entry[s] >> 16) * (x >> p) + slot - (model.entry[s] & 0xffff));
+                x = (model.entry[s] >> 16) * (x >> p) + slot - (model.entry[s] & 0xffff);
             } else {
                 const uint32_t e = table[slot];
                 id = static_cast<uint8_t>(e);
-                lanes.advance((e >> 20) * (x >> p) + (e >> 8 & 0xfff));
+                x = (e >> 20) * (x >> kNarrowBits) + (e >> 8 & 0xfff);
             }
             if (id == mine.mark) {
-                if (mine.at == mine.end) {
-                    ok = false;
-                    break;
-                }
-                id = *mine.at++;
+                if (mine.at < mine.end) id = *mine.at++;
+                else ok = false;
             }
-            ids[first + lanes.done()] = id;
+            ids[first + t] = id;
+            return x;
+        };
+        for (; ok && lanes.more();) {
+            lanes.one_lane(next);
+            if (!lanes.more()) break;
+            lanes.advance(next(lanes.state(), lanes.done()));
+            lanes.next();
         }
         if (!ok || !lanes.finish() || mine.at != mine.end) good.store(false, std::memory_order_relaxed);
     });

@@ -65,6 +65,23 @@ public:
         t_ += total * kLanes;
         return true;
     }
+    // Symbols of a single lane while there are words: next(state, t) gives the state before it takes one.
+    template <class Next> void one_lane(Next &&next) {
+        if (t_ == n_main_ && wide_) enter_tail();
+        if (wide_ || bad_) return;
+        uint32_t x = lanes_.x[0];
+        const uint8_t *at = lanes_.at;
+        for (; t_ < n_ && lanes_.end - at >= 2; ++t_) {
+            uint16_t word;
+            std::memcpy(&word, at, 2);
+            x = next(x, t_);
+            const bool low = x < kLow;
+            at += low ? 2 : 0;
+            x = low ? x << 16 | word : x;
+        }
+        lanes_.x[0] = x;
+        lanes_.at = at;
+    }
     // One symbol at a time: state(), then advance(...) any number of times, then next().
     uint32_t state() {
         if (t_ == n_main_ && wide_) enter_tail();

@@ -1,10 +1,21 @@
 #include "model.hpp"
 
 #include <algorithm>
+#include <functional>
+#include <utility>
 
 #include "rans.hpp"
 
 namespace compand::rans {
+
+const double *first_logs() {
+    static const std::vector<double> logs = [] {
+        std::vector<double> of(kLogs);
+        for (size_t v = 0; v < kLogs; ++v) of[v] = exact_log2(v);
+        return of;
+    }();
+    return logs.data();
+}
 
 Frequencies normalise(const Counts &counts, int p) {
     uint64_t n = 0;
@@ -18,25 +29,22 @@ Frequencies normalise(const Counts &counts, int p) {
         f[s] = std::max<uint32_t>(1, static_cast<uint32_t>(ideal + 0.5));
         over += f[s];
     }
-    // one step up gains about c / (f + 1/2), one step down costs c / (f - 1/2)
-    for (; over < 0; ++over) {
-        size_t best = 0;
-        double most = -1;
-        for (size_t s = 0; s < f.size(); ++s) {
-            const double gain = static_cast<double>(counts[s]) / (f[s] + 0.5);
-            if (f[s] && gain > most) most = gain, best = s;
-        }
-        ++f[best];
+    // one step up gains about c / (f + 1/2), one step down costs c / (f - 1/2); like ones in order
+    const auto price = [&](size_t s) { return static_cast<double>(counts[s]) / (over < 0 ? -(f[s] + 0.5) : f[s] - 0.5); };
+    std::vector<std::pair<double, size_t>> heap;
+    for (size_t s = 0; over && s < f.size(); ++s) {
+        if (f[s] > (over > 0 ? 1u : 0u)) heap.emplace_back(price(s), s);
     }
-    for (; over > 0; --over) {
-        size_t best = 0;
-        double least = 1e300;
-        for (size_t s = 0; s < f.size(); ++s) {
-            if (f[s] < 2) continue;
-            const double loss = static_cast<double>(counts[s]) / (f[s] - 0.5);
-            if (loss < least) least = loss, best = s;
-        }
-        --f[best];
+    const auto dearer = std::greater<std::pair<double, size_t>>();
+    std::make_heap(heap.begin(), heap.end(), dearer);
+    const int step = over < 0 ? 1 : -1;
+    for (int64_t left = over < 0 ? -over : over; left > 0; --left) {
+        std::pop_heap(heap.begin(), heap.end(), dearer);
+        const size_t s = heap.back().second;
+        f[s] += static_cast<uint32_t>(step);
+        heap.back().first = price(s);
+        if (f[s] > 1 || step > 0) std::push_heap(heap.begin(), heap.end(), dearer);
+        else heap.pop_back();
     }
     return f;
 }

@@ -141,7 +141,9 @@ template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth) {
     const int width = std::max(1, bit_length(m - 1));
     const double plain = static_cast<double>(n) * width;
     const size_t plain_bytes = static_cast<size_t>(plain / 8) + 8;
-    if (m <= 256) {
+    // a model costs the entropy and, for byte alphabets, 7 bits an id or more
+    if (entropy_bits(counts) + (m <= 256 ? 7 * static_cast<double>(order.size()) : 0) >= (m <= 256 ? kWorth : 1) * plain) {
+    } else if (m <= 256) {
         const ByteModel model = choose_model(Counts(counts.begin(), counts.begin() + static_cast<ptrdiff_t>(m)), n, depth);
         if (model.bits < plain * kWorth) {
             start(model.mode);
