@@ -1,13 +1,19 @@
 #include "mixed.hpp"
 
 #include <algorithm>
+#include <memory>
+#include <new>
+
+#include "isa.hpp"
+#include "nibbles.hpp"
+#include "rans.hpp"
 
 namespace compand::rans {
 namespace {
 
 #include "curves.inc"
 
-constexpr int kContexts = 6, kInputs = 8;  // inputs: one a context, a constant, one unused
+constexpr int kInputs = 8;  // inputs: one a context, a constant, one unused
 constexpr int kUnit = 1 << 14;             // weight 1.0
 
 // ln(p / (1 - p)) in 1/256 for p in 1/4096: the inverse of k_squash.
@@ -147,20 +153,86 @@ template <int kUsed, class Id> bool decode_with(const uint8_t *data, size_t size
     return good && reader.ended();
 }
 
+constexpr size_t kQuick = 4096;  // ids from which streams are of nibbles: below, single bits learn faster
+
+// What the models of nibbles.hpp start from.
+struct Start {
+    Nibbles of{};
+    std::unique_ptr<uint16_t[]> lines, weights;
+    Start(size_t n, uint32_t k, size_t width) {
+        of.n = n;
+        of.width = width < n ? width : 0;
+        const size_t rows = of.width ? (n - 1) / of.width + 1 : n;
+        of.band = ((rows - 1) / kBands + 1) * (of.width ? of.width : 1);
+        of.count = std::max(1, (bit_length(k - 1) + 3) / 4);
+        of.contexts = of.width ? kContexts : 3;
+        of.shift = std::clamp(bit_length(n), 8, 13);
+        const size_t all = static_cast<size_t>(of.contexts * of.count) << of.shift, sets = kBands * static_cast<size_t>(of.count * of.contexts);
+        lines.reset(new uint16_t[16 * all + 16]);
+        of.lines = lines.get() + (32 - reinterpret_cast<uintptr_t>(lines.get()) % 32) % 32 / 2;
+        for (size_t l = 0; l < 16 * all; ++l) of.lines[l] = static_cast<uint16_t>(l % 16 << 12);
+        weights.reset(new uint16_t[16 * sets]);
+        of.weights = weights.get();
+        for (size_t w = 0; w < 16 * sets; ++w) weights[w] = static_cast<uint16_t>(512u << std::min<size_t>(w % 16, 5));
+    }
+};
+
+template <class Id> void encode_quick(const Id *ids, size_t n, uint32_t k, size_t width, Bytes &out) {
+    const Start start(n, k, width);
+    const size_t total = n * static_cast<size_t>(start.of.count);
+    const std::unique_ptr<uint32_t[]> steps(new uint32_t[total]);
+    COMPAND_DISPATCH(predict_nibbles, start.of, ids, steps.get());
+    const std::unique_ptr<uint16_t[]> words(new uint16_t[total]);
+    uint16_t *const end = words.get() + total, *at = end;
+    uint32_t x[kBands] = {kLow, kLow, kLow, kLow};
+    for (size_t t = total; t-- > 0;) {
+        uint32_t &s = x[t % kBands];
+        const uint32_t f = (steps[t] >> 16) + 1;
+        if (s >> (32 - kMixedBits) >= f) {
+            *--at = static_cast<uint16_t>(s);
+            s >>= 16;
+        }
+        const uint32_t q = s / f;
+        s = (q << kMixedBits) + (steps[t] & 0xffff) + (s - q * f);
+    }
+    for (const uint32_t s : x) {
+        for (int b = 0; b < 32; b += 8) out.push_back(static_cast<uint8_t>(s >> b));
+    }
+    const auto *from = reinterpret_cast<const uint8_t *>(at);
+    out.insert(out.end(), from, from + 2 * (end - at));
+}
+
+template <class Id> bool decode_quick(Reader &in, Id *ids, size_t n, uint32_t k, size_t width) {
+    uint32_t x[kBands];
+    bool good = n >= kQuick;
+    for (uint32_t &s : x) {
+        s = in.get<uint32_t>();
+        good = good && s >= kLow;
+    }
+    if (!in.ok() || !good) return false;
+    const Start start(n, k, width);
+    return COMPAND_DISPATCH(decode_nibbles, start.of, k, x, in.at(), in.at() + in.left(), ids);
+}
+
 }  // namespace
 
 template <class Id> Bytes encode_mixed(const Id *ids, size_t n, uint32_t k, size_t width) {
     Bytes out;
     if (!n) return out;
+    if (n >= kQuick) out.push_back(0);
     put_varint(out, n);
-    width ? encode_with<kContexts>(ids, n, k, width, out) : encode_with<3>(ids, n, k, width, out);
+    if (n >= kQuick) encode_quick(ids, n, k, width, out);
+    else width ? encode_with<kContexts>(ids, n, k, width, out) : encode_with<3>(ids, n, k, width, out);
     return out;
 }
 
 template <class Id> bool decode_mixed(const uint8_t *data, size_t size, Id *ids, size_t n, uint32_t k, size_t width) {
     if (!n) return size == 0;
     Reader in(data, size);
+    const bool quick = size && data[0] == 0;  // the older streams begin with n, which is not 0
+    if (quick) in.get<uint8_t>();
     if (in.varint() != n || !in.ok()) return false;
+    if (quick) return decode_quick(in, ids, n, k, width);
     return width ? decode_with<kContexts>(in.at(), in.left(), ids, n, k, width) : decode_with<3>(in.at(), in.left(), ids, n, k, width);
 }
 

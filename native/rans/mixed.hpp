@@ -1,7 +1,10 @@
-// Adaptive coding of ids by binary decisions, most significant bit first, each predicted by a logistic mixture of contexts:
-// order 0, 1, 2, the id above, left with above, and the column. Integers only; nothing but n is stored besides the bits.
+// Adaptive coding of ids by mixtures of contexts: order 0, 1, 2, the id above, left with above, and the column. Integers only;
+// nothing but n is stored besides the symbols.
 //
-// Mattern 2013 (mixing), Mahoney's lpaq (the shape of the predictor). One thread, some 50 ns a bit.
+//   n varint, bits                                below 4,096 ids: binary decisions, most significant first, logistic mixing
+//   0 u8, n varint, 4 states u32, words u16       nibbles.hpp: nibbles, linear mixing, coded by rANS
+//
+// Streams of the first kind are read for any n. Mattern 2013 (mixing), Mahoney's lpaq (the shape of the first predictor).
 #pragma once
 #include "bits.hpp"
 

@@ -118,7 +118,25 @@ def test_mixed_beats_static_where_rows_resemble_each_other():
     assert coder.encode_mixed(ids, 16, 48).size < 0.6 * coder.encode_static(ids, 16).size
 
 
+@pytest.mark.parametrize("k", [2, 16, 17, 256, 1000, 65536])
+def test_mixed_agrees_between_instruction_sets(k):
+    for n, width in ((4095, 7), (4096, 0), (6001, 48), (20_003, 1)):
+        ids = markov(256, n).astype(np.int64) * (k - 1) // 255
+        agree(lambda: coder.encode_mixed(ids, k, width), lambda d: coder.decode_mixed(d, n, k, width), ids)
+
+
+def test_mixed_reads_its_first_format():
+    data = bytes.fromhex("8827f746f602efee8064b7f4070ab91c0a3d37")
+    assert np.array_equal(coder.decode_mixed(data, 5000, 16, 16), np.arange(5000) % 16)
+
+
+def test_mixed_is_small_where_ids_say_little_about_each_other():
+    ids = np.clip(np.round(np.random.default_rng(0).normal(8, 2, 100_000)), 0, 15).astype(np.uint8)
+    assert coder.encode_mixed(ids, 16).size < 1.01 * coder.encode_static(ids, 16).size
+
+
 def test_mixed_survives_damage():
+    survives(coder.encode_mixed(markov(16, 5000), 16, 10), lambda d: coder.decode_mixed(d, 5000, 16, 10), 300)
     survives(coder.encode_mixed(markov(16, 700), 16, 10), lambda d: coder.decode_mixed(d, 700, 16, 10), 300)
 
 

@@ -92,9 +92,8 @@ def _contexts(contexts: np.ndarray | None, n: int, c: int) -> np.ndarray | None:
 def encode_mixed(ids: np.ndarray, k: int, width: int = 0) -> np.ndarray:
     """Code ids by an adaptive mixture of contexts: orders 0, 1, 2 and, in rows of ``width``, the id above and the column.
 
-    ids: integers in [0, k), k ≤ 65,536. Slow (about 5 M ids/s for 16 ids, 1.5 M for 256) and strong, also on small streams.
-    Returns uint8 (bytes,).
-    Logistic mixing (Mattern 2013), integers only. Raises `InputError`.
+    ids: integers in [0, k), k ≤ 65,536. Strong, also on small streams; a hundredth of the speed of `encode_static`.
+    Returns uint8 (bytes,). Mixing after Mattern 2013, integers only. Raises `InputError`.
 
     >>> ids = np.tile(np.arange(16), 40)
     >>> data = encode_mixed(ids, 16, width=16)

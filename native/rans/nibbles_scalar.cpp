@@ -1,0 +1,2 @@
+#define ISA scalar
+#include "nibbles_impl.hpp"
