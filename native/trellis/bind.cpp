@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "arrays.hpp"
@@ -24,13 +25,16 @@ nb::object bind_search(Input<int16_t, 2> targets, size_t count, Input<int32_t, 1
     Fresh<uint16_t> windows({m, count});
     {
         nb::gil_scoped_release release;
-        std::vector<int16_t> coarse(levels.size());
+        bool any_end = false;
+        for (size_t r = 0; r < m; ++r) any_end = any_end || end.data()[r] >= 0;
+        std::vector<int16_t> coarse(any_end ? levels.size() : 0);
         for (size_t s = 0; s < coarse.size(); ++s) coarse[s] = static_cast<int16_t>(levels.data()[s] >> 2);
         const size_t size = size_t{1} << (memory - bits);
         parallel_for(m, [&](size_t r) {
-            std::vector<uint16_t> cost(2 * (size + 32));
-            std::vector<uint8_t> decisions(std::min(kSegment + kAhead, length) * size);
-            const Room room{{cost.data(), cost.data() + size + 32}, decisions.data()};
+            const auto cost = std::make_unique_for_overwrite<uint16_t[]>(2 * (size + 32));
+            const auto decisions = std::make_unique_for_overwrite<uint8_t[]>(std::min(std::min(kSegment, count) + kAhead, length) * size);
+            std::memset(cost.get(), 0, 4 * (size + 32));
+            const Room room{{cost.get(), cost.get() + size + 32}, decisions.get()};
             const int16_t *from = targets.data() + r * length;
             uint16_t *to = windows.data() + r * count;
             const Code fine{bits, memory, levels.data()};

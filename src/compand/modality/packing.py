@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import registry
 from ..codec import Codec
+from ..codes import Codes
 from ..errors import FitError, FormatError, InputError, SpecError
 from . import _open, arrow, gguf, npy, npz, safetensors
 from .hf import safe_path
@@ -48,7 +49,7 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
     ----------
     spec : str, Codec or callable
         The codec of float matrices (of weights: with at least 4,096 values); what it does not apply to is kept without loss.
-        A callable gets (name, shape, dtype) and gives a spec, a Codec, or None for lossless.
+        A callable gets (name, shape, dtype) and gives a spec, a Codec, None for lossless, or the `Codes` to store.
     lossless : bool
         Keep every bit of everything; safetensors, model folders and GGUF are then restored bit by bit.
     base : path or Source
@@ -83,7 +84,17 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
         choose = _chooser(spec, src.modality)
         with Writer(path, overwrite=overwrite, meta=meta) as w:
             for item in items:
-                codec, x, attrs = None if lossless else choose(item), item.load(), {}
+                codec = None if lossless else choose(item)
+                if isinstance(codec, Codes):
+                    if (codec.shape, codec.dtype) != (tuple(item.shape), item.dtype):
+                        raise InputError(f"{item.name} is {item.dtype}{list(item.shape)}, its codes are of {codec!r}")
+                    w.write_codes(item.name, codec)
+                    quantized += 1
+                    done += item.nbytes
+                    report.entries.append({"name": item.name, "spec": codec.codec.spec, "shape": item.shape, "dtype": item.dtype,
+                                           "nbytes": item.nbytes, "base": False})
+                    continue
+                x, attrs = item.load(), {}
                 if codec is not None:
                     try:
                         codec = _ready(codec, item, x)
@@ -130,12 +141,12 @@ def _write_file(w, name: str, content: Path | bytes, check: bool) -> int:
     return size
 
 
-def _chooser(spec, modality: str) -> Callable[[Item], Codec | None]:
+def _chooser(spec, modality: str) -> Callable[[Item], Codec | Codes | None]:
     """item → the (unfitted or fitted) codec, None for lossless."""
     known: dict[str, Codec] = {}
 
-    def codec_of(given) -> Codec | None:
-        if given is None or isinstance(given, Codec):
+    def codec_of(given) -> Codec | Codes | None:
+        if given is None or isinstance(given, (Codec, Codes)):
             return given
         if str(given) not in known:
             known[str(given)] = Codec(given)

@@ -1,0 +1,162 @@
+"""Decoder language models of Hugging Face transformers, opened a layer at a time. Needs ``pip install compand[hf]``."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FormatError, InputError
+from ..modality import detect, unpack
+from ..modality.source import Item
+
+
+def transformers() -> tuple[Any, Any]:
+    """The modules torch and transformers; `InputError` if they are not installed."""
+    try:
+        import torch
+        import transformers as found
+    except ImportError as e:
+        raise InputError(f"language models need {e.name}: pip install 'compand[hf]'") from None
+    found.logging.set_verbosity_error()
+    return torch, found
+
+
+@contextlib.contextmanager
+def as_folder(path) -> Iterator[Path]:
+    """A model folder as it is, or a .cpd of one restored in a temporary folder."""
+    path = Path(path)
+    if path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="compand-") as folder:
+        out = Path(folder, "model")
+        unpack(path, out)
+        if not out.is_dir():
+            raise FormatError(f"{path} does not hold a model folder")
+        yield out
+
+
+class Language:
+    """A decoder model whose layers are on the disk until asked for.
+
+    ``body`` is the transformers model without head, ``layers`` its blocks; parameters are empty (device meta) until `load`.
+    """
+
+    def __init__(self, folder):
+        torch, library = transformers()
+        self.folder = Path(folder)
+        if not (self.folder / "config.json").is_file():
+            raise FormatError(f"{folder}: no config.json; this takes a Hugging Face model folder")
+        self.source = detect(self.folder)
+        self.items: dict[str, Item] = {item.name: item for item in self.source.items()}
+        self.config = library.AutoConfig.from_pretrained(self.folder)
+        self.tokenizer = library.AutoTokenizer.from_pretrained(self.folder)
+        with _empty(torch):
+            self.model = library.AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
+        self.model.eval()
+        self.body = self.model.model if hasattr(self.model, "model") else self.model.base_model
+        layers = getattr(self.body, "layers", None)
+        if layers is None or not len(layers):
+            raise InputError(f"{type(self.model).__name__}: no list of decoder layers was found in it")
+        self.layers = layers
+        self.names = {id(module): name for name, module in self.model.named_modules()}
+        self.head = self.model.get_output_embeddings()
+        self.embedding = self.model.get_input_embeddings()
+        self.tied = f"{self.names[id(self.head)]}.weight" not in self.items
+
+    def close(self) -> None:
+        """Let the files go."""
+        self.source.close()
+
+    def weight(self, name: str) -> np.ndarray:
+        """A tensor of the folder: float32."""
+        if name not in self.items:
+            raise FormatError(f"{self.folder}: no tensor {name!r}")
+        return np.asarray(self.items[name].load()).astype(np.float32)
+
+    def load(self, module, replaced: dict[str, np.ndarray] | None = None):
+        """The module with its tensors in memory; ``replaced`` are tensors to use instead, by name."""
+        torch, _ = transformers()
+        prefix = self.names[id(module)]
+        for name, p in list(module.named_parameters()):
+            if p.device.type != "meta":
+                continue
+            full = f"{prefix}.{name}" if prefix else name
+            value = (replaced or {}).get(full)
+            value = self.weight(full) if value is None else value
+            if tuple(value.shape) != tuple(p.shape):
+                raise FormatError(f"{full} has shape {list(value.shape)}, the model wants {list(p.shape)}")
+            owner, _, own = name.rpartition(".")
+            parameter = torch.nn.Parameter(torch.from_numpy(np.ascontiguousarray(value)), requires_grad=False)
+            setattr(module.get_submodule(owner), own, parameter)
+        return module
+
+    def drop(self, module) -> None:
+        """Empty the module again."""
+        module.to("meta")
+
+    def arguments(self, ids) -> list[dict[str, Any]]:
+        """What the body passes to each layer besides the hidden states, for sequences of this length."""
+        seen: list[dict[str, Any]] = []
+
+        class Stop(Exception):
+            pass
+
+        def spy(index):
+            def forward(hidden, *args, **kwargs):
+                seen.append({k: v for k, v in kwargs.items() if k not in ("past_key_values", "past_key_value", "use_cache")})
+                if index == len(self.layers) - 1:
+                    raise Stop
+                return hidden
+            return forward
+
+        kept = [layer.forward for layer in self.layers]
+        try:
+            for i, layer in enumerate(self.layers):
+                layer.forward = spy(i)
+            with contextlib.suppress(Stop):
+                self.body(input_ids=ids, use_cache=False)
+        finally:
+            for layer, forward in zip(self.layers, kept, strict=True):
+                layer.forward = forward
+        return seen
+
+    def tokens(self, text: str, length: int, sequences: int | None = None):
+        """The first tokens of the text as sequences: int64 (at most sequences, length), each with the model's own start."""
+        torch, _ = transformers()
+        start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
+        step = length - len(start)
+        most = None if sequences is None else sequences * step * 12  # characters: enough for any language
+        ids = self.tokenizer(text[:most], add_special_tokens=False, verbose=False)["input_ids"]
+        count = min(len(ids) // step, sequences or len(ids))
+        if not count:
+            raise InputError(f"the text has {len(ids)} tokens, {step} are needed; give more text")
+        return torch.tensor([start + ids[i * step:(i + 1) * step] for i in range(count)])
+
+    def logits(self, hidden):
+        """The head's output for hidden states of the body."""
+        y = self.head(hidden)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return y if not cap else (y / cap).tanh() * cap
+
+
+@contextlib.contextmanager
+def _empty(torch) -> Iterator[None]:
+    """Modules made inside have empty parameters and real buffers."""
+    original = torch.nn.Module.register_parameter
+
+    def register(self, name, parameter):
+        if parameter is not None:
+            parameter = torch.nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+        original(self, name, parameter)
+
+    torch.nn.Module.register_parameter = register
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = original

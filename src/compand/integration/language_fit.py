@@ -1,0 +1,226 @@
+"""A language model compressed layer by layer, each fitted to what the compressed layers before it give for calibration text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..codes import Codes
+from ..errors import CompandError, InputError
+from ..file import open as open_file
+from ..fit import feedback
+from ..fit.hessian import Hessian
+from ..modality import pack
+from ..writer import Writer
+from .language import Language, transformers
+
+EFFORT = {"low": 12, "medium": 14, "high": 16}
+
+
+def specs_of(bits: int, effort: str = "medium") -> str:
+    """The spec of weights at so many bits a value."""
+    if not 1 <= bits <= 8:
+        raise InputError(f"bits must be from 1 to 8, not {bits}")
+    return f"hadamard,trellis:{bits}:memory={EFFORT[effort]}" if bits <= 4 else f"hadamard,int:{bits}"
+
+
+def compress(model, out, spec: str | Callable[[str], str | None], calibration: str, *, embedding: str | None = None, sequences: int = 64,
+             length: int = 512, damping: float = 0.02, overwrite: bool = False,
+             progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
+    """Write the model folder to the .cpd file ``out`` with second-order codes of every linear layer, embedding and head.
+
+    Parameters
+    ----------
+    spec : spec of linear layers, or a callable from the name of a weight to a spec (None: without loss)
+    calibration : text the layers are fitted to; the first sequences × length tokens of it count
+    embedding : spec of embedding and head; default: ``spec``
+    progress : called with (layers done, layers, name)
+
+    One layer is in memory at a time, beside the hidden states of the calibration text. Finished layers are kept in OUT.parts: a run that
+    was stopped goes on from there, to the same bytes. Returns what `compand.modality.pack` reports and what was lost, by tensor.
+    Raises `InputError` for models that are not decoders and text that is too short.
+    """
+    torch, _ = transformers()
+    out = Path(out)
+    if out.exists() and not overwrite:
+        from ..errors import OverwriteError
+
+        raise OverwriteError(f"{out} exists; say overwrite=True to replace it")
+    language = Language(model)
+    try:
+        ids = language.tokens(calibration, length, sequences)
+        choose = spec if callable(spec) else lambda name: spec
+        settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "embedding": embedding, "damping": damping,
+                    "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(), "shape": list(ids.shape),
+                    "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
+        parts = Parts(out.with_name(out.name + ".parts"), settings)
+        start = time.perf_counter()
+        with torch.no_grad():
+            lost = _layers(language, ids, choose, embedding, damping, parts, progress or (lambda *_: None))
+        done = parts.codes()
+        report = pack(language.source, out, spec=lambda name, shape, dtype: done.get(name), overwrite=overwrite, check=False)
+        parts.remove()
+        values = sum(item.size for item in language.items.values())
+        return {"bits": 8 * out.stat().st_size / values, "bytes": out.stat().st_size, "values": values, "lost": lost,
+                "seconds": time.perf_counter() - start, "notes": report.notes}
+    finally:
+        language.close()
+
+
+def _layers(language: Language, ids, choose, embedding, damping, parts: Parts, progress) -> dict[str, float]:
+    """Fit every layer, then the head; relative squared error of the outputs by tensor."""
+    torch, _ = transformers()
+    language.load(language.embedding)
+    hidden = [language.embedding(row[None]) for row in ids]
+    arguments = language.arguments(ids[:1])
+    language.drop(language.embedding)
+    total, lost = len(language.layers) + 1, {}
+    for i, layer in enumerate(language.layers):
+        name = language.names[id(layer)]
+        progress(i, total, name)
+        if (found := parts.get(name)) is None:
+            language.load(layer)
+            hessians = gather(layer, hidden, arguments[i], name)
+            found = {}
+            for module, h in hessians.items():
+                full = f"{module}.weight"
+                if (spec := choose(full)) is not None:
+                    w = language.weight(full)
+                    codes = feedback.encode(spec, w, h, damping=damping)
+                    found[full] = codes = replace(codes, dtype=language.items[full].dtype)
+                    lost[full] = _lost(w, codes, h)
+            parts.put(name, found, {n: lost[n] for n in found})
+            language.drop(layer)
+        else:
+            lost |= parts.lost(name)
+        language.load(layer, {n: c.codec.decode(c).astype(np.float32) for n, c in found.items()})
+        for j, h in enumerate(hidden):
+            y = layer(h, **arguments[i])
+            hidden[j] = y[0] if isinstance(y, tuple) else y
+        language.drop(layer)
+    progress(total - 1, total, "embedding and head")
+    lost |= _ends(language, hidden, choose, embedding, damping, parts)
+    progress(total, total, "")
+    return lost
+
+
+def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts) -> dict[str, float]:
+    """Embedding and head. A matrix that is both is fitted to the inputs of the head."""
+    names = {f"{language.names[id(language.embedding)]}.weight": language.tied}
+    if not language.tied:
+        names[f"{language.names[id(language.head)]}.weight"] = True
+    norm = getattr(language.body, "norm", None) or getattr(language.body, "final_layernorm", None)
+    lost: dict[str, float] = {}
+    for full, is_head in names.items():
+        spec = embedding or choose(full)
+        if full not in language.items or spec is None:
+            continue
+        if parts.get(full) is None:
+            w = language.weight(full)
+            h = Hessian(w.shape[1])
+            if is_head:
+                if norm is not None:
+                    language.load(norm)
+                for x in hidden:
+                    h.add(x if norm is None else norm(x))
+                matrix = h.matrix
+            else:
+                matrix = np.eye(w.shape[1])
+            codes = feedback.encode(spec, w, matrix, damping=max(damping, 0.1) if language.tied else damping)
+            codes = replace(codes, dtype=language.items[full].dtype)
+            parts.put(full, {full: codes}, {full: _lost(w, codes, matrix)})
+        lost |= parts.lost(full)
+    return lost
+
+
+def gather(layer, hidden, arguments: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
+    """The Hessian of every linear module of a layer, by the module's full name; modules that share their input share it."""
+    torch, _ = transformers()
+    found: dict[str, Hessian] = {}
+    leader: dict[str, str] = {}
+    inputs: dict[tuple, str] = {}
+
+    def hook(name):
+        def see(module, args):
+            x = args[0]
+            if name not in leader:
+                leader[name] = inputs.setdefault((x.data_ptr(), tuple(x.shape), x._version), name)
+                found.setdefault(leader[name], Hessian(x.shape[-1]))
+            if leader[name] == name:
+                found[name].add(x)
+        return see
+
+    linear = {n: m for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear)}
+    if not linear:
+        raise InputError(f"{prefix} has no linear modules")
+    hooks = [module.register_forward_pre_hook(hook(name)) for name, module in linear.items()]
+    try:
+        for h in hidden:
+            layer(h, **arguments)
+            inputs.clear()
+    finally:
+        for one in hooks:
+            one.remove()
+    return {f"{prefix}.{name}": found[leader[name]].matrix for name in linear if name in leader}
+
+
+def _lost(w: np.ndarray, codes: Codes, h: np.ndarray) -> float:
+    """Squared error of the outputs, relative to the outputs; of evenly spaced rows if there are many."""
+    form = codes.form
+    step = max(1, form.n // 8192)
+    rows = w.reshape(form.n, form.d)[::step].astype(np.float64)
+    e = codes.codec.decode(codes).reshape(form.n, form.d)[::step] - rows
+    return float(np.einsum("ij,ij->", e @ h, e) / max(np.einsum("ij,ij->", rows @ h, rows), 1e-300))
+
+
+class Parts:
+    """Finished layers in a folder beside the output, valid for the same settings only."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        self.folder = folder
+        text = json.dumps(settings, sort_keys=True)
+        note = folder / "settings.json"
+        if folder.exists() and not (note.is_file() and note.read_text() == text):
+            if not note.is_file() and any(folder.iterdir()):
+                raise InputError(f"{folder} exists and is not the rest of a stopped run; move it away")
+            shutil.rmtree(folder)
+        folder.mkdir(exist_ok=True)
+        note.write_text(text)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.cpd"
+
+    def get(self, name: str) -> dict[str, Codes] | None:
+        """The codes of a finished layer."""
+        try:
+            with open_file(self._path(name).read_bytes()) as file:
+                return {n: file[n].codes() for n in file.names}
+        except (CompandError, OSError):
+            return None
+
+    def lost(self, name: str) -> dict[str, float]:
+        """What a finished layer lost."""
+        with open_file(self._path(name)) as file:
+            return {n: float(file[n].attrs["lost"]) for n in file.names}
+
+    def put(self, name: str, codes: dict[str, Codes], lost: dict[str, float]) -> None:
+        """Keep the codes of a layer."""
+        with Writer(self._path(name), overwrite=True) as w:
+            for n, c in codes.items():
+                w.write_codes(n, c, attrs={"lost": lost[n]})
+
+    def codes(self) -> dict[str, Codes]:
+        """All codes."""
+        return {n: c for path in sorted(self.folder.glob("*.cpd")) for n, c in (self.get(path.name[:-4]) or {}).items()}
+
+    def remove(self) -> None:
+        """The output is whole: the parts are not needed any more."""
+        shutil.rmtree(self.folder)

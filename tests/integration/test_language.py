@@ -1,0 +1,133 @@
+"""Whole language models, on a small random Llama and its untied, biased cousin."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers", reason="compand[hf] is not installed")
+
+from compand import open as open_file
+from compand.errors import FormatError, InputError, OverwriteError
+from compand.fit.hessian import Hessian
+from compand.integration import language_eval, language_fit
+from compand.integration.language import Language
+from compand.modality import unpack
+
+WORDS = [f"w{i}" for i in range(94)]
+TEXT = " ".join(np.random.default_rng(0).choice(WORDS, 4000))
+
+
+def make(folder, kind="llama", tied=True):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<s>", "<unk>", *WORDS])}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>").save_pretrained(folder)
+    sizes = {"vocab_size": 96, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "head_dim": 12, "tie_word_embeddings": tied, "max_position_embeddings": 256}
+    config = transformers.LlamaConfig(**sizes) if kind == "llama" else transformers.MistralConfig(**sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(4) if p.ndim == 2 else p.add_(0.1 * torch.randn_like(p))
+    model.to(torch.bfloat16 if kind == "llama" else torch.float32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("llama"))
+
+
+def test_layers_on_demand_are_the_model(model):
+    whole = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    language = Language(model)
+    ids = language.tokens(TEXT, 32, 2)
+    assert ids.shape == (2, 32) and (ids[:, 0] == 0).all() and language.tied
+    with torch.no_grad():
+        hidden = language_eval._hidden(language, ids)
+        for h, row in zip(hidden, ids, strict=True):
+            torch.testing.assert_close(language.logits(h), whole(row[None]).logits[0])
+    assert all(p.device.type == "meta" for p in language.layers.parameters())
+    language.close()
+
+
+@pytest.mark.parametrize(("kind", "tied"), [("llama", True), ("mistral", False)])
+def test_compress_evaluate_restore(tmp_path, kind, tied):
+    folder, out = make(tmp_path / "model", kind, tied), tmp_path / "out.cpd"
+    seen = []
+    result = language_fit.compress(folder, out, "hadamard,int:4", TEXT, sequences=6, length=64, progress=lambda *a: seen.append(a))
+    assert result["bytes"] == out.stat().st_size and not (tmp_path / "out.cpd.parts").exists()
+    assert [s[0] for s in seen] == [0, 1, 2, 3, 4] and len(result["lost"]) == 3 * 7 + 1 + (not tied)
+    assert all(0 <= v < 0.05 for v in result["lost"].values())
+    report = language_eval.evaluate(out, folder, TEXT[9000:], length=64, sequences=3)
+    assert 0 < report["kld"] < report["kld_99"] < 3 and 0.5 < report["top1"] < 1 and report["tokens"] == 189
+    exact = language_eval.evaluate(folder, folder, TEXT[9000:], length=64, sequences=1)
+    assert abs(exact["kld"]) < 1e-6 and exact["top1"] == 1 and exact["perplexity"] == exact["perplexity_reference"]
+    unpack(out, tmp_path / "restored")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "restored")
+    with open_file(out) as file:
+        name = "model.layers.0.mlp.down_proj.weight"
+        np.testing.assert_array_equal(again.get_parameter(name).detach().float().numpy(), file[name].array().astype(np.float32))
+        assert str(file[name].spec) == "hadamard,int:4"
+    with pytest.raises(OverwriteError):
+        language_fit.compress(folder, out, "int:4", TEXT)
+
+
+def test_second_order_beats_rounding(model, tmp_path):
+    fed = language_fit.compress(model, tmp_path / "a.cpd", "hadamard,trellis:2:memory=12", TEXT, sequences=8, length=64)
+    original = Hessian.matrix
+    try:
+        Hessian.matrix = property(lambda self: np.eye(len(self.total)))
+        language_fit.compress(model, tmp_path / "b.cpd", "hadamard,trellis:2:memory=12", TEXT, sequences=8, length=64)
+    finally:
+        Hessian.matrix = original
+    a, b = (language_eval.evaluate(tmp_path / f, model, TEXT[9000:], length=64, sequences=6) for f in ("a.cpd", "b.cpd"))
+    assert a["kld"] < b["kld"] * 0.95 and a["bits"] == pytest.approx(b["bits"], rel=0.01) and fed["values"] > 0
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(model, tmp_path):
+    whole, out = tmp_path / "whole.cpd", tmp_path / "out.cpd"
+    language_fit.compress(model, whole, "int:3:group=16", TEXT, sequences=4, length=48)
+
+    class Killed(Exception):
+        pass
+
+    def stop(done, total, name):
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        language_fit.compress(model, out, "int:3:group=16", TEXT, sequences=4, length=48, progress=stop)
+    parts = tmp_path / "out.cpd.parts"
+    assert sorted(p.name for p in parts.glob("*.cpd")) == ["model.layers.0.cpd", "model.layers.1.cpd"]
+    (parts / "model.layers.1.cpd").write_bytes(b"cut short")
+    before = (parts / "model.layers.0.cpd").stat().st_mtime_ns
+    with pytest.raises(Killed):
+        language_fit.compress(model, out, "int:3:group=16", TEXT, sequences=4, length=48, progress=stop)
+    assert (parts / "model.layers.0.cpd").stat().st_mtime_ns == before
+    language_fit.compress(model, out, "int:3:group=16", TEXT, sequences=4, length=48)
+    assert out.read_bytes() == whole.read_bytes()
+    with pytest.raises(Killed):
+        language_fit.compress(model, tmp_path / "c.cpd", "int:3:group=16", TEXT, sequences=4, length=48, progress=stop)
+    language_fit.compress(model, tmp_path / "c.cpd", "int:4:group=16", TEXT, sequences=4, length=48)  # other settings start anew
+    assert open_file(tmp_path / "c.cpd")["model.layers.0.mlp.up_proj.weight"].spec == "int:4:group=16"
+
+
+def test_faults_are_named(model, tmp_path):
+    with pytest.raises(InputError, match="give more text"):
+        language_fit.compress(model, tmp_path / "x.cpd", "int:4", "w1 w2", length=64)
+    with pytest.raises(InputError, match="bits must be"):
+        language_fit.specs_of(9)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FormatError, match="config.json"):
+        Language(tmp_path / "empty")
+    (tmp_path / "y.cpd.parts").mkdir()
+    (tmp_path / "y.cpd.parts" / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="move it away"):
+        language_fit.compress(model, tmp_path / "y.cpd", "int:4", TEXT, sequences=2, length=32)
+    assert (tmp_path / "y.cpd.parts" / "mine.txt").read_text() == "keep"
+    assert json.loads((model / "config.json").read_text())["num_hidden_layers"] == 3
