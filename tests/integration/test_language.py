@@ -131,3 +131,26 @@ def test_faults_are_named(model, tmp_path):
         language_fit.compress(model, tmp_path / "y.cpd", "int:4", TEXT, sequences=2, length=32)
     assert (tmp_path / "y.cpd.parts" / "mine.txt").read_text() == "keep"
     assert json.loads((model / "config.json").read_text())["num_hidden_layers"] == 3
+
+
+def test_command_line(model, tmp_path):
+    from typer.testing import CliRunner
+
+    from compand.cli.app import app
+
+    def run(*args):
+        result = CliRunner().invoke(app, [str(a) for a in args])
+        return result.exit_code, result.output
+
+    text, out = tmp_path / "text.txt", tmp_path / "m.cpd"
+    text.write_text(TEXT * 3)
+    code, said = run("compress", model, "-o", out, "--bits", "3", "--calib", text, "--effort", "low")
+    assert code == 0 and "bits/value" in said and out.exists(), said
+    code, said = run("eval", out, "--against", model, "--text", text, "--json")
+    report = json.loads(said[said.index("{"):])
+    assert code == 0 and 0 < report["kld"] < 1 and report["bits"] > 3
+    code, said = run("eval", model, out, "--text", text)
+    assert code == 0 and "KL divergence" in said
+    for args in (["compress", model, "--calib", text], ["compress", model, "--calib", text, "--bits", "2.5"], ["eval", out],
+                 ["compress", model, "--calib", text, "--bits", "2", "--effort", "much"], ["compress", model, "--calib", text, "--lossless"]):
+        assert run(*args)[0] == 2

@@ -41,6 +41,9 @@ def compress(
                                                     show_default=False)] = None,
     base: Annotated[Path | None, typer.Option(help="Store the difference to this model (a fine-tune's origin).",
                                               show_default=False)] = None,
+    calib: Annotated[Path | None, typer.Option(help="Language models: text to fit the layers to (a model folder and --bits).",
+                                               show_default=False)] = None,
+    effort: Annotated[str, typer.Option(help="With --calib: low, medium or high.")] = "medium",
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     stdout: Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output.")] = False,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
@@ -57,6 +60,7 @@ def compress(
     [bold]compand compress model.safetensors --lossless[/]          bit for bit
     [bold]compand compress model.safetensors --bits 4.5[/]          least error at a size
     [bold]compand compress tuned/ --lossless --base original/[/]    only the changes
+    [bold]compand compress model/ --bits 3 --calib text.txt[/]      a language model, fitted to text
     """
     from .rate import Goal
 
@@ -68,6 +72,14 @@ def compress(
     for name, value in (("--bits", bits), ("--ratio", ratio), ("--max-error", max_error)):
         if value is not None and not value > 0:
             raise usage(f"{name} must be above 0")
+    if calib is not None:
+        if lossless or limit or ratio or max_error or base or stdout:
+            raise usage("--calib goes with --bits or a SPEC, and writes a file")
+        from . import language
+
+        set_threads(threads)
+        language.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
+        return
     stdout = stdout or (str(source) == "-" and out is None)
     if stdout and (out or json):
         raise usage("-c writes the file to standard output; leave out " + ("-o" if out else "--json"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import Progress, command_line, console, note, put_json, short, size, target, write_text
+from .console import Progress, command_line, console, note, put_json, short, size, target, usage, write_text
 
 if TYPE_CHECKING:
     from .arrays import Arrays
@@ -24,7 +24,11 @@ def add(app: typer.Typer) -> None:
 
 def evaluate(
     a: Annotated[Path, typer.Argument(metavar="A", help="The original: a file compand reads, or a .cpd.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="What became of it: a .cpd, or a file decompressed from one.", show_default=False)],
+    b: Annotated[Path | None, typer.Argument(metavar="B", help="What became of it: a .cpd, or a file decompressed from one.",
+                                             show_default=False)] = None,
+    against: Annotated[Path | None, typer.Option(help="The original, if it is not A: compand eval B --against A.", show_default=False)] = None,
+    text: Annotated[Path | None, typer.Option(help="Language models: measure perplexity and KL divergence on this text.",
+                                              show_default=False)] = None,
     base: Annotated[Path | None, typer.Option(help="The base model, if B holds differences to one.", show_default=False)] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained report with plots.", show_default=False)] = None,
     views: Annotated[int, typer.Option(min=1, help="Splats: places around the scene to draw it from.")] = 24,
@@ -42,10 +46,21 @@ def evaluate(
     [bold]compand eval model.safetensors model.cpd --html report.html[/]
     [bold]compand eval original/ restored/ --json[/]
     [bold]compand eval scene.ply scene.cpd --html report.html[/]
+    [bold]compand eval model.cpd --against model/ --text test.txt[/]
     """
     from . import scenes
     from .arrays import Arrays
 
+    if (b is None) == (against is None):
+        raise usage("give the original and what became of it: compand eval A B, or compand eval B --against A")
+    if against is not None:
+        a, b = against, a
+    assert b is not None
+    if text is not None:
+        from . import language
+
+        language.evaluate(a, b, text, json=json, quiet=quiet)
+        return
     if html:
         target(html, force)
     if scenes.is_scene(a) or scenes.is_scene(b):

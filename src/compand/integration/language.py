@@ -58,7 +58,7 @@ class Language:
         self.tokenizer = library.AutoTokenizer.from_pretrained(self.folder)
         with _empty(torch):
             self.model = library.AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
-        self.model.eval()
+        self.model.train(False)
         self.body = self.model.model if hasattr(self.model, "model") else self.model.base_model
         layers = getattr(self.body, "layers", None)
         if layers is None or not len(layers):
@@ -92,7 +92,8 @@ class Language:
             if tuple(value.shape) != tuple(p.shape):
                 raise FormatError(f"{full} has shape {list(value.shape)}, the model wants {list(p.shape)}")
             owner, _, own = name.rpartition(".")
-            parameter = torch.nn.Parameter(torch.from_numpy(np.ascontiguousarray(value)), requires_grad=False)
+            aligned = torch.from_numpy(np.ascontiguousarray(value)).clone()  # the last bits of products depend on alignment
+            parameter = torch.nn.Parameter(aligned, requires_grad=False)
             setattr(module.get_submodule(owner), own, parameter)
         return module
 

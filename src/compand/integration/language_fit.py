@@ -146,13 +146,13 @@ def gather(layer, hidden, arguments: dict[str, Any], prefix: str) -> dict[str, n
     torch, _ = transformers()
     found: dict[str, Hessian] = {}
     leader: dict[str, str] = {}
-    inputs: dict[tuple, str] = {}
+    inputs: dict[int, tuple[str, Any]] = {}
 
     def hook(name):
         def see(module, args):
             x = args[0]
             if name not in leader:
-                leader[name] = inputs.setdefault((x.data_ptr(), tuple(x.shape), x._version), name)
+                leader[name] = inputs.setdefault(id(x), (name, x))[0]  # holding x keeps its id from being used again
                 found.setdefault(leader[name], Hessian(x.shape[-1]))
             if leader[name] == name:
                 found[name].add(x)

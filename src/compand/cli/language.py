@@ -1,0 +1,75 @@
+"""Language models on the command line: compress --calib, eval --text."""
+
+from __future__ import annotations
+
+import lzma
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from .console import Progress, note, put_json, short, size, target, usage
+
+EFFORTS = ("low", "medium", "high")
+
+
+def read_text(path: Path) -> str:
+    """A text file, UTF-8, also .xz."""
+    from ..errors import InputError
+
+    try:
+        data = path.read_bytes()
+        return (lzma.decompress(data) if path.suffix == ".xz" else data).decode("utf-8", "replace")
+    except (OSError, lzma.LZMAError) as e:
+        raise InputError(f"{path}: cannot read the text ({getattr(e, 'strerror', None) or e})") from None
+
+
+def compress(source: Path, out: Path | None, spec: str | None, bits: float | None, calib: Path, effort: str, *, force: bool, quiet: bool,
+             json: bool) -> None:
+    """Fit a decoder language model to calibration text and write it."""
+    from ..integration import language_fit
+
+    if (spec is None) == (bits is None):
+        raise usage("--calib fits a language model: give --bits, or a SPEC")
+    if effort not in EFFORTS:
+        raise usage(f"--effort must be one of {', '.join(EFFORTS)}")
+    if bits is not None and bits != int(bits):
+        raise usage(f"--bits with --calib is the bits of each code, a whole number from 1 to 8; try {int(bits)} or {int(bits) + 1}")
+    path = target(out or source.with_name(source.resolve().name + ".cpd"), force)
+    used = spec or language_fit.specs_of(int(bits or 0), effort)
+    done = 0
+    with Progress(1, "fit", quiet or json) as bar:
+        def progress(now: int, total: int, name: str) -> None:
+            nonlocal done
+            bar.total = total << 20
+            bar.add(now - done << 20, name)
+            done = now
+
+        result = language_fit.compress(source, path, used, read_text(calib), overwrite=force, progress=progress)
+    for remark in result["notes"]:
+        note(remark, quiet)
+    if json:
+        put_json({**result, "spec": used, "input": str(source), "output": str(path)})
+    elif not quiet:
+        worst = max(result["lost"], key=result["lost"].__getitem__)
+        typer.echo(f"{source.name} → {path.name}: {size(result['bytes'])}, {short(result['bits'])} bits/value, {short(result['seconds'])} s, "
+                   f"largest relative error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  [{used}]")
+
+
+def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool) -> None:
+    """Measure a compressed language model on text."""
+    from ..integration import language_eval
+
+    with Progress(1, "evaluate", quiet or json) as bar:
+        def progress(now: int, total: int) -> None:
+            bar.total = total << 20
+            bar.add(1 << 20)
+
+        result: dict[str, Any] = language_eval.evaluate(model, reference, read_text(text), sequences=8, progress=progress)
+    if json:
+        put_json({**result, "model": str(model), "reference": str(reference), "text": str(text)})
+        return
+    typer.echo(f"{model.name}: {short(result['bits'])} bits/value, {size(result['bytes'])}\n"
+               f"perplexity {result['perplexity']:.3f} (original {result['perplexity_reference']:.3f})\n"
+               f"KL divergence {result['kld']:.4f} nats a token, 99 % below {result['kld_99']:.3f}\n"
+               f"same next token {result['top1']:.1%}  ({result['tokens']:,} tokens of {text.name})")
