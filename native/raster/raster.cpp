@@ -67,9 +67,8 @@ struct Span {
 };
 
 Span tiles_of(double low, double high, int count) {  // tiles that the pixels' centres between low and high are in
-    const double top = std::floor((low - 0.5) / kTile), end = std::floor((high - 0.5) / kTile) + 1;
-    return {static_cast<int>(std::clamp(top, 0.0, static_cast<double>(count))),
-            static_cast<int>(std::clamp(end, 0.0, static_cast<double>(count)))};
+    const double most = count, by = 1.0 / kTile;
+    return {static_cast<int>(std::clamp((low - 0.5) * by, 0.0, most)), static_cast<int>(std::clamp((high - 0.5) * by + 1, 0.0, most))};
 }
 
 Span rows_of(const Drawn &s, int count) {

@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -73,6 +76,20 @@ def test_view(ok, run, scenes, npy):
     assert all(run("view", "a.ply", "-o", "no.html", "--up", up).exit_code == 2 for up in ("0,0", "0,0,0", "x", "nan,0,1"))
     Path("broken.ply").write_bytes(b"ply\nformat")
     assert "broken.ply" in fails("view", "broken.ply", "-o", "w.html")
+
+
+def test_view_serves_until_interrupted(scenes):
+    process = subprocess.Popen([sys.executable, "-m", "compand", "view", "a.ply", "--no-browser"], stderr=subprocess.PIPE, text=True)
+    try:
+        address = re.search(r"http://127\.0\.0\.1:\d+/", process.stderr.readline())[0]
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(address, timeout=20) as answer:
+            assert b"400 splats" in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0 and process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.stderr.close()
 
 
 def test_server_answers_this_machine_only():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import os
+import sys
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +46,7 @@ def view(
     with Server(html, port) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}/"
         note(f"{address} shows {file} (interrupt to end)", quiet)
-        if browser:
+        if browser and (sys.platform != "linux" or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}):  # else it might be one of text
             webbrowser.open(address)
         try:
             server.serve_forever()
