@@ -15,7 +15,8 @@ from typer.core import TyperGroup
 from ..errors import CompandError
 from .console import fail, sweep
 
-VERBS = ("compress", "decompress", "info", "verify", "search", "add", "delete", "compact", "eval", "view", "bench", "specs", "demo")
+VERBS = ("compress", "decompress", "transcode", "info", "verify", "search", "add", "delete", "compact", "eval", "view",
+         "bench", "specs", "demo")
 
 
 class Verbs(TyperGroup):

@@ -24,7 +24,7 @@ def add(app: typer.Typer) -> None:
 
 
 def compress(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help=".npy .npz .safetensors Parquet Arrow GGUF, or a model folder; "
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help=".npy .npz .safetensors Parquet Arrow GGUF, a model folder, splats; "
                                            "told apart by content. [bold]-[/] is standard input.", show_default=False)],
     spec: Annotated[str | None, typer.Argument(metavar="[SPEC]", show_default=False, help=
                                                "How, as [bold]hadamard,int:4:group=64[/]; see [bold]compand specs[/]. "
@@ -38,6 +38,9 @@ def compress(
     limit: Annotated[str | None, typer.Option("--size", help="At most this size: 10MB, 10MiB.", show_default=False)] = None,
     ratio: Annotated[float | None, typer.Option(help="At least so many times smaller.", show_default=False)] = None,
     max_error: Annotated[float | None, typer.Option(help="At most this relative RMS error of each array: 0.01 is 1 %.",
+                                                    show_default=False)] = None,
+    quality: Annotated[float | None, typer.Option(min=1, max=100, help="Splats: 1 to 100.  [default: 50]", show_default=False)] = None,
+    per_splat: Annotated[float | None, typer.Option("--bytes-per-splat", help="Splats: at most so many bytes each.",
                                                     show_default=False)] = None,
     base: Annotated[Path | None, typer.Option(help="Store the difference to this model (a fine-tune's origin).",
                                               show_default=False)] = None,
@@ -61,15 +64,16 @@ def compress(
     [bold]compand compress model.safetensors --bits 4.5[/]          least error at a size
     [bold]compand compress tuned/ --lossless --base original/[/]    only the changes
     [bold]compand compress model/ --bits 3 --calib text.txt[/]      a language model, fitted to text
+    [bold]compand compress scene.ply --bytes-per-splat 9[/]         3D Gaussian splats
     """
     from .rate import Goal
 
-    asked = {"SPEC": spec, "--bytes": nbytes,
+    asked = {"SPEC": spec, "--bytes": nbytes, "--quality": quality, "--bytes-per-splat": per_splat,
              "--lossless": lossless or None, "--bits": bits, "--size": limit, "--ratio": ratio, "--max-error": max_error}
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:
         raise usage(f"{' and '.join(given)} exclude each other; give one")
-    for name, value in (("--bits", bits), ("--ratio", ratio), ("--max-error", max_error)):
+    for name, value in (("--bits", bits), ("--ratio", ratio), ("--max-error", max_error), ("--bytes-per-splat", per_splat)):
         if value is not None and not value > 0:
             raise usage(f"{name} must be above 0")
     if calib is not None:
@@ -87,7 +91,7 @@ def compress(
         fail("will not write compressed data to a terminal", "send it on with > or |, or name a file with -o")
         raise typer.Exit(1)
     source = arrived(source)
-    goal = Goal(bits, None if limit is None else size_of(limit), ratio, max_error)
+    goal = Goal(bits, None if limit is None else size_of(limit), ratio, max_error, quality, per_splat)
     stage = ready(source, spec if nbytes is None else for_search(source, nbytes, quiet or json), seed)
     path = out or source.with_name(source.resolve().name + ".cpd")
     set_threads(threads)
@@ -137,8 +141,10 @@ def set_threads(n: int) -> None:
 def line(r: dict) -> str:
     """The result in one line."""
     return (f"{Path(r['input']).name} → {Path(r['output']).name}: {size(r['bytes_in'])} → {size(r['bytes_out'])}, "
-            f"{short(r['ratio'])}x, {short(r['bits_per_value'])} bits/value, "
-            f"{'exact' if r['exact'] else 'error ' + short(r['relative_error'])}, {short(r['seconds'])} s  [{r['spec']}]")
+            f"{short(r['ratio'])}x, " + (f"{short(r['bytes_per_splat'])} bytes a splat, " if "bytes_per_splat" in r else
+                                         f"{short(r['bits_per_value'])} bits/value, ")
+            + ("exact, " if r["exact"] else "" if "bytes_per_splat" in r else f"error {short(r['relative_error'])}, ")
+            + f"{short(r['seconds'])} s  [{r['spec']}]")
 
 
 def ready(source: Path, spec: str | None, seed: int | None) -> Stage | None:
@@ -167,7 +173,10 @@ def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: boo
     start = time.perf_counter()
     if stage is None and not goal and not lossless:
         with detect(source) as opened:
-            if opened.modality == "embeddings":
+            if opened.modality == "splats":
+                stage = parse(preset("splats").spec)
+                note(f"splats: quality 50 ({preset('splats').why}); --quality, --bytes-per-splat, --lossless for another choice", quiet)
+            elif opened.modality == "embeddings":
                 stage = seeded(parse(preset("embeddings").spec), seed)
                 note(f"embeddings: using {stage} ({preset('embeddings').why}); --lossless or a SPEC for another choice", quiet)
             else:
@@ -186,6 +195,8 @@ def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: boo
                 for remark in report.notes[len(opened.notes):]:
                     note(remark, quiet)
         result = measured(opened, source, path, base, time.perf_counter() - start)
+        if opened.modality == "splats":
+            result["bytes_per_splat"] = result["bytes_out"] / max(len(opened.scene), 1)
     return {**result, "spec": used, "output": str(path), "input": str(source)}
 
 

@@ -13,7 +13,8 @@ import typer
 
 from .console import Progress, arrived, fail, put_json, short, size, target, usage
 
-SUFFIX = {"hf": "", "npy": ".npy", "npz": ".npz", "safetensors": ".safetensors", "parquet": ".parquet", "arrow": ".arrow", "gguf": ".gguf"}
+SUFFIX = {"hf": "", "npy": ".npy", "npz": ".npz", "safetensors": ".safetensors", "parquet": ".parquet", "arrow": ".arrow", "gguf": ".gguf",
+          "ply": ".ply", "spz": ".spz", "sog": ".sog", "splat": ".splat"}
 
 
 def add(app: typer.Typer) -> None:
@@ -25,7 +26,7 @@ def decompress(
     file: Annotated[Path, typer.Argument(help="A .cpd file; [bold]-[/] is standard input.", show_default=False)],
     out: Annotated[Path | None, typer.Option("-o", "--output", help="What to write.  [default: FILE without .cpd]",
                                              show_default=False)] = None,
-    to: Annotated[Literal["npy", "npz", "safetensors", "parquet", "arrow", "gguf"] | None, typer.Option(
+    to: Annotated[Literal["npy", "npz", "safetensors", "parquet", "arrow", "gguf", "ply", "spz", "sog", "splat"] | None, typer.Option(
         help="Another container than the one it came from.", show_default=False)] = None,
     rows: Annotated[str | None, typer.Option(metavar="A:B", help="Only these rows; nothing else is decoded.", show_default=False)] = None,
     entry: Annotated[str | None, typer.Option(help="Only this array.", show_default=False)] = None,
@@ -94,7 +95,7 @@ def default_name(file: Path, opened, to: str | None) -> Path:
     """FILE without .cpd, with the suffix of the container asked for."""
     meta = opened.meta.get("source")
     kind = to or (meta.get("format") if isinstance(meta, dict) else None) or "npy"
-    kind = kind if kind in SUFFIX else "npz"
+    kind = kind if kind in SUFFIX else "ply" if kind == "ksplat" else "npz"
     if kind == "gguf" and "gguf:container" not in opened:
         kind = "safetensors"  # dequantized blocks cannot go back into theirs
     name = file.name.removesuffix(".cpd")

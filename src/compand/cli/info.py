@@ -61,6 +61,7 @@ def describe(file: Path) -> dict:
 
     with compand.open(file) as f:
         entries, totals, kinds = [], defaultdict(int, dict.fromkeys(GROUPS, 0)), []
+        splats = modality_of(f) == "splats"
         for name, e in f.items():
             groups: dict[str, int] = defaultdict(int)
             stored = e.parts()
@@ -71,7 +72,7 @@ def describe(file: Path) -> dict:
                 stage = e.codec.stage
                 layout = stage.layout(e.codec.form(e.shape, e.dtype)) if _size(e) else {}
                 for path, n in stored.items():
-                    groups[part_group(e, path, layout)] += n
+                    groups[path if stage.name == "splat" else name if splats else part_group(e, path, layout)] += n
                 groups["codebooks"] = e.nbytes - sum(stored.values())
                 exact, lossless = stage.exact, stage.raw
             for group, n in groups.items():
@@ -112,7 +113,7 @@ def _show(facts: dict, every: bool) -> None:
     table = Table("", "bytes", "share", "bits/value", "", box=None, header_style="dim", padding=(0, 2, 0, 0), title_justify="left")
     for column in table.columns[1:4]:
         column.justify = "right"
-    for group in GROUPS:
+    for group in dict.fromkeys([*(g for g in facts["bytes_by_group"] if g not in GROUPS), *GROUPS]):
         n = facts["bytes_by_group"].get(group, 0)
         if n or group == "index":
             share = n / facts["bytes"]

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..codec import Codec
 from ..errors import InputError
@@ -16,6 +16,9 @@ from ..fit.search import Array, Search
 from ..metric import Tally
 from ..stage import Stage
 from .console import Progress
+
+if TYPE_CHECKING:
+    from ..modality.splats import Scene
 
 TRIES = 8
 
@@ -27,6 +30,8 @@ class Goal(NamedTuple):
     nbytes: int | None = None
     ratio: float | None = None
     error: float | None = None
+    quality: float | None = None
+    per_splat: float | None = None
 
     def __bool__(self) -> bool:
         return any(v is not None for v in self)
@@ -38,6 +43,17 @@ class Goal(NamedTuple):
         if self.ratio is not None:
             return int(before / self.ratio)
         return self.nbytes
+
+    def splats(self, opened: Scene, values: int, before: int) -> str:
+        """The spec for a scene of splats. Raises `InputError` if none meets the goal."""
+        from ..modality.splats.quality import fitting, spec_of
+
+        if self.error is not None:
+            raise InputError("--max-error has no meaning for splats; use --quality, and compand eval for the errors of its pictures")
+        if self.quality is not None:
+            return spec_of(self.quality)
+        budget = self.budget(values, before) if self.per_splat is None else int(self.per_splat * len(opened.scene))
+        return fitting(opened, budget or 0)
 
 
 def seeded(stage: Stage, seed: int | None) -> Stage:
@@ -67,10 +83,18 @@ def write(opened, path: Path, spec: Any, *, base: Path | None = None, force: boo
 
 def fitted(opened, goal: Goal, before: int, path: Path, seed: int | None, quiet: bool, base: Path | None) -> str:
     """Write the file that meets the goal; the specs used, as text. Raises `InputError` if none does."""
+    from ..modality.splats import Scene
     from ..modality.weights import quantizable
 
     items = list(opened.items())
     values = sum(i.size for i in items)
+    if isinstance(opened, Scene):
+        spec = goal.splats(opened, values, before)
+        with Progress(sum(i.nbytes for i in items), "compress", quiet) as bar:
+            write(opened, path, Codec(spec).stage, base=base, force=True, bar=bar)
+        return spec
+    if goal.quality is not None or goal.per_splat is not None:
+        raise InputError(f"--quality and --bytes-per-splat are for scenes of splats; this is {opened.format}")
     budget = goal.budget(values, before)
     arrays = [Array(i.name, i.shape, i.dtype, i.load, quantizable(i, opened.modality) or len(items) == 1) for i in items]
     specs = [str(seeded(Codec(s).stage, seed)) for s in ladder(opened.modality, 12 if len(items) == 1 else 3)]

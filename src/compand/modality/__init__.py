@@ -17,21 +17,25 @@ from .source import Item, Source
 __all__ = ["Item", "Source", "detect", "pack", "unpack"]
 
 READS = (".npy, .npz, Parquet and Arrow/Feather columns of vectors, .safetensors, a folder with .safetensors "
-         "(Hugging Face), GGUF")
+         "(Hugging Face), GGUF; scenes of splats as PLY, SPZ, SOG, .splat, KSPLAT")
 
 
 def detect(path, *, exact: bool = False) -> Source:
     """Open a foreign object with the reader its content asks for.
 
-    ``exact`` gives GGUF blocks as they are instead of dequantized. Raises `FormatError` for anything not read, `InputError`
-    for a path that cannot be opened.
+    ``exact`` gives GGUF blocks as they are instead of dequantized, and splats attribute by attribute. Raises `FormatError` for
+    anything not read, `InputError` for a path that cannot be opened.
     """
+    from .source import Mapped
+    from .splats import Scene, format_of
+
     path = Path(path)
+    if format_of(path):
+        return Scene(path, exact=exact)
     if path.is_dir():
         from .hf import Folder
 
         return Folder(path)
-    from .source import Mapped
 
     file = Mapped(path)
     head = file.bytes(0, min(file.size, 16))

@@ -13,7 +13,7 @@ from .. import registry
 from ..codec import Codec
 from ..codes import Codes
 from ..errors import FitError, FormatError, InputError, SpecError
-from . import _open, arrow, gguf, npy, npz, safetensors
+from . import _open, arrow, gguf, npy, npz, safetensors, splats
 from .hf import safe_path
 from .output import whole_file, whole_folder
 from .source import Item, Mapped, Source
@@ -21,9 +21,10 @@ from .weights import Base, from_base, quantizable
 
 LARGE = 4 << 20  # bytes; larger opaque files are coded fast rather than small
 TINY = 2048  # bytes; below this the chunks and tables of coding cost more than it saves
-WRITES = ("npy", "npz", "safetensors", "hf", "parquet", "arrow", "gguf")
+SPLATS = ("ply", "spz", "sog", "splat")
+WRITES = ("npy", "npz", "safetensors", "hf", "parquet", "arrow", "gguf", *SPLATS)
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "parquet", ".arrow": "arrow",
-             ".feather": "arrow", ".gguf": "gguf"}
+             ".feather": "arrow", ".gguf": "gguf", **{f".{k}": k for k in SPLATS}}
 
 
 @dataclass
@@ -36,8 +37,10 @@ class PackReport:
     notes: list[str] = field(default_factory=list)
 
 
-def lossless_spec(nbytes: int = 1 << 20) -> str:
-    """The spec that keeps every bit of an array of so many bytes."""
+def lossless_spec(nbytes: int = 1 << 20, modality: str = "weights") -> str:
+    """The spec that keeps every bit of an array of so many bytes; coefficients of splats resemble those before them."""
+    if modality == "splats" and nbytes > TINY:
+        return "planes,rans:1"
     return "raw" if nbytes <= TINY or not {"planes", "rans"} <= set(registry.names()) else "planes,rans"
 
 
@@ -100,7 +103,7 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
                         codec = _ready(codec, item, x)
                         quantized += 1
                     except (SpecError, FitError, InputError) as e:
-                        if src.modality == "embeddings":
+                        if src.modality != "weights":
                             raise type(e)(f"{item.name}: {e}") from e
                         report.notes.append(f"{item.name} is kept without loss: {e}")
                         codec = None
@@ -108,7 +111,7 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
                     delta = against.against(item, x) if against else None
                     if delta is not None:
                         x, attrs = delta[0], {"base": delta[1]}
-                    codec = Codec(lossless_spec(item.nbytes))
+                    codec = Codec(lossless_spec(item.nbytes, src.modality))
                 w.write(item.name, x, codec, attrs=attrs or None, check=check, progress=_within(progress, done, total, item))
                 report.entries.append({"name": item.name, "spec": codec.spec, "shape": item.shape, "dtype": item.dtype,
                                        "nbytes": item.nbytes, "base": bool(attrs)})
@@ -183,8 +186,8 @@ def unpack(path, out, *, base=None, overwrite: bool = False, format: str | None 
            progress: Callable[[int, int, str], None] | None = None) -> Path:
     """Write what the .cpd file at ``path`` holds to ``out``, as the container it came from.
 
-    ``format`` (or another known suffix of ``out``) asks for another container: npy, npz, safetensors, parquet, arrow. GGUF that
-    was quantized comes back as safetensors. ``base`` is the base model, if the file holds differences to one.
+    ``format`` (or another known suffix of ``out``) asks for another container: npy, npz, safetensors, parquet, arrow; of splats ply,
+    spz, sog, splat. GGUF that was quantized comes back as safetensors. ``base`` is the base model, if the file holds differences to one.
     Raises `InputError` if the base is missing or is another, `OverwriteError` if ``out`` exists.
     """
     from .. import open as open_file
@@ -240,7 +243,9 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
             _write_folder(folder, meta, file, array, content)
         return
     with whole_file(out, overwrite=overwrite) as f:
-        if kind == "npy":
+        if kind in SPLATS:
+            splats.write_to(f, splats.from_file(file), kind)
+        elif kind == "npy":
             if len(arrays) != 1:
                 raise InputError(f".npy holds one array, this file has {len(arrays)}; write .npz")
             own = meta.get("format") == "npy"
@@ -267,6 +272,8 @@ def _kind(own, out: Path, arrays: list[str]) -> str:
         return suffix
     if own == "gguf":
         return "safetensors"
+    if own == "ksplat":
+        return "ply"
     return own if own in WRITES else "npy" if len(arrays) == 1 else "npz"
 
 

@@ -2,7 +2,7 @@
 
     from compand.modality.splats import read, write
     scene = read("scene.ply")             # told apart by content
-    write("scene.ply", scene)
+    write("scene.spz", scene)             # by its suffix
 """
 
 from __future__ import annotations
@@ -12,32 +12,82 @@ from pathlib import Path
 from ...errors import FormatError, InputError
 from ...limits import DEFAULT, Limits
 from ..source import Mapped
+from .scene import Scene, from_file, matrix, order
 from .splats import SH_C0, Splats
 
-__all__ = ["SH_C0", "Splats", "read", "write"]
+__all__ = ["SH_C0", "Scene", "Splats", "format_of", "from_file", "matrix", "order", "read", "write", "write_to"]
 
-READS = "INRIA-style PLY"
+READS = "PLY and compressed PLY, .splat, SPZ, SOG (.sog, or meta.json beside its pictures), KSPLAT, .cpd"
+WRITES = {".ply": "ply", ".spz": "spz", ".sog": "sog", ".splat": "splat"}
+
+
+def format_of(path) -> str | None:
+    """'ply', 'spz', 'sog', 'splat' or 'ksplat' of a file of splats, by content where it has a mark, else by suffix; else None."""
+    path = Path(path)
+    if path.is_dir():
+        return "sog" if (path / "meta.json").is_file() and any(path.glob("means*.webp")) else None
+    file = Mapped(path)
+    head = file.bytes(0, min(file.size, 4))
+    if head in (b"ply\n", b"ply\r"):
+        return "ply"
+    if head == b"NGSP" or (head[:2] == b"\x1f\x8b" and path.suffix.lower() == ".spz"):
+        return "spz"
+    if head[:2] == b"PK":
+        from .sog import is_bundle
+
+        return "sog" if is_bundle(path) else None
+    if path.name.lower() == "meta.json":
+        return "sog"
+    return {".splat": "splat", ".ksplat": "ksplat"}.get(path.suffix.lower())
 
 
 def read(path, *, limits: Limits = DEFAULT) -> Splats:
-    """The scene of a file, whatever its format. Raises `FormatError` for what is no scene of splats."""
+    """The scene of a file or folder, whatever its format. Raises `FormatError` for what is no scene of splats."""
     path = Path(path)
+    kind = format_of(path)
+    if kind == "sog":
+        from .sog import read as read_sog
+
+        return read_sog(path, limits)
     file = Mapped(path)
-    if file.size >= 4 and file.bytes(0, 4) in (b"ply\n", b"ply\r"):
-        from .ply import read as read_ply
+    if kind is None and file.size >= 4 and file.bytes(0, 4) == b"\x89CPD":
+        from ...file import open as open_file
 
-        return read_ply(file, limits)
-    raise FormatError(f"{path}: not a scene of splats that compand reads ({READS})")
+        with open_file(path, limits=limits) as opened:
+            return from_file(opened)
+    if kind == "ply":
+        from .ply import read as run
+    elif kind == "spz":
+        from .spz import read as run
+    elif kind == "splat":
+        from .antimatter import read as run
+    elif kind == "ksplat":
+        from .ksplat import read as run
+    else:
+        raise FormatError(f"{path}: not a scene of splats that compand reads ({READS})")
+    return run(file, limits)
 
 
-def write(path, scene: Splats, *, overwrite: bool = False) -> None:
+def write(path, scene: Splats, *, overwrite: bool = False, format: str | None = None) -> None:
     """Write a scene; the suffix says how. Raises `OverwriteError` if the file exists, `InputError` for an unknown suffix."""
     from ..output import whole_file
 
     path = Path(path)
-    if path.suffix.lower() != ".ply":
-        raise InputError(f"{path}: cannot write splats as {path.suffix or 'a file without suffix'}; give it a suffix of .ply")
-    from .ply import write as write_ply
-
+    kind = format or WRITES.get(path.suffix.lower())
+    if kind not in WRITES.values():
+        raise InputError(f"{path}: cannot write splats as {path.suffix or 'a file without suffix'}; suffixes: {', '.join(WRITES)}")
     with whole_file(path, overwrite=overwrite) as f:
-        write_ply(f, scene)
+        write_to(f, scene, kind)
+
+
+def write_to(f, scene: Splats, kind: str) -> None:
+    """Write a scene to an open binary file as 'ply', 'spz', 'sog' or 'splat'."""
+    if kind == "ply":
+        from .ply import write as run
+    elif kind == "spz":
+        from .spz import write as run
+    elif kind == "sog":
+        from .sog import write as run
+    else:
+        from .antimatter import write as run
+    run(f, scene)

@@ -79,6 +79,11 @@ def table(file: Mapped, element: Element) -> np.ndarray:
 def read(file: Mapped, limits: Limits) -> Splats:
     """The scene of a mapped PLY. Raises `FormatError` if it is a PLY of something else."""
     tables = elements(file, limits)
+    from .compressed import decode, is_compressed
+
+    if is_compressed(tables):
+        parts = [table(file, tables[n]) if n in tables else None for n in ("chunk", "vertex", "sh")]
+        return decode(*parts, file.path)  # type: ignore[arg-type]
     vertex = tables.get("vertex")
     names = vertex.dtype.names or () if vertex else ()
     missing = [n for ns in FIELDS.values() for n in ns if n not in names]

@@ -1,0 +1,201 @@
+"""Scenes of splats: size at equal errors, pictures at equal size, speed, against SPZ, SOG and compressed PLY.
+
+    python benchmarks/splats.py --data FOLDER [--more scene.ply ...] [--peer "node PATH/splat-transform"] [--views 20]
+
+Peers are written and read back by PlayCanvas's splat-transform (npm install @playcanvas/splat-transform), the version it reports.
+FOLDER holds the scenes of the shared test data. **All of them were quantized before** (SPZ, compressed PLY, SOG): where a
+column has few distinct values, noise of half their distance is added before anything is measured, so that no coder gains by
+meeting the old grid; ``noised`` names those columns. Scenes given with --more that are float PLY are taken as they are.
+
+"equal errors": each of our steps is widened until the error of its attribute just stays within the peer's (of harmonics: half
+of SPZ's). Position: p95 of distance over size; scale: RMS of logarithms; shape: p95 of the covariance's relative error, which is
+where rotation is felt; opacity: RMS of alpha; sh0 and sh: RMS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import time
+
+import numpy as np
+import record
+
+from compand import Codec, _native
+from compand.metric import attribute_errors
+from compand.modality.packing import lossless_spec
+from compand.modality.splats import Splats, matrix, order, read, write
+from compand.modality.splats.quality import spec_of
+from compand.modality.splats.scene import from_matrix
+from compand.op.compare import render_quality
+from compand.op.render import around
+
+SCENES = {"biker": "biker.spz", "guitar": "guitar.compressed.ply", "playbot-31k": "playbot/3_0", "playbot-250k": "playbot/1_0",
+          "playcanvas-logo": "playcanvas-logo"}
+SHAPE = 1.05  # the scale's error alone already reaches a peer's shape error, and nothing is left for rotation; so 5 % more
+PEERS = {"spz": ".spz", "sog": ".sog", "compressed ply": ".compressed.ply"}
+
+
+def noised(scene: Splats, seed: int = 0) -> tuple[Splats, list[str]]:
+    """The scene with its old grid blurred: uniform noise up to halfway to the next values of a column that has few."""
+    rng, touched = np.random.default_rng(seed), []
+    x = matrix(scene).astype(np.float64)
+    names = ["position"] * 3 + ["scale"] * 3 + ["rotation"] * 4 + ["opacity"] + ["sh0"] * 3 + ["sh"] * (x.shape[1] - 14)
+    for j in range(x.shape[1]):
+        levels, at = np.unique(x[:, j], return_inverse=True)
+        if not 2 < len(levels) < len(x) / 2:
+            continue
+        middle = (levels[1:] + levels[:-1]) / 2
+        low, high = np.concatenate([levels[:1], middle]), np.concatenate([middle, levels[-1:]])
+        x[:, j] = low[at] + rng.random(len(x)) * (high - low)[at]
+        touched.append(names[j])
+    return from_matrix(x.astype(np.float32)), sorted(set(touched))
+
+
+def flat(e: dict) -> dict[str, float]:
+    """The errors that are held against each other."""
+    return {"position": e["position"]["p95"], "scale": e["scale"], "shape": e["shape"]["p95"], "opacity": e["opacity"], "sh0": e["sh0"],
+            "sh": e["sh"], "sh_relative": e["sh_relative"] if e["sh_signal"] else 0.0, "rotation": e["rotation"]["mean"]}
+
+
+def coded(x: np.ndarray, spec: str) -> tuple[int, np.ndarray, dict[str, float]]:
+    """Bytes of a file, what is decoded, bits a splat by part."""
+    codec = Codec(spec).fit(x)
+    codes = codec.encode(x)
+    parts = {p: 8 * sum(b.parts[p].nbytes for b in codes.blocks) / len(x) for p in codes.blocks[0].parts}
+    return len(codes.to_bytes()), codec.decode(codes), {p: round(v, 2) for p, v in parts.items()}
+
+
+def matched(scene: Splats, x: np.ndarray, goal: dict[str, float], rounds: int = 7) -> dict:
+    """Our smallest file whose errors stay within the goal's, attribute by attribute (bisected together)."""
+    low = {"position": 0.0, "scale": 1.0, "shape": 3.0, "opacity": 3.0, "sh0": 1.0, "sh": 0.0}  # logarithms of fineness
+    high = {"position": 14.0, "scale": 6.0, "shape": 14.0, "opacity": 12.0, "sh0": 12.0, "sh": 12.0}
+    for i in range(rounds + 1):
+        p = {k: high[k] if i == rounds else (low[k] + high[k]) / 2 for k in low}
+        p["shape"] = float(np.ceil(p["shape"]))
+        spec = (f"splat:{p['position']:.3f}:{round(2 ** p['scale'])}:{p['shape']:.0f}:{round(2 ** p['opacity'])}:"
+                f"{2 ** -p['sh0']:.4g}:{2 ** -p['sh']:.4g}:adapt=0.0")
+        nbytes, y, parts = coded(x, spec)
+        e = flat(attribute_errors(scene, from_matrix(y)))
+        for k in low:
+            fine = e[k] <= goal[k] * (SHAPE if k == "shape" else 1) or (k == "sh" and not scene.degree)
+            high[k], low[k] = (p[k], low[k]) if fine else (high[k], p[k])
+    return {"spec": spec, "bytes_per_splat": nbytes / len(x), "errors": e, "bits": parts,
+            "not_within": sorted(k for k in low if e[k] > goal[k] * (SHAPE if k == "shape" else 1.0001))}
+
+
+def peer(tool: str, kind: str, path: pathlib.Path, folder: pathlib.Path, limit: float) -> tuple[int, Splats] | str:
+    """Bytes of the scene in a peer's format, and the scene read back; or why not."""
+    out, back = folder / f"o{PEERS[kind]}", folder / "back.ply"
+    words = tool.split()
+    try:
+        extra = ["-g", "cpu"] if kind == "sog" else []
+        subprocess.run([*words, "-q", "-w", *extra, str(path), str(out)], check=True, capture_output=True, timeout=limit)
+        subprocess.run([*words, "-q", "-w", str(out), str(back)], check=True, capture_output=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return f"not done in {limit:.0f} s"
+    except (OSError, subprocess.CalledProcessError) as e:
+        return f"failed: {e}"
+    return out.stat().st_size, read(back)
+
+
+def at_size(x: np.ndarray, nbytes: float) -> tuple[str, int, np.ndarray]:
+    """The best quality within so many bytes."""
+    low, high = 1.0, 100.0
+    for _ in range(7):
+        middle = (low + high) / 2
+        low, high = (middle, high) if coded(x, spec_of(middle))[0] <= nbytes else (low, middle)
+    n, y, _ = coded(x, spec_of(low))
+    return spec_of(low), n, y
+
+
+def scene_rows(name: str, scene: Splats, touched: list[str], a: argparse.Namespace) -> list[dict]:
+    """Everything measured of one scene."""
+    scene = scene.take(order(scene.positions))
+    x, n = matrix(scene), len(scene)
+    about = {"scene": name, "splats": n, "degree": scene.degree, "noised": touched}
+    cameras = around(scene, a.views, 320, 240)
+    rows = [{**about, "kind": "ply", "bytes_per_splat": 4 * (x.shape[1] + 3)}]
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "scene.ply")
+        write(path, scene)
+        for kind in PEERS:
+            got = peer(a.peer, kind, path, pathlib.Path(folder), a.limit) if a.peer else "no --peer given"
+            if isinstance(got, str):
+                rows.append({**about, "kind": kind, "skipped": got})
+                continue
+            size, back = got
+            e = flat(attribute_errors(scene, back))
+            q = render_quality(scene, back, cameras)
+            rows.append({**about, "kind": kind, "bytes_per_splat": size / n, "errors": e, "psnr": q["psnr"], "psnr_seen": q["psnr_seen"]})
+            goal = {**e, "sh": e["sh"] / 2 if kind == "spz" else e["sh"]}
+            ours = matched(scene, x, goal)
+            rows.append({**about, "kind": f"compand at errors of {kind}", **ours, "smaller": 1 - ours["bytes_per_splat"] * n / size})
+            print(name, kind, f"{size / n:.2f}", "compand", f"{ours['bytes_per_splat']:.2f}", ours["not_within"], flush=True)
+    for budget in (9, 13):
+        spec, size, y = at_size(x, budget * n)
+        q = render_quality(scene, from_matrix(y), cameras)
+        rows.append({**about, "kind": f"compand at {budget} B", "spec": spec, "bytes_per_splat": size / n, "psnr": q["psnr"],
+                     "psnr_min": q["psnr_min"], "psnr_seen": q["psnr_seen"], "ssim": q["ssim"]})
+        print(name, budget, "B", f"{q['psnr']:.2f} dB", flush=True)
+    parts = {k: v for k, v in scene.arrays().items() if v.size}
+    spec = lossless_spec(modality="splats")
+    rows.append({**about, "kind": "compand lossless", "spec": spec,
+                 "bytes_per_splat": sum(len(Codec(spec).encode(v).to_bytes()) for v in parts.values()) / n})
+    return rows
+
+
+def speed_row(name: str, scene: Splats) -> dict:
+    """Splats a second on one thread, without and with fitting, at the default quality."""
+    x = matrix(scene.take(order(scene.positions)))
+    _native.set_threads(1)
+    codec = Codec(spec_of(50)).fit(x)
+    codes = codec.encode(x)
+    t = record.interleave({"fit + encode": lambda: Codec(spec_of(50)).fit(x).encode(x), "encode": lambda: codec.encode(x),
+                           "decode": lambda: codec.decode(codes), "order": lambda: order(x[:, :3])}, 7, 20)
+    _native.set_threads(0)
+    return {"scene": name, "kind": "speed", "splats": len(x), "bytes_per_splat": codes.nbytes / len(x),
+            **{f"{k} splats/s": len(x) / v for k, v in t.items()}}
+
+
+def main() -> None:
+    """Measure every scene that is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=os.environ.get("COMPAND_DATA", "../shared/data"))
+    parser.add_argument("--more", nargs="*", default=[], help="further scenes, NAME=PATH or PATH, taken as they are")
+    parser.add_argument("--peer", default="", help="how to call splat-transform")
+    parser.add_argument("--scenes", nargs="*", help="only these")
+    parser.add_argument("--views", type=int, default=20)
+    parser.add_argument("--limit", type=float, default=300, help="seconds a peer may take for a file")
+    parser.add_argument("--speed", action="store_true", help="only speed; keeps the other rows of the results")
+    a = parser.parse_args()
+    found: dict[str, tuple[pathlib.Path, bool]] = {k: (pathlib.Path(a.data, "splats", v), True) for k, v in SCENES.items()}
+    for word in a.more:
+        name, _, path = word.rpartition("=")
+        found[name or pathlib.Path(path).stem] = (pathlib.Path(path), False)
+    result = record.RESULTS / "splats.json"
+    old = json.loads(result.read_text())["rows"] if result.exists() else []
+    rows: list[dict] = []
+    for name, (path, quantized) in found.items():
+        if not path.exists() or (a.scenes and name not in a.scenes):
+            print(f"{name}: {'not asked for' if path.exists() else 'not there'}")
+            continue
+        start = time.perf_counter()
+        scene = read(path)
+        scene.opacity, scene.scales = np.clip(scene.opacity, -16, 16), np.clip(scene.scales, -40, 40)
+        scene, touched = noised(scene) if quantized else (scene, [])
+        rows += [speed_row(name, scene)] if a.speed else scene_rows(name, scene, touched, a)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    done = {(r["scene"], r["kind"] == "speed") for r in rows}
+    rows = [r for r in old if (r["scene"], r["kind"] == "speed") not in done] + rows
+    record.save("splats", rows, peer=subprocess.run([*a.peer.split(), "--version"], capture_output=True, text=True).stdout.strip()
+                if a.peer else "")
+    print(record.table([{k: v for k, v in r.items() if isinstance(v, (str, int, float))} for r in rows]))
+
+
+if __name__ == "__main__":
+    main()

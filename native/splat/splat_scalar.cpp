@@ -1,0 +1,2 @@
+#define ISA scalar
+#include "splat/block_impl.hpp"

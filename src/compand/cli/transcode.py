@@ -1,0 +1,64 @@
+"""compand transcode: a scene of splats from one format into another, .cpd included."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import put_json, short, size, target
+
+
+def add(app: typer.Typer) -> None:
+    """Put the verb on the command line."""
+    app.command()(transcode)
+
+
+def transcode(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="PLY, compressed PLY, SPZ, SOG (or its folder), .splat, KSPLAT, .cpd.",
+                                           show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUTPUT", help=".ply .spz .sog .splat .cpd: the suffix says how.", show_default=False)],
+    quality: Annotated[float | None, typer.Option(min=1, max=100, help="Of a .cpd: 1 to 100.  [default: 50]", show_default=False)] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Of a .cpd: keep every bit.")] = False,
+    degree: Annotated[int | None, typer.Option(min=0, max=4, help="Cut harmonics to this degree.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No result line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Turn a scene of splats into another format. Each format loses what its own steps lose.
+
+    [bold]compand transcode scene.ply scene.spz[/]
+    [bold]compand transcode scene.cpd scene.sog[/]
+    [bold]compand transcode scene.sog scene.cpd --quality 60[/]
+    """
+    from ..modality import pack
+    from ..modality.splats import Scene, read, write
+    from ..modality.splats.quality import DEFAULT, spec_of
+    from .arrays import size_on_disk
+    from .console import usage
+
+    packed = out.suffix.lower() == ".cpd"
+    if (quality is not None or lossless) and not packed:
+        raise usage("--quality and --lossless are for .cpd; other formats have steps of their own")
+    if quality is not None and lossless:
+        raise usage("--quality and --lossless exclude each other; give one")
+    target(out, force)
+    start, before = time.perf_counter(), size_on_disk(source)
+    scene = read(source)
+    if degree is not None and degree < scene.degree:
+        scene = scene.with_degree(degree)
+    if packed:
+        opened = Scene(source, exact=lossless, scene=scene)
+        pack(opened, out, spec=None if lossless else spec_of(quality or DEFAULT), lossless=lossless, overwrite=force)
+    else:
+        write(out, scene, overwrite=force)
+    after = size_on_disk(out)
+    result = {"input": str(source), "output": str(out), "splats": len(scene), "degree": scene.degree, "bytes_in": before,
+              "bytes_out": after, "bytes_per_splat": after / max(len(scene), 1), "seconds": time.perf_counter() - start}
+    if json:
+        put_json(result)
+    elif not quiet:
+        typer.echo(f"{source.name} → {out.name}: {len(scene):,} splats, {size(before)} → {size(result['bytes_out'])}, "
+                   f"{short(result['bytes_per_splat'])} bytes a splat, {short(result['seconds'])} s")

@@ -1,0 +1,87 @@
+"""A scene as a source of arrays: one matrix of splats for the lossy coder, or its attributes apart, without loss."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ... import _native
+from ...errors import FormatError, InputError
+from ..source import Item, Source
+from .splats import REST, Splats
+
+ENTRY = "splats"
+ATTRIBUTES = {"positions": 3, "scales": 3, "rotations": 4, "opacity": 1, "sh0": 3, "sh_rest": 0}
+
+
+def order(positions: np.ndarray) -> np.ndarray:
+    """The order in which splats cost least: along the Morton curve around the origin. positions (n, 3) → indices (n,).
+
+    >>> order(np.float32([[2, 2, 2], [0.5, 0.5, 0.5], [-1, -1, -1]]))
+    array([2, 1, 0])
+    """
+    return _native.splat_order(np.ascontiguousarray(np.nan_to_num(positions, posinf=3e38, neginf=-3e38), np.float32))
+
+
+def matrix(scene: Splats) -> np.ndarray:
+    """A scene as rows of 14 + 3 K values, as the stage ``splat`` takes them."""
+    return np.ascontiguousarray(np.concatenate([scene.positions, scene.scales, scene.rotations, scene.opacity[:, None], scene.sh0,
+                                                scene.sh_rest], 1))
+
+
+def from_matrix(x: np.ndarray) -> Splats:
+    """The scene of such rows."""
+    return Splats(x[:, :3], x[:, 3:6], x[:, 6:10], x[:, 10], x[:, 11:14], x[:, 14:])
+
+
+class Scene(Source):
+    """A file of splats: `items()` is the one matrix 'splats' in the order that costs least; with ``exact``, each attribute apart.
+
+    ``scene``: one read (and changed) before, instead of the file's; a .cpd then counts as PLY.
+    """
+
+    modality = "splats"
+
+    def __init__(self, path, *, exact: bool = False, scene: Splats | None = None):
+        from . import format_of, read
+
+        self.format = format_of(path) or "ply"  # type: ignore[misc]
+        super().__init__(path)
+        scene = read(path) if scene is None else scene
+        self.meta["splats"] = len(scene)
+        self.scene = scene.take(order(scene.positions))
+        self.exact = exact
+        if not exact and len(scene):
+            own = self.scene  # what is endless in a logarithm is only very much
+            own.opacity = np.clip(own.opacity, -16, 16)
+            own.scales = np.clip(own.scales, -40, 40)
+            good = np.isfinite(matrix(self.scene)).all(1)
+            if not good.all():
+                self.notes.append(f"{int((~good).sum()):,} splats with NaN or infinite values are left out: they draw nothing")
+                self.scene = self.scene.take(np.flatnonzero(good))
+
+    def items(self):
+        if self.exact:
+            arrays = {k: v for k, v in self.scene.arrays().items() if v.size or not len(self.scene)}
+        else:
+            arrays = {ENTRY: matrix(self.scene), **self.scene.extra}
+        for name, x in arrays.items():
+            yield Item(name, x.shape, x.dtype.name, lambda rows=None, x=x: x if rows is None else x[rows])
+
+
+def from_file(file) -> Splats:
+    """The scene in an open .cpd. Raises `FormatError` if it holds none."""
+    arrays = {n: file[n] for n in file.names if file[n].kind == "array"}
+    if ENTRY in arrays:
+        entry = arrays.pop(ENTRY)
+        if len(entry.shape) != 2 or entry.shape[1] - 14 not in [3 * k for k in REST.values()]:
+            raise FormatError(f"{ENTRY!r} is {list(entry.shape)}, not rows of 14 + 3 K values")
+        scene = from_matrix(entry.array().astype(np.float32, copy=False))
+        own = scene.arrays()
+    elif "positions" in arrays:
+        own = {n: arrays.pop(n).array() for n in ATTRIBUTES if n in arrays}
+    else:
+        raise FormatError("this .cpd holds no scene of splats")
+    try:
+        return Splats(**own, extra={n: e.array() for n, e in arrays.items()})
+    except (InputError, TypeError) as e:
+        raise FormatError(f"the arrays of this .cpd are no scene of splats: {e}") from None

@@ -1,0 +1,127 @@
+"""The coder of splats: laws, equal bits on every machine, errors within steps, damage."""
+
+import numpy as np
+import pytest
+
+from compand import Codec, CompandError, SpecError, _native
+from compand.modality.splats import order
+from compand.testing import laws
+
+
+def rows(n, rest=3, seed=0, sorted_=True):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, 14 + 3 * rest)).astype(np.float32)
+    x[:, 3:6] -= 3
+    x[:, 14:] *= 0.2
+    return x[order(x[:, :3])] if sorted_ else x
+
+
+def axes(q):
+    w, x, y, z = (q / np.linalg.norm(q, axis=1, keepdims=True)).T.astype(np.float64)
+    return np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y), 2 * (x * y + w * z), 1 - 2 * (x * x + z * z),
+                     2 * (y * z - w * x), 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], 1).reshape(-1, 3, 3)
+
+
+def covariance(x):
+    m = axes(x[:, 6:10]) * np.exp(x[:, None, 3:6].astype(np.float64))
+    return m @ m.swapaxes(1, 2)
+
+
+@pytest.mark.parametrize("spec", ["splat", "splat:8:20:10:256:0.01:0.02", "splat:rank=0", "splat:rank=4:adapt=1.0"])
+def test_laws(spec):
+    stage = Codec(spec).stage
+    for d in (14, 23, 59):
+        for x in laws.samples(1, d):
+            for law in laws.LAWS:
+                law(stage, x)
+
+
+@pytest.mark.parametrize("rest", [0, 3, 8, 15, 24])
+def test_errors_stay_within_steps(rest):
+    x = rows(2000, rest)
+    codec = Codec("splat:6:16:9:200:0.02:0.03:adapt=0.0").fit(x)
+    y = codec.decode(codec.encode(x))
+    longest = np.sort(np.exp(x[:, 3:6]), 1)
+    size = np.sqrt(longest[:, 1] * longest[:, 2])
+    assert (np.abs(x[:, :3] - y[:, :3]).max(1) <= size / 64 / 2 * 1.1 + 1e-6).all()
+    assert np.abs(np.sort(x[:, 3:6])[:, ::-1] - y[:, 3:6]).max() <= np.log(2) / 32 + 1e-4
+    assert np.abs(1 / (1 + np.exp(-x[:, 10])) - 1 / (1 + np.exp(-y[:, 10]))).max() < 0.006
+    assert np.abs(x[:, 11:14] - y[:, 11:14]).max() < 0.02
+    if rest:
+        assert np.sqrt(np.mean((x[:, 14:] - y[:, 14:]) ** 2)) < 0.02
+    a, b = covariance(x), covariance(y)
+    assert np.percentile(np.linalg.norm(a - b, axis=(1, 2)) / np.linalg.norm(a, axis=(1, 2)), 95) < 0.08
+
+
+def test_order_is_free_when_rows_are_sorted_and_kept_when_not():
+    x = rows(3000, 0)
+    shuffled = x[np.random.default_rng(1).permutation(len(x))]
+    codec = Codec("splat").fit(x)
+    a, b = codec.encode(x), codec.encode(shuffled)
+    assert a.blocks[0].parts["order"].nbytes == 2 and b.blocks[0].parts["order"].nbytes > 12 * 3000 / 8
+    assert a.nbytes < b.nbytes - 10 * 3000 / 8
+    y, z = codec.decode(a), codec.decode(b)
+    assert np.array_equal(y[order(y[:, :3])], z[order(z[:, :3])]) or np.abs(z[:, :3] - shuffled[:, :3]).max() < 0.1
+
+
+@pytest.mark.parametrize("rest", [0, 8])
+def test_levels_agree(rest):
+    """Every instruction set makes and reads the same bytes."""
+    try:
+        for n in [*range(1, 131, 8), 5000]:
+            x = rows(n, rest, n, sorted_=n % 2 == 0)
+            codec = Codec("splat:rank=5" if rest else "splat").fit(x)
+            found = []
+            for level in ("scalar", "avx2", "avx512"):
+                try:
+                    _native.set_isa(level)
+                except ValueError:
+                    continue
+                codes = codec.encode(x)
+                found.append((codes.to_bytes(), codec.decode(codes).tobytes()))
+            assert all(f == found[0] for f in found), n
+    finally:
+        _native.set_isa("auto")
+
+
+def test_many_blocks_decode_alone():
+    x = rows(80_000, 0)
+    codec = Codec("splat").fit(x)
+    codes = codec.encode(x)
+    assert len(codes.blocks) == 2 and max(b.rows for b in codes.blocks) < 1 << 17
+    assert np.array_equal(codec.decode(codes, rows=slice(76_000, 76_100)), codec.decode(codes)[76_000:76_100])
+
+
+def test_damage_is_told():
+    x = rows(300, 3)
+    codec = Codec("splat").fit(x)
+    stage, parts = codec.stage, codec.stage.encode(x)
+    form = codec.form(x.shape, "float32")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for i in range(1500):
+        bad = dict(parts)
+        name = list(parts)[i % 8]
+        data = parts[name].copy()
+        if i % 5 == 0:
+            data = data[:rng.integers(0, len(data) + 1)]
+        elif len(data):
+            data[rng.integers(0, len(data), 1 + i % 3)] ^= np.uint8(1 << rng.integers(0, 8))
+        bad[name] = data
+        try:
+            assert stage.decode(bad, form).shape == x.shape
+        except CompandError:
+            refused += 1
+    assert refused > 1000
+
+
+def test_rows_that_are_no_splats():
+    with pytest.raises(SpecError, match="14"):
+        Codec("splat").fit(np.zeros((4, 13), np.float32))
+
+
+def test_morton_order_follows_the_curve():
+    x = np.float32([[1, 1, 1], [-1, -1, -1], [1, -1, -1], [-1, 1, 1], [1, 1, -1], [0, 0, 0], [-0.0, 2, 0]])
+    got = order(x)
+    assert sorted(got) == list(range(7)) and got[0] == 1  # all negative first
+    assert np.array_equal(order(x * 1e-30), got) and np.array_equal(order(np.zeros((0, 3), np.float32)), [])
