@@ -76,6 +76,8 @@ def test_transcode(run, ply):
     assert facts["splats"] == 500 and facts["bytes_per_splat"] == 32
     said(run("transcode", ply, "e.ply", "--degree", 0))
     assert read("e.ply").degree == 0
+    facts = json.loads(said(run("transcode", ply, "g.ply", "--prune", 0.2, "--merge", 0.1, "--json")))
+    assert facts["splats"] <= 400 and facts["prune"]["lost"] < 0.1 and len(read("g.ply")) == facts["splats"]
     said(run("decompress", "b.cpd", "--to", "spz", "-o", "f.spz"))
     assert len(read("f.spz")) == 500
     assert run("transcode", ply, "x.obj").exit_code == 1 and run("transcode", ply, "x.ply", "--quality", 3).exit_code == 2

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .console import put_json, short, size, target
+from .console import note, put_json, short, size, target
 
 
 def add(app: typer.Typer) -> None:
@@ -23,6 +23,8 @@ def transcode(
     quality: Annotated[float | None, typer.Option(min=1, max=100, help="Of a .cpd: 1 to 100.  [default: 50]", show_default=False)] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Of a .cpd: keep every bit.")] = False,
     degree: Annotated[int | None, typer.Option(min=0, max=4, help="Cut harmonics to this degree.", show_default=False)] = None,
+    prune: Annotated[float, typer.Option(min=0, max=0.99, help="Leave out this share of the splats: those that add least.")] = 0,
+    merge: Annotated[float, typer.Option(min=0, max=2, help="Merge neighbours nearer than this part of their size.")] = 0,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No result line.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -32,9 +34,10 @@ def transcode(
     [bold]compand transcode scene.ply scene.spz[/]
     [bold]compand transcode scene.cpd scene.sog[/]
     [bold]compand transcode scene.sog scene.cpd --quality 60[/]
+    [bold]compand transcode scene.ply light.spz --prune 0.2[/]
     """
     from ..modality import pack
-    from ..modality.splats import Scene, read, write
+    from ..modality.splats import Scene, passes, read, write
     from ..modality.splats.quality import DEFAULT, spec_of
     from .arrays import size_on_disk
     from .console import usage
@@ -49,6 +52,11 @@ def transcode(
     scene = read(source)
     if degree is not None and degree < scene.degree:
         scene = scene.with_degree(degree)
+    done = {}
+    if merge:
+        scene, done["merge"] = passes.merge(scene, merge)
+    if prune:
+        scene, done["prune"] = passes.prune(scene, prune)
     if packed:
         opened = Scene(source, exact=lossless, scene=scene)
         pack(opened, out, spec=None if lossless else spec_of(quality or DEFAULT), lossless=lossless, overwrite=force)
@@ -56,9 +64,11 @@ def transcode(
         write(out, scene, overwrite=force)
     after = size_on_disk(out)
     result = {"input": str(source), "output": str(out), "splats": len(scene), "degree": scene.degree, "bytes_in": before,
-              "bytes_out": after, "bytes_per_splat": after / max(len(scene), 1), "seconds": time.perf_counter() - start}
+              "bytes_out": after, "bytes_per_splat": after / max(len(scene), 1), "seconds": time.perf_counter() - start, **done}
     if json:
         put_json(result)
     elif not quiet:
+        for name, d in done.items():
+            note(f"{name}: {d['splats']:,} splats fewer, which held {d['lost']:.3%} of all opacity times area")
         typer.echo(f"{source.name} → {out.name}: {len(scene):,} splats, {size(before)} → {size(result['bytes_out'])}, "
                    f"{short(result['bytes_per_splat'])} bytes a splat, {short(result['seconds'])} s")
