@@ -90,6 +90,19 @@ def test_what_cannot_be_fed_back_is_refused(layer):
         Hessian(3).add(np.zeros((2, 4)))
 
 
+def test_low_rank_gives_back_what_the_outputs_lost(layer):
+    w, h = layer
+    alone, with_rank = (encode(spec, w, h) for spec in ("hadamard,int:2:mid=true", "(hadamard,int:2:mid=true)+lowrank:8"))
+    plain = with_rank.codec.fit(w).encode(w)
+    errors = [loss(c.codec.decode(c) - w, h) for c in (alone, with_rank, plain)]
+    assert errors[1] < 0.7 * errors[0] and errors[1] < 0.5 * errors[2]
+    assert np.array_equal(Codec.decompress(with_rank.to_bytes()), with_rank.codec.decode(with_rank))
+    best = np.linalg.svd((alone.codec.decode(alone) - w) @ np.linalg.cholesky(damped(h, 0)))[1]
+    assert np.isclose(errors[1], np.square(best[8:]).sum() * np.trace(h) / D, rtol=0.02)
+    three = encode("sparse:0.01+(hadamard,int:3)+lowrank:4:value=float32", w, h)
+    assert loss(three.codec.decode(three) - w, h) < errors[1]
+
+
 def test_importance_of_tokens():
     x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
     twice, once = Hessian(4), Hessian(4)

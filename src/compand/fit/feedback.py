@@ -10,7 +10,8 @@ The loop is here and not in stages. Any of these can be in it:
 - stages that code pieces of rows on their own (vq, pq, lattice with group, sums of such): a block of pieces at a time;
 - stages with a method ``walk(x)`` that walks through the columns itself (trellis).
 
-Of a sum, the last term is fed back, and those before it (sparse, lowrank) keep their codes.
+Of a sum, the last term is fed back, and those before it (sparse, lowrank) keep their codes. A ``lowrank`` that ends a sum is fitted to what
+the terms before it lost of the outputs: ``(hadamard,trellis:2)+lowrank:16``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ..codes import Block, Codes, pack_part
 from ..errors import InputError, SpecError
 from ..expression import Chain, Sum
 from ..stage import Form, Stage
+from .compensate import compensated
 from .hessian import carried, damped
 
 _LEVELS = 1 << 24  # values of all levels of some rows that are held at once
@@ -61,6 +63,8 @@ def encode(codec: Codec | str, w, hessian, *, damping: float = 0.01, block: int 
     if codec.stage.state(form) and not codec.state():
         codec = codec.fit(w, weight=np.diag(np.asarray(hessian))[None] if np.ndim(hessian) == 2 else None)
     codec.stage.require(form)
+    if isinstance(codec.stage, Sum) and codec.stage.items[-1].name == "lowrank":
+        return _compensated(codec, w, hessian, damping, block, order)
     chain = codec.stage if isinstance(codec.stage, Chain) else None
     transforms = chain.transforms if chain else ()
     stage: Stage = chain.quantizer if chain else codec.stage
@@ -77,6 +81,22 @@ def encode(codec: Codec | str, w, hessian, *, damping: float = 0.01, block: int 
         layout = codec.layout(form._replace(n=len(rows)))
         blocks.append(Block(len(rows), {path: pack_part(to_numpy(parts[path]), p) for path, p in layout.items()}))
     return Codes(codec, tuple(w.shape), str(w.dtype), tuple(blocks))
+
+
+def _compensated(codec: Codec, w: np.ndarray, hessian, damping: float, block: int, order) -> Codes:
+    """A sum that ends in lowrank: the terms before it with feedback, then lowrank for the outputs they lost."""
+    *head, last = codec.stage.items
+    first = encode(Codec(head[0] if len(head) == 1 else Sum(tuple(head))), w, hessian, damping=damping, block=block, order=order)
+    form = first.form
+    rest = w.reshape(form.n, form.d).astype(np.float32) - first.codec.decode(first).reshape(form.n, form.d)
+    fitted, parts = compensated(last, rest, hessian, damping)
+    whole, at, blocks = Codec(Sum((*head, fitted))), 0, []
+    for b in first.blocks:
+        own = {f"0.{name}": part for name, part in b.parts.items()} if len(head) == 1 else dict(b.parts)
+        own |= {f"{len(head)}.{name}": np.ascontiguousarray(part[at:at + b.rows]) for name, part in parts.items()}
+        blocks.append(Block(b.rows, own))
+        at += b.rows
+    return Codes(whole, tuple(w.shape), str(w.dtype), tuple(blocks))
 
 
 def _feed(stage: Stage, w: np.ndarray, h: np.ndarray, block: int, order: str) -> dict[str, Any]:
