@@ -111,9 +111,10 @@ class Study:
         language.head.weight = self.original
         ppl = np.exp(np.concatenate(loss, axis=1).astype(np.float64).mean(1))
         each = np.concatenate(kld).astype(np.float64)
-        return {"spec": spec or "original body", "second_order": second, "bits": round(8 * nbytes / values, 3) or 32, "kld": round(float(each.mean()), 4),
-                "kld_99": round(float(np.quantile(each, 0.99)), 3), "perplexity": round(float(ppl[1]), 3),
-                "perplexity_original": round(float(ppl[0]), 3), "top1": round(float(np.concatenate(same).mean()), 4), "encode_s": round(seconds, 1)}
+        return {"spec": spec or "original body", "second_order": second, "bits": round(8 * nbytes / values, 3) or 32,
+                "kld": round(float(each.mean()), 4), "kld_99": round(float(np.quantile(each, 0.99)), 3),
+                "perplexity": round(float(ppl[1]), 3), "perplexity_original": round(float(ppl[0]), 3),
+                "top1": round(float(np.concatenate(same).mean()), 4), "encode_s": round(seconds, 1)}
 
 
 def main() -> None:

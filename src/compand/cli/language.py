@@ -52,8 +52,8 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
         put_json({**result, "spec": used, "input": str(source), "output": str(path)})
     elif not quiet:
         worst = max(result["lost"], key=result["lost"].__getitem__)
-        typer.echo(f"{source.name} → {path.name}: {size(result['bytes'])}, {short(result['bits'])} bits/value, {short(result['seconds'])} s, "
-                   f"largest relative error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  [{used}]")
+        typer.echo(f"{source.name} → {path.name}: {size(result['bytes'])}, {short(result['bits'])} bits/value, "
+                   f"{short(result['seconds'])} s, largest relative error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  [{used}]")
 
 
 def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool) -> None:

@@ -77,7 +77,6 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration: s
 
 def _layers(language: Language, ids, choose, embedding, damping, parts: Parts, progress) -> dict[str, float]:
     """Fit every layer, then the head; relative squared error of the outputs by tensor."""
-    torch, _ = transformers()
     language.load(language.embedding)
     hidden = [language.embedding(row[None]) for row in ids]
     arguments = language.arguments(ids[:1])
