@@ -2,8 +2,9 @@
 
     python benchmarks/weights.py MODEL [--text FILE --calib FILE] [--only SPEC]
 
-MODEL is a Hugging Face folder of a decoder model. Every linear layer is coded by each method; embedding and head (one matrix, 63 % of the
-parameters) by EMBEDDING, the same for all, so that rows differ in the body only. Hessians are gathered once, from the original model.
+MODEL is a Hugging Face folder of a decoder model. Every linear layer is coded by each method; embedding and head (one matrix, 63 % of
+the parameters) by EMBEDDING, the same for all, so that rows differ in the body only. Hessians are gathered once, from the
+original model.
 `bits` are of the body with scales and state; `kld` is KL(original || coded) in nats a token on held-out text. Numbers of llama.cpp types (from
 requantizing the same weights with an importance matrix, on WikiText-2 test) are in LLAMA_CPP with their bits, the embedding at 8.5 bits.
 """

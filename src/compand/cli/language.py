@@ -53,7 +53,7 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
     elif not quiet:
         worst = max(result["lost"], key=result["lost"].__getitem__)
         typer.echo(f"{source.name} → {path.name}: {size(result['bytes'])}, {short(result['bits'])} bits/value, "
-                   f"{short(result['seconds'])} s, largest relative error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  [{used}]")
+                   f"{short(result['seconds'])} s, largest error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  [{used}]")
 
 
 def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool) -> None:
