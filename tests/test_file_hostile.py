@@ -390,3 +390,18 @@ def test_many_codecs_cost_no_more_than_their_bytes(name):
             counter.disable()
         calls = pstats.Stats(counter).total_calls / len(data)
         assert calls < 8, f"{calls:.1f} calls for each byte of the file"
+
+
+def test_rotations_of_many_seeds_are_refused_before_they_are_drawn(monkeypatch):
+    from compand.transform import rotate
+
+    drawn = []
+    draw = rotate.orthogonal
+    monkeypatch.setattr(rotate, "orthogonal", lambda seed, d: drawn.append(d) or draw(seed, min(d, 1)) if d > 64 else draw(seed, d))
+    entry = {"shape": [1, 1024], "dtype": "float32", "rows": 1, "parts": {"1.ids": [0], "1.scale": [1]}}
+    data = crowd((f"rotate:seed={i},int:1" for i in range(1, 101)), entry, [bytes(128), b"\0\0"])
+    report = compand.open(data).verify("full", keep_going=True)
+    assert sum(isinstance(f, compand.LimitError) for f in report.faults) >= 90 and len(drawn) <= 10
+    one = crowd(("rotate,int:1" for _ in range(100)), {**entry, "shape": [1, 32]}, [bytes(4), b"\0\0"])
+    assert compand.open(one).verify("full").ok  # one rotation, shared
+    assert compand.open(data, limits=compand.Limits(work=1 << 40)).verify("structure").ok

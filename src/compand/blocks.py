@@ -40,8 +40,11 @@ class guarded:
             raise CorruptError(f"{self.what}: {type(e).__name__}: {str(e)[:200]}", **self.where) from e
 
 
-def check_form(stage: Stage, form: Form, limits: Limits) -> None:
-    """Raise `LimitError` if decoding one block needs an array over the limit, at any stage of the expression."""
+def check_form(stage: Stage, form: Form, limits: Limits, work: dict[tuple[str, int], int]) -> None:
+    """Raise `LimitError` if decoding one block needs an array over the limit, at any stage of the expression.
+
+    What it takes to set stages up is noted in ``work``.
+    """
     if type(form.n) is not int or type(form.d) is not int or form.n < 0 or form.d < 0:
         raise CorruptError(f"{stage} cannot work on an array of {form.n} x {form.d}")
     size = form.n * form.d * max(4, dtype_of(form.dtype).itemsize)
@@ -50,13 +53,15 @@ def check_form(stage: Stage, form: Form, limits: Limits) -> None:
     if isinstance(stage, Chain):
         for t in stage.transforms:
             form = t.out(form)
-            check_form(t, form, limits)
+            check_form(t, form, limits, work)
         if stage.quantizer is not None:
-            check_form(stage.quantizer, form, limits)
+            check_form(stage.quantizer, form, limits, work)
     elif isinstance(stage, Sum):
         for term in stage.items:
-            check_form(term, form, limits)
-    if not isinstance(stage, (Chain, Sum)):
+            check_form(term, form, limits, work)
+    else:
+        if effort := stage.setup(form):
+            work[str(stage), form.d] = effort
         for path, part in stage.state(form).items():
             check_part(stage, path, part, limits)
 
@@ -89,12 +94,13 @@ class Plan:
         empty = form.n == 0 or form.d == 0
         self.count = 0 if empty else -(-form.n // rows)
         self.layouts: dict[int, dict[str, Part]] = {}
+        self.work: dict[tuple[str, int], int] = {}
         if not empty:
             if self.count > 1 and rows * form.d < MIN_VALUES:
                 raise CorruptError(f"blocks of {rows} x {form.d} values are too small; {MIN_VALUES} values is the least")
             with guarded("this shape cannot be coded so"):
                 for n in {min(rows, form.n), form.n - (self.count - 1) * rows}:
-                    check_form(codec.stage, form._replace(n=n), limits)
+                    check_form(codec.stage, form._replace(n=n), limits, self.work)
                     self.layouts[n] = codec.layout(form._replace(n=n))
                     for path, part in self.layouts[n].items():
                         check_part(codec.stage, path, part, limits)

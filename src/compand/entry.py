@@ -70,6 +70,7 @@ class Entry:
         codec = file._codec(record["codec"])
         with guarded("the entry cannot be read", entry=self.name):
             plan = Plan(codec, self.shape, self.dtype, record["rows"], file.limits)
+            file._spend(plan.work, self.name)
             self._match(plan)
             self._match_state(plan)
         return plan

@@ -31,6 +31,7 @@ from .stage import Part
 
 LEVELS = ("structure", "checksums", "full")
 FREE_EXPANSION = 64 << 20  # decoded bytes that any file may have, however small
+FREE_WORK = 1 << 33        # multiplications that any file may take to set stages up: eight rotations of 1024 columns
 
 _INDEX = frozenset(("chunks", "codecs", "entries")), frozenset(("meta",))  # fields an object must have, and may have
 _CODEC = frozenset(("spec",)), frozenset(("state", "packages"))
@@ -119,6 +120,8 @@ class File(Mapping):
         self._entries: dict[str, Entry] = {}
         self._codecs: dict[int, Codec | CompandError] = {}
         self._known_specs: dict[int, dict[str, Any]] = {}
+        self._work: dict[tuple[str, int], int] = {}
+        self._spent = 0
 
     # -- the index, checked: each entry when it is first asked for, what concerns all of them by `verify` -----------------------
     def _spec(self, i: int) -> dict[str, Any]:
@@ -164,6 +167,14 @@ class File(Mapping):
         self.limits.check("decoded_bytes", size, f"{what} decoded")
         if size > FREE_EXPANSION:
             self.limits.check("expansion", (size - FREE_EXPANSION) // self.nbytes, f"{what}: decoded bytes for each byte of the file")
+
+    def _spend(self, work: dict[tuple[str, int], int], what: str) -> None:
+        """Note what an entry takes before its first value is decoded, once for all entries; `LimitError` if it is too much."""
+        new = {key: effort for key, effort in work.items() if key not in self._work}
+        if new and (spent := sum(new.values()) + self._spent) > FREE_WORK:
+            self.limits.check("work", (spent - FREE_WORK) // self.nbytes, f"{what}: multiplications to set stages up, per byte of the file")
+        self._work |= new
+        self._spent += sum(new.values())
 
     def _check_all(self) -> None:
         """What no entry alone can show: totals, and that every chunk and codec belongs to something."""

@@ -20,6 +20,7 @@ class Limits:
     allocation: int = 4 << 30         # bytes of one array
     decoded_bytes: int = 64 << 30     # bytes of all entries, decoded
     expansion: int = 4096             # decoded bytes per stored byte, for each entry
+    work: int = 2048                  # multiplications per stored byte to set stages up (above 2^33, which any file may take)
     stages: int = 32                  # stages in one spec
     terms: int = 16                   # terms of one sum
     spec_length: int = 2048           # characters of a spec

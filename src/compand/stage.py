@@ -80,6 +80,10 @@ class Stage:
         """A `SpecError` that starts with this stage's spec."""
         return SpecError(f"{self}: {message}")
 
+    def setup(self, form: Form) -> int:
+        """Multiplications that the first use of this stage on such rows takes, however few they are; 0 if next to none."""
+        return 0
+
     # -- fitting -------------------------------------------------------------------------------------------------------
     def state(self, form: Form) -> dict[str, Part]:
         """The fitted arrays this stage needs for such an input; {} if it needs no fit."""

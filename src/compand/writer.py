@@ -24,7 +24,7 @@ from .limits import Limits
 from .replacing import Replacing
 
 OPAQUE = "bytes,lzma"  # how opaque bytes are stored
-TRUSTED = Limits(allocation=1 << 62, decoded_bytes=1 << 62, expansion=1 << 62)
+TRUSTED = Limits(allocation=1 << 62, decoded_bytes=1 << 62, expansion=1 << 62, work=1 << 62)
 
 
 class Writer:

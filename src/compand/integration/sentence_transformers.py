@@ -63,7 +63,7 @@ def embed(texts: list[str], model) -> np.ndarray:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
-        raise InputError("text needs sentence-transformers: pip install sentence-transformers") from None
+        raise InputError("text needs sentence-transformers: pip install 'compand[hf]'") from None
     try:
         loaded = SentenceTransformer(str(model), local_files_only=True)
     except (OSError, ValueError, KeyError) as e:

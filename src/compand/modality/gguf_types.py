@@ -194,5 +194,5 @@ def dequantize(kind: int, blocks: np.ndarray) -> np.ndarray:
             from gguf.quants import dequantize as tables
         except ImportError:
             raise UnsupportedError(f"GGUF type {t.name} is decoded with the code tables of the gguf package: "
-                                   "pip install gguf") from None
+                                   "pip install 'compand[gguf]'") from None
         return tables(blocks, GGMLQuantizationType(kind)).reshape(len(blocks), t.values)

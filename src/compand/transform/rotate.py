@@ -44,6 +44,9 @@ class Rotate(Transform, name="rotate"):
             raise self.fail(f"asks for {self.k} columns of {form.d}; try rotate:{max(form.d, 1)}")
         return form._replace(d=self.k or form.d)
 
+    def setup(self, form):
+        return form.d ** 3
+
     def forward(self, x):
         return array_namespace(x).matmul(x, self._matrix(x, x.shape[1])), {}
 
