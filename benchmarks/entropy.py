@@ -22,6 +22,8 @@ import record
 from compand import _native
 from compand.entropy import coder
 
+SLOW = ("zstd -19", "compand, mixed")  # encoded once
+
 
 def entropy_bits(ids: np.ndarray) -> float:
     counts = np.bincount(ids)
@@ -70,12 +72,12 @@ def real(n: int, notes: list[str]) -> dict[str, tuple[np.ndarray, int]]:
     return found
 
 
-
 def peers(ids: np.ndarray, k: int, notes: list[str]) -> dict:
     """name → (encode() → bytes-like, decode(data) → ids or None)."""
     found = {"compand": (lambda: coder.encode_static(ids, k), lambda data: coder.decode_static(data, ids.size, k))}
     if k <= 256:
         found["compand, order 1"] = (lambda: coder.encode_order1(ids, k), lambda data: coder.decode_order1(data, ids.size, k))
+        found["compand, mixed"] = (lambda: coder.encode_mixed(ids, k), lambda data: coder.decode_mixed(data, ids.size, k))
     try:
         import constriction
 
@@ -118,10 +120,13 @@ def measure(source: str, ids: np.ndarray, k: int, rounds: int, notes: list[str])
         start = time.perf_counter()
         data[name] = encode()
         times["enc", name] = time.perf_counter() - start
-        assert np.array_equal(np.asarray(decode(data[name])).astype(np.int64), ids), (source, name)
-    jobs = {("enc", n): c[0] for n, c in coders.items() if n != "zstd -19"}  # minutes a round: timed once
-    jobs |= {("dec", n): (lambda c=c, n=n: c[1](data[n])) for n, c in coders.items()}
-    times |= record.interleave(jobs, rounds, 12)
+        start = time.perf_counter()
+        back = decode(data[name])
+        times["dec", name] = time.perf_counter() - start
+        assert np.array_equal(np.asarray(back).astype(np.int64), ids), (source, name)
+    jobs = {("enc", n): c[0] for n, c in coders.items() if n not in SLOW}  # seconds or minutes a round: timed once
+    jobs |= {("dec", n): (lambda c=c, n=n: c[1](data[n])) for n, c in coders.items() if n != "compand, mixed"}
+    times |= record.interleave(jobs, rounds, 8)
     bits = entropy_bits(ids)
     for name in coders:
         size = len(data[name])
