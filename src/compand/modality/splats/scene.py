@@ -16,8 +16,8 @@ ATTRIBUTES = {"positions": 3, "scales": 3, "rotations": 4, "opacity": 1, "sh0": 
 def order(positions: np.ndarray) -> np.ndarray:
     """The order in which splats cost least: along the Morton curve around the origin. positions (n, 3) → indices (n,).
 
-    >>> order(np.float32([[2, 2, 2], [0.5, 0.5, 0.5], [-1, -1, -1]]))
-    array([2, 1, 0])
+    >>> order(np.float32([[2, 2, 2], [0.5, 0.5, 0.5], [-1, -1, -1]])).tolist()
+    [2, 1, 0]
     """
     return _native.splat_order(np.ascontiguousarray(np.nan_to_num(positions, posinf=3e38, neginf=-3e38), np.float32))
 
