@@ -20,7 +20,8 @@ import numpy as np
 
 from .. import _native
 from ..errors import InputError
-from .camera import UP, Camera, around
+from .camera import UP, Camera
+from .placement import around
 
 __all__ = ["UP", "Camera", "Picture", "Renderer", "around", "render"]
 

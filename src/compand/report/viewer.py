@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..op.camera import UP, Camera, extent
+from ..op.camera import UP, Camera
+from ..op.placement import extent
 
 FOV = 50.0
 POLICY = ("default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:; worker-src blob:; style-src 'unsafe-inline'; "
