@@ -64,6 +64,38 @@ nb::tuple find(const Index &index, Input<float, 2> queries, Input<float, 1> offs
     return nb::make_tuple(scores.release(), ids.release());
 }
 
+void check_rows(Input<int64_t, 2> ids, size_t count, size_t n) {
+    if (ids.shape(0) != count) throw nb::value_error("ids must have a line for each query");
+    for (size_t i = 0; i < ids.size(); ++i)
+        if (ids.data()[i] < 0 || static_cast<size_t>(ids.data()[i]) >= n) throw nb::value_error("an id is not the number of a row");
+}
+
+nb::object sums_by_index(const Index &index, Input<float, 2> queries, Input<int64_t, 2> ids) {
+    if (index.bits() == 8 || queries.shape(1) != index.width()) throw nb::value_error("queries must have the width of the codebooks, of 4 or 6 bits");
+    check_rows(ids, queries.shape(0), index.n());
+    Fresh<float> out({ids.shape(0), ids.shape(1)});
+    {
+        nb::gil_scoped_release release;
+        index.sums(queries.data(), queries.shape(0), ids.data(), ids.shape(1), out.data());
+    }
+    return nb::cast(out.release());
+}
+
+nb::object sums_by_rows(Input<uint8_t, 2> rows, Input<float, 2> queries, Input<int64_t, 2> ids, float zero) {
+    const size_t n = rows.shape(0), columns = rows.shape(1), m = ids.shape(1);
+    if (columns < 1 || columns > kMaxGroups || n >= size_t{1} << 32) throw nb::value_error("rows must have 1 to 4096 columns");
+    if (queries.shape(1) != columns) throw nb::value_error("queries must have the columns of rows");
+    check_rows(ids, queries.shape(0), n);
+    Fresh<float> out({ids.shape(0), m});
+    {
+        nb::gil_scoped_release release;
+        parallel_for(ids.shape(0), [&](size_t q) {
+            COMPAND_DISPATCH(sums_of, queries.data() + q * columns, rows.data(), n, columns, zero, ids.data() + q * m, m, out.data() + q * m);
+        });
+    }
+    return nb::cast(out.release());
+}
+
 size_t check_sizes(Input<int32_t, 1> sizes, size_t d) {
     size_t width = 0;
     for (size_t g = 0; g < sizes.shape(0); ++g) {
@@ -140,10 +172,13 @@ void bind_scan(nb::module_ &m) {
         .def_prop_ro("groups", &scan::Index::groups)
         .def_prop_ro("bits", &scan::Index::bits)
         .def_prop_ro("nbytes", &scan::Index::nbytes)
+        .def("sums", &scan::sums_by_index, "queries"_a.noconvert(), "ids"_a.noconvert(), "Sums (q, m) of rows ids (q, m), no gain.")
         .def("search", &scan::find, "queries"_a.noconvert(), "offsets"_a.noconvert(), "factors"_a.noconvert(), "k"_a, "shortlist"_a,
              "scanned"_a, "allowed"_a.noconvert(), "Scores (q, k) falling and ids (q, k); -inf and -1 where there are fewer than k.");
     m.def("scan_index", &scan::make, "rows"_a.noconvert(), "groups"_a, "bits"_a, "gain"_a.noconvert(), "term"_a.noconvert(),
           "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "units"_a.noconvert() = nb::none(), "lead"_a = 0, nb::keep_alive<0, 1>(), "Lay out packed ids for searching.");
+    m.def("scan_sums_of", &scan::sums_by_rows, "rows"_a.noconvert(), "queries"_a.noconvert(), "ids"_a.noconvert(), "zero"_a,
+          "Inner products (q, m) of queries (q, c) with rows[ids] + zero, ids (q, m); float32, in a fixed order.");
     m.def("scan_encode", &scan::encode, "x"_a.noconvert(), "codebooks"_a.noconvert(), "half"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
           "Ids (n, groups) of the nearest codewords, ties to the lowest, and inner products (n) with them; float32, in a fixed order.");
     m.def("scan_sums", &scan::sums, "x"_a.noconvert(), "ids"_a.noconvert(), "weights"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,

@@ -198,6 +198,18 @@ float Index::score(const Tables &t, const float *query, uint32_t id) const {
     return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
 }
 
+void Index::sums(const float *queries, size_t count, const int64_t *ids, size_t m, float *out) const {
+    const size_t k = size_t{1} << bits_;
+    parallel_for(count, [&](size_t q) {
+        Tables t;
+        t.exact.resize(groups_ * k);
+        for (size_t g = 0; g < groups_; ++g)
+            COMPAND_DISPATCH(products, queries + q * width_ + starts_[g], codebooks_.data() + offsets_[g], starts_[g + 1] - starts_[g], k,
+                             t.exact.data() + g * k);
+        for (size_t i = 0; i < m; ++i) out[q * m + i] = score(t, queries + q * width_, static_cast<uint32_t>(ids[q * m + i]));
+    });
+}
+
 void Index::search(const Request &r, float *scores, int64_t *ids) const {
     constexpr size_t most_tile = 256;
     const size_t tile = bits_ == 8 ? most_tile : 32;  // queries that pass over a chunk together: their tables stay in the cache

@@ -50,6 +50,8 @@ public:
     size_t nbytes() const { return blocks_ * block_bytes(laid_, bits_) + 4 * kBlock * blocks_ * (has_term_ ? 2 : 1) + 4 * (rest_.size() + most_.size()); }
     // scores (count, k) falling, ids (count, k); -inf and -1 where there are fewer than k.
     void search(const Request &request, float *scores, int64_t *ids) const;
+    // out (count, m): the sums of rows ids (count, m), below n, without gain, term or offset. 4 and 6 bits.
+    void sums(const float *queries, size_t count, const int64_t *ids, size_t m, float *out) const;
 
 protected:  // for native/lists, which scans some of the blocks
     struct Tables {

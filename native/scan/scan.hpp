@@ -114,6 +114,9 @@ struct Query {
 #define COMPAND_SCAN_FUNCTIONS                                                                                        \
     /* offers the vectors of blocks [first, last) to count <= 4 queries */                                            \
     void scan(const Store &store, size_t first, size_t last, const Query *queries, size_t count, size_t groups);      \
+    /* out[i] = sum_j query[j] * (row ids[i] column j + zero) for m of n rows of `columns` bytes */                    \
+    void sums_of(const float *query, const uint8_t *rows, size_t n, size_t columns, float zero, const int64_t *ids,   \
+                 size_t m, float *out);                                                                               \
     /* |v| of one vector's columns, see Bounds; a little more, for roundings */                                       \
     float length(const uint8_t *row, const float *units, size_t columns, float zero);                                 \
     /* out[c] = sum_j x[j] * table[j * k + c], j ascending, products rounded */                                       \

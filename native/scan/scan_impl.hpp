@@ -444,6 +444,21 @@ template <size_t K> void products_of(const float *x, const float *table, size_t 
     std::memcpy(out, sums, sizeof sums);
 }
 }  // namespace
+void sums_of(const float *query, const uint8_t *rows, size_t n, size_t columns, float zero, const int64_t *ids, size_t m, float *out) {
+    const Bounds all{rows, columns, n, columns, 0, nullptr, nullptr, zero};
+    const size_t padded = (columns + 63) / 64 * 64;
+    alignas(64) uint8_t room[kMaxGroups + 128];
+    alignas(64) float whole[kMaxGroups];
+    std::memset(whole, 0, padded * sizeof(float));
+    std::memcpy(whole, query, columns * sizeof(float));
+    for (size_t i = 0; i < m; ++i) {
+        constexpr size_t ahead = 8;
+        if (i + ahead < m)
+            for (size_t j = 0; j < columns; j += 64) __builtin_prefetch(rows + static_cast<size_t>(ids[i + ahead]) * columns + j);
+        out[i] = inner(whole, whole_row(all, static_cast<uint32_t>(ids[i]), room), padded, zero);
+    }
+}
+
 float length(const uint8_t *row, const float *units, size_t columns, float zero) {
     Floats sums = {};
     float total = 0;

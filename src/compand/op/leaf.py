@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ..expression import Chain, Sum
 from ..quantizer.ecsq import Ecsq
 from ..quantizer.grouped import Grouped
 from ..quantizer.int import Int
+from ..quantizer.refined import Refined
 from ..symbols import pack
 from .affine import Affine, affine
 
@@ -48,11 +49,30 @@ def leaf(codes: Codes, terms: int, term: int = 0) -> Leaf | None:
             path, stage = path + f"{term}.", stage.items[term]
         else:
             return None
+    if isinstance(stage, Refined) and terms == 1:
+        stage = stage.coarse
     make = {"ecsq": _ecsq, "grouped": _grouped, "int": _int}.get(stage.name)
     if make is None or not codes.blocks:
         return None
     map_ = affine(transforms, form)
     return map_ and make(stage, codes, path, coder, map_)
+
+
+def leaves(codes: Codes) -> list[Leaf] | None:
+    """The leaves whose scores add up to those of all terms; None if codes have one term, or only decoding can tell."""
+    stage, path, transforms, coder = codes.codec.stage, "", (), ""
+    if isinstance(stage, Chain):
+        path, transforms, coder = f"{len(stage.transforms)}.", stage.transforms, str(stage.coder) if stage.coder else ""
+        stage = stage.quantizer
+    if isinstance(stage, Sum) and not any(isinstance(s, Chain) for s in stage.items):
+        found = [leaf(codes, i + 1, i) for i in range(len(stage.items))]
+    elif isinstance(stage, Refined) and codes.blocks and (map_ := affine(transforms, codes.form)):
+        gain = np.ascontiguousarray(stage.gains({"whole": codes.part(path + "whole")}), np.float32)
+        found = [make(s, codes, path, coder, map_) for make, s in ((_grouped, stage.coarse), (_ecsq, stage.fine))]
+        found = [one and replace(one, gain=gain) for one in found]
+    else:
+        return None
+    return None if any(one is None for one in found) else found
 
 
 def _rows(codes: Codes, path: str, coder: str, k: int) -> np.ndarray:

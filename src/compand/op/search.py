@@ -15,9 +15,11 @@ from ..codec import Codec
 from ..codes import Block, Codes, pack_part
 from ..errors import InputError
 from ..expression import Chain, Sum
+from ..quantizer.refined import Refined
 from .lead import lead, units
 from .leaf import Leaf, leaf
 from .lists import ListScanner, list_scanner
+from .refine import refiner
 
 Metric = Literal["ip", "cosine", "l2"]
 _QUERIES = 64  # queries whose short lists are scored together
@@ -165,8 +167,9 @@ def _norms(codes: Codes, leaf: Leaf) -> np.ndarray:
 
 def _again(q: np.ndarray, codes: Codes, rows: np.ndarray, metric: Metric, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The short lists ``rows`` (q, m) scored with all terms: the k best of each."""
-    scores = np.empty(rows.shape, np.float32)
-    for at in range(0, len(q), _QUERIES):
+    refine = refiner(codes, metric)
+    scores = refine.scores(q, rows) if refine else np.empty(rows.shape, np.float32)
+    for at in range(0, 0 if refine else len(q), _QUERIES):
         some = rows[at:at + _QUERIES]
         wanted, place = np.unique(np.maximum(some, 0), return_inverse=True)
         x = decode_rows(codes, wanted)
@@ -202,7 +205,7 @@ def _score(q: np.ndarray, x: np.ndarray, metric: Metric) -> np.ndarray:
 
 def _terms(codec: Codec) -> int:
     stage = codec.stage.quantizer if isinstance(codec.stage, Chain) else codec.stage
-    return len(stage.items) if isinstance(stage, Sum) else 1
+    return len(stage.items) if isinstance(stage, Sum) else 2 if isinstance(stage, Refined) else 1
 
 
 def _queries(queries, d: int, metric: Metric) -> np.ndarray:

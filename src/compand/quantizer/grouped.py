@@ -106,8 +106,11 @@ class Grouped(Quantizer, name="grouped"):
         books = self.codebooks()
         return _native.scan_encode(np.ascontiguousarray(x), books.ravel(), _half(books, self.sizes_), self.sizes_.astype(np.int32), self.k)
 
-    def _coarse(self, ids: np.ndarray, d: int) -> np.ndarray:
+    def values(self, ids: np.ndarray, d: int) -> np.ndarray:
         """Codewords of ids (n, groups), no gain: (n, d) float32."""
+        return self._coarse(ids, d) * self.unit_[0]
+
+    def _coarse(self, ids: np.ndarray, d: int) -> np.ndarray:
         books = self.codebooks()
         y = np.zeros((len(ids), d), np.float32)
         at = 0

@@ -1,0 +1,53 @@
+"""Scores of short lists by all terms of codes, from ids laid out for it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..codes import Codes
+from .leaf import Leaf, leaves
+
+
+class Refiner:
+    """The terms of codes, each ready to be summed for chosen rows; kept with the codes."""
+
+    def __init__(self, terms: list[Leaf], metric: str, norm2: np.ndarray | None):
+        from .. import _native
+
+        self.terms, self.metric, self.norm2 = terms, metric, norm2
+        self.indexes = [None if t.bits == 8 else _native.scan_index(t.rows, t.groups, t.bits, t.gain, np.zeros(0, np.float32), t.codebooks,
+                                                                    t.sizes, t.zero) for t in terms]
+
+    def scores(self, q: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Scores (q, m) float32 of rows (q, m) int64, as `compand.search` gives them; q of length 1 for cosine."""
+        from .. import _native
+
+        affine, wanted = self.terms[0].affine, np.ascontiguousarray(np.maximum(rows, 0))
+        y = q if affine.matrix is None else q @ affine.matrix.T
+        s = np.repeat((q @ affine.shift).astype(np.float32)[:, None], rows.shape[1], axis=1)
+        for t, index in zip(self.terms, self.indexes, strict=True):
+            own = np.ascontiguousarray((y[:, :len(t.columns)] if t.take is None else y[:, t.take]) * t.columns, np.float32)
+            s += t.gain[wanted] * (index.sums(own, wanted) if index else _native.scan_sums_of(t.rows, own, wanted, t.zero))
+        if self.metric == "cosine":
+            s /= np.sqrt(self.norm2[wanted])
+        elif self.metric == "l2":
+            s = 2 * s - self.norm2[wanted] - np.einsum("ij,ij->i", q, q)[:, None]
+        return s
+
+
+def refiner(codes: Codes, metric: str) -> Refiner | None:
+    """How to score rows of these codes by all their terms; None where only decoding can."""
+    kept = codes.__dict__.setdefault("_refiners", {})
+    if metric not in kept:
+        terms = leaves(codes)
+        kept[metric] = terms and Refiner(terms, metric, None if metric == "ip" else _norms(codes))
+    return kept[metric]
+
+
+def _norms(codes: Codes) -> np.ndarray:
+    """|x_hat|² of each row, (n,) float32, positive."""
+    out = []
+    for block in codes.blocks:
+        x = codes.codec.decode_block(block, codes.form).astype(np.float32, copy=False)
+        out.append(np.einsum("ij,ij->i", x, x))
+    return np.maximum(np.concatenate(out), 1e-20)
