@@ -23,12 +23,12 @@ from .writer import Writer
 __version__ = "0.1.0"
 __all__ = [
     "Codec", "Codes", "CompandError", "CorruptError", "File", "FitError", "FormatError", "Index", "InputError", "LimitError", "Limits",
-    "OverwriteError", "SpecError", "UnsupportedError", "Writer", "lookup", "open", "parse", "quantize_embeddings", "search",
+    "OverwriteError", "SpecError", "UnsupportedError", "Writer", "lookup", "matmul", "open", "parse", "quantize_embeddings", "search",
     "stage_names",
 ]
 
 
-_LATER = {"search": "op.search", "Index": "op.index", "quantize_embeddings": "integration.sentence_transformers"}
+_LATER = {"matmul": "op.matmul", "search": "op.search", "Index": "op.index", "quantize_embeddings": "integration.sentence_transformers"}
 
 
 def __getattr__(name: str):

@@ -1,0 +1,71 @@
+// Products of activations with weights that stay codes. Activations are int8 with a scale for each block of columns; sums of a
+// block are exact integers, so every level of instructions and number of threads gives the same bits.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace compand::matmul {
+
+constexpr size_t kChunk = 64;     // columns of a block of `Rows`
+constexpr size_t kStrip = 16;     // rows of a strip of a trellis, see compand/quantizer/trellis.py
+constexpr size_t kMostTokens = 16;
+
+// Rows of packed ids (low bits first, each row begins on a byte): weight = (level of id - offset + zero) * scale of its group.
+struct Rows {
+    const uint8_t *bytes;
+    size_t row_bytes, d;
+    int bits;              // 1..8
+    const uint8_t *levels; // null: level = id; else 2^bits bytes
+    const uint8_t *high;   // null, or 2^bits bytes: level = 128 * high + levels
+    const uint16_t *brain; // (n, groups) bfloat16 scales, or
+    const float *scale;    // (n, groups)
+    const float *zero;     // (n, groups) or null
+    size_t groups, group;  // a group is 16 or 32 columns, or a multiple of 64
+};
+// One line of activations for `Rows`: blocks of 64 columns, zeros behind the last.
+struct Line {
+    const int8_t *q;
+    const float *scale;   // (blocks)
+    const int32_t *start; // (blocks, 16): -offset * sums
+    const int32_t *sums;  // (blocks, 16): of each four neighbours
+};
+
+// Whole strips of 16 rows of a trellis code: weight = (sum of the bytes of window * factor, for each factor, less 255 each) * scale.
+struct Strips {
+    const uint8_t *bits;
+    size_t d;
+    int k;                    // bits of a value, 1..4
+    const uint16_t *factors;  // one or two
+    int many;
+    const float *scale;       // (strips, groups, 16)
+    size_t groups, group;     // group: a multiple of block
+    size_t block;             // even
+};
+// One line of activations for `Strips`.
+struct Pairs {
+    const int8_t *q;      // blocks * block, zeros behind the last
+    const int32_t *twice; // columns 2 i and 2 i + 1 as bytes a a b b
+    const float *scale;   // (blocks)
+    const int32_t *start; // (blocks): -255 * many * sum of q
+};
+
+#define COMPAND_MATMUL_FUNCTIONS                                                                                              \
+    /* q (d up to a multiple of block) and scales such that x ~ q * scale / unit: scale = unit * max|x| / 127 of each block; */ \
+    /* a block with NaN or infinity has the scale NaN, one below 1e-30 is zero */                                             \
+    void quantize(const float *x, size_t d, size_t block, float unit, int8_t *q, float *scale);                               \
+    /* y[t * stride + r] for rows first to last and the lines t < count */                                                    \
+    void rows(const Rows &w, size_t first, size_t last, const Line *lines, size_t count, float *y, size_t stride);            \
+    /* y[t * stride + 16 * s + r] for strips first to last */                                                                 \
+    void strips(const Strips &w, size_t first, size_t last, const Pairs *lines, size_t count, float *y, size_t stride);
+namespace scalar {
+COMPAND_MATMUL_FUNCTIONS
+}
+namespace avx2 {
+COMPAND_MATMUL_FUNCTIONS
+}
+namespace avx512 {
+COMPAND_MATMUL_FUNCTIONS
+}
+#undef COMPAND_MATMUL_FUNCTIONS
+
+}  // namespace compand::matmul

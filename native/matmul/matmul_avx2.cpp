@@ -1,0 +1,15 @@
+#if COMPAND_X86
+#define ISA avx2
+#define LEVEL 1
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <vector>
+#include <immintrin.h>
+
+#include "matmul/matmul.hpp"
+
+#include "matmul/rows_impl.hpp"
+#include "matmul/strips_impl.hpp"
+#endif

@@ -1,0 +1,19 @@
+#if COMPAND_X86
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false in GCC's own intrinsics (GCC bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#define ISA avx512
+#define LEVEL 2
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <vector>
+#include <immintrin.h>
+
+#include "matmul/matmul.hpp"
+
+#include "matmul/rows_impl.hpp"
+#include "matmul/strips_impl.hpp"
+#endif

@@ -1,0 +1,12 @@
+#define ISA scalar
+#define LEVEL 0
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <vector>
+
+#include "matmul/matmul.hpp"
+
+#include "matmul/rows_impl.hpp"
+#include "matmul/strips_impl.hpp"

@@ -1,0 +1,200 @@
+// `strips` of matmul.hpp. A set is 32 windows in a row: 16 rows by 2 columns.
+namespace compand::matmul::ISA {
+namespace {
+
+// A strip and its last sets, which are read from a copy that goes on with the strip's own start.
+struct Stream {
+    const uint8_t *strip;
+    size_t bytes, step, safe;  // bytes of a strip and of a set; the first set of the copy
+    uint8_t last[160];
+
+    Stream(const uint8_t *from, size_t d, int k) : strip(from), bytes(2 * d * static_cast<size_t>(k)), step(4 * static_cast<size_t>(k)) {
+        safe = bytes < 32 ? 0 : (bytes - 32) / step + 1;
+        if (safe > d / 2) safe = d / 2;
+        for (size_t i = 0; i < sizeof last; ++i) last[i] = strip[(safe * step + i) % bytes];
+    }
+    const uint8_t *set(size_t p) const { return p < safe ? strip + p * step : last + (p - safe) * step; }
+};
+
+inline int level(uint32_t window, const uint16_t *factors, int many) {  // with its mean
+    int sum = 0;
+    for (int i = 0; i < many; ++i) {
+        const uint32_t p = static_cast<uint16_t>(window * factors[i]);
+        sum += static_cast<int>((p & 255) + (p >> 8));
+    }
+    return sum;
+}
+
+// sums[r] += the products of an odd last column
+inline void odd(const Strips &w, const Stream &s, int q, int32_t *sums) {
+    if (w.d % 2 == 0) return;
+    const uint8_t *from = s.set(w.d / 2);
+    for (size_t r = 0; r < kStrip; ++r) {
+        const size_t bit = r * static_cast<size_t>(w.k);
+        uint32_t word;
+        std::memcpy(&word, from + bit / 8, 4);
+        sums[r] += level(word >> (bit & 7), w.factors, w.many) * q;
+    }
+}
+
+#if LEVEL == 2
+template <int K, int many, int T>
+void tile(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, float *y, size_t stride) {
+    alignas(64) static constexpr auto gather = [] {
+        std::array<uint8_t, 64> a{};
+        for (int i = 0; i < 64; ++i) a[static_cast<size_t>(i)] = static_cast<uint8_t>(i / 8 * 4 * K / 8 + i % 8);
+        return a;
+    }();
+    alignas(64) static constexpr auto shift = [] {
+        std::array<uint8_t, 64> a{};
+        for (int i = 0; i < 64; ++i) a[static_cast<size_t>(i)] = static_cast<uint8_t>(i / 8 * 4 * K % 8 + i % 8 / 2 * K + i % 2 * 8);
+        return a;
+    }();
+    const __m512i at = _mm512_load_si512(gather.data()), by = _mm512_load_si512(shift.data());
+    const __m512i c = _mm512_set1_epi16(static_cast<short>(w.factors[0])), e = _mm512_set1_epi16(static_cast<short>(w.factors[many - 1]));
+    constexpr int parts = T <= 4 ? 2 : 1;  // sums in turn, so that none waits for the other
+    alignas(64) float out[T][16] = {};
+    const size_t blocks = (w.d + w.block - 1) / w.block, pairs = w.d / 2;
+    for (size_t b = 0; b < blocks; ++b) {
+        __m512i sum[T][parts];
+        for (int t = 0; t < T; ++t)
+            for (int u = 0; u < parts; ++u) sum[t][u] = _mm512_set1_epi32(u ? 0 : lines[t].start[b]);
+        const auto add = [&](const uint8_t *from, size_t p, int u) {
+            const __m512i data = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+            const __m512i windows = _mm512_multishift_epi64_epi8(by, _mm512_permutexvar_epi8(at, data));
+            const __m512i first = _mm512_mullo_epi16(windows, c), second = many == 2 ? _mm512_mullo_epi16(windows, e) : first;
+            for (int t = 0; t < T; ++t) {
+                const __m512i x = _mm512_set1_epi32(lines[t].twice[p]);
+                sum[t][u] = _mm512_dpbusd_epi32(sum[t][u], first, x);
+                if (many == 2) sum[t][u] = _mm512_dpbusd_epi32(sum[t][u], second, x);
+            }
+        };
+        const auto range = [&](const uint8_t *from, size_t p, size_t end) {
+            for (; p + 2 <= end; p += 2, from += 8 * K) {
+                add(from, p, 0);
+                add(from + 4 * K, p + 1, parts - 1);
+            }
+            if (p < end) add(from, p, 0);
+        };
+        const size_t lo = b * w.block / 2, hi = std::min(pairs, (b + 1) * w.block / 2), middle = std::clamp(s.safe, lo, hi);
+        if (lo < middle) range(s.strip + lo * 4 * K, lo, middle);
+        if (middle < hi) range(s.last + (middle - s.safe) * 4 * K, middle, hi);
+        const __m512 own = _mm512_loadu_ps(scale + b * w.block / w.group * kStrip);
+        for (int t = 0; t < T; ++t) {
+            __m512i dot = parts == 2 ? _mm512_add_epi32(sum[t][0], sum[t][parts - 1]) : sum[t][0];
+            if (b + 1 == blocks && w.d % 2) {
+                alignas(64) int32_t sums[16];
+                _mm512_store_si512(sums, dot);
+                odd(w, s, lines[t].q[w.d - 1], sums);
+                dot = _mm512_load_si512(sums);
+            }
+            const __m512 factor = _mm512_mul_ps(own, _mm512_set1_ps(lines[t].scale[b]));
+            _mm512_store_ps(out[t], _mm512_add_ps(_mm512_load_ps(out[t]), _mm512_mul_ps(_mm512_cvtepi32_ps(dot), factor)));
+        }
+    }
+    for (int t = 0; t < T; ++t) std::memcpy(y + static_cast<size_t>(t) * stride, out[t], sizeof out[t]);
+}
+
+template <int K, int many>
+void tiles(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
+    size_t t = 0;
+    for (; t + 16 <= count; t += 16) tile<K, many, 16>(w, s, scale, lines + t, y + t * stride, stride);
+    for (; t + 4 <= count; t += 4) tile<K, many, 4>(w, s, scale, lines + t, y + t * stride, stride);
+    for (; t < count; ++t) tile<K, many, 1>(w, s, scale, lines + t, y + t * stride, stride);
+}
+#else
+
+// levels[2 r + c] of row r and column c of a set, with their mean
+template <int K> void decode(const uint8_t *from, const uint16_t *factors, int many, int32_t *levels) {
+#if LEVEL == 1
+    for (int i = 0; i < 4; ++i) {  // eight windows, each in 32 bits
+        uint64_t word;
+        std::memcpy(&word, from + i * K, 8);
+        const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), bit = _mm256_mullo_epi32(lane, _mm256_set1_epi32(K));
+        const __m256i byte = _mm256_add_epi32(_mm256_mullo_epi32(_mm256_srli_epi32(bit, 3), _mm256_set1_epi32(0x01010101)),
+                                              _mm256_set1_epi32(0x03020100));
+        const __m256i words = _mm256_shuffle_epi8(_mm256_set1_epi64x(static_cast<long long>(word)), byte);
+        const __m256i windows = _mm256_srlv_epi32(words, _mm256_and_si256(bit, _mm256_set1_epi32(7)));
+        __m256i sum = _mm256_setzero_si256();
+        for (int f = 0; f < many; ++f) {
+            const __m256i p = _mm256_and_si256(_mm256_mullo_epi16(windows, _mm256_set1_epi32(factors[f])), _mm256_set1_epi32(0xffff));
+            sum = _mm256_add_epi32(sum, _mm256_maddubs_epi16(p, _mm256_set1_epi8(1)));
+        }
+        _mm256_store_si256(reinterpret_cast<__m256i *>(levels + 8 * i), sum);
+    }
+#else
+    for (size_t i = 0; i < 32; ++i) {
+        const size_t bit = i * K;
+        uint32_t word;
+        std::memcpy(&word, from + bit / 8, 4);
+        levels[i] = level(word >> (bit & 7), factors, many);
+    }
+#endif
+}
+
+template <int K, int T>
+void tile(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, float *y, size_t stride) {
+    float out[T][16] = {};
+    const size_t blocks = (w.d + w.block - 1) / w.block, pairs = w.d / 2;
+    for (size_t b = 0; b < blocks; ++b) {
+        alignas(32) int32_t sum[T][32] = {}, levels[32];  // of rows and the two columns
+        for (size_t p = b * w.block / 2; p < std::min(pairs, (b + 1) * w.block / 2); ++p) {
+            decode<K>(s.set(p), w.factors, w.many, levels);
+            for (size_t t = 0; t < T; ++t) {
+                const int32_t first = lines[t].q[2 * p], second = lines[t].q[2 * p + 1];
+#if LEVEL == 1
+                const __m256i x = _mm256_setr_epi32(first, second, first, second, first, second, first, second);
+                for (size_t i = 0; i < 32; i += 8) {
+                    __m256i *to = reinterpret_cast<__m256i *>(sum[t] + i);
+                    const __m256i l = _mm256_load_si256(reinterpret_cast<const __m256i *>(levels + i));
+                    _mm256_store_si256(to, _mm256_add_epi32(_mm256_load_si256(to), _mm256_madd_epi16(l, x)));
+                }
+#else
+                for (size_t i = 0; i < 32; i += 2) {
+                    sum[t][i] += levels[i] * first;
+                    sum[t][i + 1] += levels[i + 1] * second;
+                }
+#endif
+            }
+        }
+        for (size_t t = 0; t < T; ++t) {
+            int32_t dot[16];
+            for (size_t r = 0; r < 16; ++r) dot[r] = lines[t].start[b] + sum[t][2 * r] + sum[t][2 * r + 1];
+            if (b + 1 == blocks) odd(w, s, lines[t].q[w.d - 1], dot);
+            const float *own = scale + b * w.block / w.group * kStrip;
+            for (size_t r = 0; r < 16; ++r) out[t][r] += static_cast<float>(dot[r]) * (own[r] * lines[t].scale[b]);
+        }
+    }
+    for (size_t t = 0; t < T; ++t) std::memcpy(y + t * stride, out[t], sizeof out[t]);
+}
+
+template <int K, int many>
+void tiles(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
+    size_t t = 0;
+    for (; t + 4 <= count; t += 4) tile<K, 4>(w, s, scale, lines + t, y + t * stride, stride);
+    for (; t < count; ++t) tile<K, 1>(w, s, scale, lines + t, y + t * stride, stride);
+}
+#endif
+
+template <int K> void all(const Strips &w, size_t first, size_t last, const Pairs *lines, size_t count, float *y, size_t stride) {
+    const size_t bytes = 2 * w.d * static_cast<size_t>(w.k);
+    for (size_t i = first; i < last; ++i) {
+        const Stream s(w.bits + i * bytes, w.d, w.k);
+        const float *scale = w.scale + i * w.groups * kStrip;
+        if (w.many == 1) tiles<K, 1>(w, s, scale, lines, count, y + i * kStrip, stride);
+        else tiles<K, 2>(w, s, scale, lines, count, y + i * kStrip, stride);
+    }
+}
+
+}  // namespace
+
+void strips(const Strips &w, size_t first, size_t last, const Pairs *lines, size_t count, float *y, size_t stride) {
+    switch (w.k) {
+    case 1: return all<1>(w, first, last, lines, count, y, stride);
+    case 2: return all<2>(w, first, last, lines, count, y, stride);
+    case 3: return all<3>(w, first, last, lines, count, y, stride);
+    default: return all<4>(w, first, last, lines, count, y, stride);
+    }
+}
+
+}  // namespace compand::matmul::ISA

@@ -1,0 +1,219 @@
+"""Weights as a native product wants them: leaves of codes, laid out once and kept with the codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import _native
+from ..codes import Codes, unpack_part
+from ..positions import unpack_positions
+from ..quantizer.float import _E8M0, E4M3, Float
+from ..quantizer.int import Int, _powers
+from ..quantizer.lowrank import Lowrank
+from ..quantizer.sign import Sign
+from ..quantizer.table import Table
+from ..quantizer.ternary import Ternary
+from ..quantizer.trellis import ROWS, Trellis
+from ..stage import Form, Stage
+from ..symbols import pack, width
+
+Product = Callable[[np.ndarray], np.ndarray]  # x (m, d) float32 → x times the transpose of the weights (m, n) float32
+BLOCK = 64          # columns whose activations share a scale; 128 for trellis
+FINE = 127 * 128    # levels of two bytes are within ± this
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Where the codes of one quantizer are: its stage, the form it sees, and the path of its parts."""
+
+    codes: Codes
+    stage: Stage
+    form: Form
+    path: str
+    coder: str
+
+    def part(self, name: str) -> np.ndarray:
+        """One part over all rows, as stored."""
+        return self.codes.part(self.path + name)
+
+    def ids(self, k: int) -> np.ndarray:
+        """The symbols packed in whole bits: a view of the codes where they are so."""
+        if not self.coder and k & (k - 1) == 0:
+            return np.ascontiguousarray(self.part("ids"))
+        return pack(self.codes.symbols(self.path + "ids"), 1 << width(k))
+
+
+def product(leaf: Leaf) -> Product | None:
+    """The native product of a leaf; None where there is none."""
+    make = {"int": _int, "table": _table, "float": _float, "sign": _sign, "ternary": _ternary, "trellis": _trellis,
+            "lowrank": _lowrank, "sparse": _sparse}.get(leaf.stage.name)
+    return make(leaf) if make and leaf.form.n and leaf.form.d else None
+
+
+# -- rows of ids ---------------------------------------------------------------------------------------------------------------
+def _rows(leaf: Leaf, k: int, scale: np.ndarray, group: int | None, *, values: np.ndarray | None = None, zero=None) -> Product | None:
+    """Ids of k levels: id + z0 where ``values`` is None (``zero`` being z0 or an array of them), else values[id]."""
+    d = leaf.form.d
+    group = min(group or d, d)
+    if group >= d:
+        group = -(-d // BLOCK) * BLOCK
+    if k > 256 or not (group in (16, 32) or group % BLOCK == 0):
+        return None
+    bits = max(width(k), 1)
+    ids = leaf.ids(k) if k > 1 else np.zeros((leaf.form.n, -(-d // 8)), np.uint8)
+    unit, offset, low, high, free = 1.0, 0, None, None, None
+    if isinstance(zero, np.ndarray):
+        free = np.ascontiguousarray(zero, np.float32)
+    elif values is None and zero == int(zero):
+        offset = -int(zero)
+    else:
+        values = np.arange(k, dtype=np.float32) + np.float32(zero) if values is None else values
+        found = _integers(values)
+        if found is None:
+            return None
+        level, unit = found
+        if level.max() - level.min() <= 255:
+            offset, low = -int(level.min()), _bytes(level - level.min(), bits)
+        else:
+            below = (level + 64) % 128
+            low, high = _bytes(below, bits), _bytes((level + 64 - below) // 128 + 127, bits)
+            offset = 64 + 127 * 128
+    brain = scale.view(np.uint16) if scale.dtype.name == "bfloat16" else None
+    wide = None if brain is not None else np.ascontiguousarray(scale, np.float32)
+    return lambda x: _native.matmul_rows(x, ids, bits, offset, unit, group, brain, wide, low, high, free)
+
+
+def _integers(values: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """Levels as integers within ±FINE times a unit: exactly where a power of two does it, else to 2^-15 of the largest."""
+    top = float(np.abs(values).max(initial=0))
+    if not np.isfinite(top):
+        return None
+    if top == 0:
+        return np.zeros(len(values), np.int64), 1.0
+    exponent = int(np.floor(np.log2(FINE / top)))
+    for e in range(exponent, exponent - 16, -1):  # the smallest integers that are exact
+        scaled = np.ldexp(values.astype(np.float64), e)
+        if (scaled == np.rint(scaled)).all():
+            while (scaled % 2 == 0).all():
+                scaled, e = scaled / 2, e - 1
+            return scaled.astype(np.int64), float(2.0 ** -e)
+    return np.rint(values * (FINE / top)).astype(np.int64), top / FINE
+
+
+def _bytes(level: np.ndarray, bits: int) -> np.ndarray:
+    return np.pad(level, (0, (1 << bits) - len(level))).astype(np.uint8)
+
+
+def _int(leaf: Leaf) -> Product | None:
+    q: Int = leaf.stage
+    n, zero, columns = leaf.form.n, q.z, None
+    if q.noise is not None:
+        return None
+    if q.step:
+        scale = np.full((n, 1), q.step, np.float32)
+    elif q.per == "row":
+        scale = _powers(leaf.part("scale")) if q.pow2 else leaf.part("scale")
+        zero = zero if q.sym else leaf.part("zero").astype(np.float32)
+    else:
+        own = _powers(q.scale_) if q.pow2 else q.scale_
+        if q.per == "column" and not q.sym:
+            return None
+        columns = own if q.per == "column" else None
+        scale = np.broadcast_to(np.float32(1) if q.per == "column" else own, (n, 1))
+        zero = zero if q.sym else np.full((n, 1), q.zero_[0], np.float32)
+    if columns is None:
+        return _rows(leaf, q.k, scale, q.group, zero=zero)
+    rows = _rows(leaf, q.k, scale, q.group, zero=zero)
+    return rows and (lambda x: rows(x * columns))
+
+
+def _table(leaf: Leaf) -> Product | None:
+    q: Table = leaf.stage
+    if q.per == "row":
+        return None
+    scale = np.ones((leaf.form.n, 1), np.float32) if q._scale == "none" else leaf.part("scale")
+    return _rows(leaf, q.k, scale, q.group, values=q.table)
+
+
+def _float(leaf: Leaf) -> Product | None:
+    q: Float = leaf.stage
+    finite = np.where(np.isfinite(q.of.values), q.of.values, np.float32(0))
+    if not np.array_equal(finite, q.of.values) or (found := _integers(finite)) is None or (found[0] * found[1] != finite).any():
+        return None  # a range too wide for two bytes
+    if q.scale in ("none", "tensor"):
+        scale = np.full((leaf.form.n, 1), 1 if q.scale == "none" else q.scale_[0], np.float32)
+    else:
+        scale = leaf.part("scale")
+        if q.scale != "row":
+            scale = _E8M0[scale] if q.scale == "mx" else E4M3.decode(scale) * q.scale_
+    return _rows(leaf, q.of.k, scale, q._group, values=finite)
+
+
+def _sign(leaf: Leaf) -> Product | None:
+    q: Sign = leaf.stage
+    return None if q.complex else _rows(leaf, 2, leaf.part("scale"), q.group, values=np.float32([-1, 1]))
+
+
+def _ternary(leaf: Leaf) -> Product | None:
+    q: Ternary = leaf.stage
+    return _rows(leaf, 3, leaf.part("scale"), q.group, zero=-1)
+
+
+# -- trellis -------------------------------------------------------------------------------------------------------------------
+def _trellis(leaf: Leaf) -> Product | None:
+    q: Trellis = leaf.stage
+    n, d = leaf.form[:2]
+    rows = [b.rows for b in leaf.codes.blocks]
+    if any(r % ROWS for r in rows[:-1]):
+        return None
+    group = min(q.group or d, d)
+    if group >= d:
+        group = -(-d // 128) * 128
+    block = 128 if group % 128 == 0 else group
+    if block % 2 or block > 4096:
+        return None
+    bits = leaf.part("bits")
+    strips = n // ROWS
+    scale = leaf.part("scale").astype(np.float32)
+    own = np.ascontiguousarray(scale[:strips * ROWS].reshape(strips, ROWS, scale.shape[1]).transpose(0, 2, 1))
+    left = n - strips * ROWS
+    rest = np.zeros((left, d), np.int16)
+    if left:
+        tail = {"bits": np.ascontiguousarray(bits[strips * 2 * d * q.bits:]), "scale": np.ones((left, scale.shape[1]), np.float32)}
+        rest = np.ascontiguousarray(q.decode(tail, Form(left, d)).astype(np.int16))
+    factors = np.array(q.multipliers, np.uint16)
+    behind = np.ascontiguousarray(scale[strips * ROWS:])
+    return lambda x: _native.matmul_strips(x, bits, q.bits, factors, block, group, own, rest, behind)
+
+
+# -- terms of sums -------------------------------------------------------------------------------------------------------------
+def _lowrank(leaf: Leaf) -> Product:
+    q: Lowrank = leaf.stage
+    basis, scale, gain = (a.astype(np.float32) for a in (q.basis_, q.scale_, q.gain_))
+    first = np.ascontiguousarray((basis * gain).T * scale)
+    second = np.ascontiguousarray(leaf.part("coefficients").astype(np.float32).T)
+    return lambda x: (x @ first) @ second
+
+
+def _sparse(leaf: Leaf) -> Product:
+    n, d = leaf.form[:2]
+    rows, columns, values, at = [], [], [], 0
+    for b in leaf.codes.blocks:
+        form = leaf.form._replace(n=b.rows)
+        layout = leaf.codes.codec.layout(leaf.codes.form._replace(n=b.rows))
+        parts = {name: unpack_part(b.parts[leaf.path + name], layout[leaf.path + name]) for name in ("scale", "low", "high", "values")}
+        where = unpack_positions(parts["low"], parts["high"], len(parts["values"]), form.n * d)
+        rows.append(where // d + at)
+        columns.append(where % d)
+        values.append(parts["values"].astype(np.float32) * parts["scale"])
+        at += b.rows
+    row, column, value = (np.concatenate(a) for a in (rows, columns, values))
+
+    def times(x: np.ndarray) -> np.ndarray:
+        return np.stack([np.bincount(row, weights=line[column] * value, minlength=n) for line in x]).astype(np.float32)
+
+    return times
+

@@ -1,0 +1,162 @@
+"""`compand.matmul`: the same numbers on every instruction set, exact integers, and every spec."""
+
+import numpy as np
+import pytest
+
+import compand
+from compand import _native
+from compand.codes import Block
+from compand.errors import CompandError, InputError
+from compand.op.matmul import matmul, matmul_reference, rounded
+
+LEVELS = [level for level in ("scalar", "avx2", "avx512") if _native.set_isa(level)]
+_native.set_isa("auto")
+LEAVES = [
+    *(f"int:{b}" for b in range(1, 9)), "int:4:group=64", "int:3:group=16", "int:5:group=32", "int:4:group=128:sym=false",
+    "int:8:sym=false", "int:2:mid=true:group=32", "int:8:mid=true", "int:4:pow2=true", "int:6:step=0.1", "int:4:per=column",
+    "int:4:per=tensor", "table:nf4:group=64", "table:16", "table:10:group=32", "table:256", "table:gauss3", "float:e2m1:scale=mx",
+    "float:e2m1:scale=nvfp4", "float:e2m3", "float:e3m2:group=64", "sign", "sign:64", "ternary", "ternary:32",
+    "int:4:group=64:scales=float32", "int:4:scales=float16", "trellis:1:memory=12", "trellis:2:memory=12", "trellis:3:memory=12",
+    "trellis:4:memory=12", "trellis:2:factors=2:memory=12", "trellis:3:group=64:memory=12", "trellis:4:group=16:factors=2:memory=12"]
+MOVED = [
+    "hadamard,int:4:group=64", "hadamard:odd=pad,trellis:3:memory=12", "hadamard:block=64:odd=overlap,int:8", "permute,int:4:group=32",
+    "rotate,int:6", "center,int:4", "scale:rms:column,int:4", "scale:rms:row,int:4", "center,scale:norm:row,hadamard,int:8",
+    "pca:16,int:8", "int:3:group=64+int:3:group=64", "sparse:0.02+int:3:group=64", "lowrank:4+int:4:group=64",
+    "(hadamard,trellis:2:memory=12)+int:4", "sign:64+sign:64", "int:4:group=64,rans", "vq:16:dim=4+int:4",
+    "hadamard,int:3:group=64,rans"]
+OTHERS = [
+    "planes,rans", "pq:4x4", "float:e4m3", "sign:complex=true", "int:12", "compand,int:6", "int:4:group=10", "int:4:noise=1",
+    "scale:rms:row:group=8,int:4"]
+
+
+@pytest.fixture(autouse=True)
+def auto():
+    yield
+    _native.set_isa("auto")
+    _native.set_threads(0)
+
+
+def coded(spec, n, d, seed=0):
+    w = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+    w *= np.linspace(0.5, 2, n, dtype=np.float32)[:, None]
+    return compand.Codec(spec).fit(w).encode(w)
+
+
+def same(a, b):
+    return np.array_equal(a.view(np.uint32), b.view(np.uint32))
+
+
+def block_of(spec):
+    if not spec.startswith("trellis"):
+        return 64
+    return {"trellis:3:group=64:memory=12": 64, "trellis:4:group=16:factors=2:memory=12": 16}.get(spec, 128)
+
+
+@pytest.mark.parametrize("spec", LEAVES)
+def test_kernels_agree_with_numpy_and_each_other(spec):
+    rng = np.random.default_rng(1)
+    for n, d, m in ((33, 200, 5), (16, 64, 1), (7, 31, 2), (50, 257, 18), (17, 1, 1), (1, 130, 3)):
+        if spec == "table:256" and n * d < 256:
+            continue
+        codes, x = coded(spec, n, d), rng.standard_normal((m, d)).astype(np.float32)
+        column = codes.codec.stage.name == "int" and codes.codec.stage.per == "column"
+        used = x * codes.codec.stage.scale_ if column else x
+        w = codes.codec.decode(codes).astype(np.float64) / (codes.codec.stage.scale_ if column else 1)
+        exact = rounded(used, block_of(spec)).astype(np.float64) @ w.T
+        room = np.abs(used).sum(1, keepdims=True) * (np.abs(w).max() * 2.0 ** -14) + 1e-6
+        found = []
+        for level in LEVELS:
+            _native.set_isa(level)
+            y = matmul(x, codes)
+            assert y.dtype == np.float32 and y.shape == (m, n)
+            assert (np.abs(y - exact) <= room).all(), (level, n, d, m)
+            found.append(y)
+        _native.set_threads(1)
+        found.append(matmul(x, codes))
+        _native.set_threads(0)
+        found.append(np.concatenate([matmul(x[i:i + 1], codes) for i in range(m)]))
+        assert all(same(found[0], y) for y in found[1:]), (n, d, m)
+
+
+@pytest.mark.parametrize("spec", ["int:4:step=1", "int:8:step=1", "int:1:step=2", "float:e2m1:scale=none", "trellis:3:memory=12"])
+def test_integers_are_exact(spec):
+    rng = np.random.default_rng(2)
+    for d in (1, 2, 31, 64, 65, 127, 128, 130):
+        w = rng.integers(-8, 8, (32, d)).astype(np.float32)
+        codes = compand.Codec(spec).encode(w)
+        if spec.startswith("trellis"):
+            block = codes.blocks[0]
+            one = np.ones_like(block.parts["scale"])
+            codes = compand.Codes(codes.codec, codes.shape, codes.dtype, (Block(block.rows, {**block.parts, "scale": one}),))
+        x = rng.integers(-127, 128, (3, d)).astype(np.float32)
+        x[:, ::16] = 127
+        np.testing.assert_array_equal(matmul(x, codes), matmul_reference(x, codes))
+
+
+@pytest.mark.parametrize("spec", MOVED + OTHERS)
+def test_expressions(spec):
+    codes, x = coded(spec, 48, 192), np.random.default_rng(3).standard_normal((3, 192)).astype(np.float32)
+    exact = matmul_reference(x, codes)
+    y = matmul(x, codes)
+    assert np.abs(y - exact).std() < 0.012 * exact.std() + 1e-6
+    y = matmul(x, codes, activations="float32")
+    np.testing.assert_allclose(y, exact, atol=1e-4 * np.abs(exact).max())
+
+
+def test_many_blocks_and_a_file(tmp_path):
+    w = np.random.default_rng(4).standard_normal((300, 8192)).astype(np.float32)
+    x = np.random.default_rng(5).standard_normal((2, 8192)).astype(np.float32)
+    for spec in ("int:4:group=64", "trellis:2:memory=12"):
+        codec = compand.Codec(spec)
+        codes = codec.encode(w)
+        assert len(codes.blocks) > 1
+        y = matmul(x, codes)
+        assert np.abs(y - matmul_reference(x, codes)).max() < 0.02 * y.std() * 3
+        with compand.Writer(tmp_path / f"{codec.stage.name}.cpd") as out:
+            out.write("w", w, codec)
+        with compand.open(tmp_path / f"{codec.stage.name}.cpd") as file:
+            assert same(y, matmul(x, file["w"].codes()))
+
+
+def test_shapes_and_errors():
+    codes = coded("int:4:group=64", 8, 64)
+    x = np.random.default_rng(6).standard_normal((2, 3, 64)).astype(np.float32)
+    y = matmul(x, codes)
+    assert y.shape == (2, 3, 8) and same(y[1, 2], matmul(x[1, 2], codes))
+    assert matmul(np.zeros((0, 64), np.float32), codes).shape == (0, 8)
+    torch = pytest.importorskip("torch")
+    t = matmul(torch.from_numpy(x), codes)
+    assert isinstance(t, torch.Tensor) and same(t.numpy(), y)
+    for bad in (np.zeros((2, 63), np.float32), np.float32(1)):
+        with pytest.raises(InputError, match="like the weights"):
+            matmul(bad, codes)
+    with pytest.raises(InputError, match="int8 or float32"):
+        matmul(x, codes, activations="int4")
+    with pytest.raises(InputError, match="weights"):
+        matmul(x, compand.Codec("int:4").encode(np.ones(5, np.float32)))
+
+
+def test_what_is_not_finite_stays_in_its_line():
+    for spec in ("int:4:group=64", "trellis:3:memory=12"):
+        codes = coded(spec, 16, 256)
+        x = np.random.default_rng(7).standard_normal((3, 256)).astype(np.float32)
+        good = matmul(x, codes)
+        x[1, 3], tiny = np.nan, np.full((1, 256), 1e-38, np.float32)
+        y = matmul(x, codes)
+        assert np.isnan(y[1]).all() and same(y[[0, 2]], good[[0, 2]]) and not matmul(tiny, codes).any()
+        x[1, 3] = np.inf
+        assert np.isnan(matmul(x, codes)[1]).all()
+
+
+def test_hostile_parts_give_named_errors():
+    codes = coded("sparse:0.05+int:4:group=64", 16, 128)
+    parts = dict(codes.blocks[0].parts)
+    parts["0.high"] = np.full_like(parts["0.high"], 255)
+    bad = compand.Codes(codes.codec, codes.shape, codes.dtype, (Block(16, parts),))
+    with pytest.raises(CompandError):
+        matmul(np.ones((1, 128), np.float32), bad)
+    with pytest.raises(ValueError, match="fit"):
+        _native.matmul_rows(np.ones((1, 64), np.float32), np.zeros((2, 31), np.uint8), 4, 0, 1.0, 64, scale=np.ones((2, 1), np.float32))
+    with pytest.raises(ValueError, match="fit"):
+        _native.matmul_strips(np.ones((1, 64), np.float32), np.zeros(10, np.uint8), 2, np.ones(1, np.uint16), 128, 128,
+                              np.ones((1, 1, 16), np.float32), np.zeros((0, 64), np.int16), np.zeros((0, 1), np.float32))
