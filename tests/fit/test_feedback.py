@@ -28,6 +28,7 @@ def layer():
     ("table:gauss3", 1.5), ("table:8:per=row", 1.3), ("float:e2m1", 1.3), ("hadamard,int:3", 1.5),
     ("scale:rms:per=row,int:3:per=tensor", 1.4),
     ("hadamard,trellis:2:memory=12", 1.5), ("trellis:3:memory=12:group=48", 1.3), ("hadamard,lattice:e8:group=32", 1.4),
+    ("lattice:e8:group=40", 1.3), ("lattice:e8:bits=3:group=40", 1.3), ("vq:64:dim=5", 1.1),
     ("vq:64:dim=2", 1.3), ("vq:16:dim=2+vq:16:dim=2", 1.3), ("pq:48x4", 1.2), ("sparse:0.02+int:3:group=32", 1.4),
     ("lowrank:4+(hadamard,int:3)", 1.4), ("int:3:group=32,rans", 1.4),
 ])
@@ -109,3 +110,9 @@ def test_importance_of_tokens():
     twice.add(np.concatenate([x, x[:10]]))
     once.add(x, importance=np.where(np.arange(50) < 10, 2, 1))
     np.testing.assert_allclose(twice.matrix, once.matrix, rtol=1e-5)
+
+
+def test_one_group_a_row_has_nothing_to_feed_back(layer):
+    w, h = layer
+    c = encode("hadamard,lattice:e8:group=128", w, h)
+    np.testing.assert_array_equal(c.codec.decode(c), c.codec.decode(c.codec.encode(w)))

@@ -107,6 +107,8 @@ def _feed(stage: Stage, w: np.ndarray, h: np.ndarray, block: int, order: str) ->
     first = _encode(stage, w, h)
     if _is_scalar(stage, first, form):
         return _scalar(stage, w, h, first, order)
+    if (getattr(stage, "group", None) or 0) >= form.d:
+        return first  # a row is one group: there is nothing before it to make up for
     unit = _unit(stage, w, first)
     if unit:
         return _pieces(stage, w, h, first, max(unit, block // unit * unit))
@@ -157,20 +159,31 @@ def _is_scalar(stage: Stage, parts: dict[str, Any], form: Form) -> bool:
     return np.array_equal(before[:, 1:], after[:, 1:])
 
 
+def _widths(stage: Stage, d: int) -> dict[str, int] | None:
+    """How many columns of the values a column of each part stands for; None if that is not told by group, dim or shape."""
+    hints = {8, *(v for s in getattr(stage, "items", (stage,)) for v in (getattr(s, "group", None), getattr(s, "dim", None)) if v)}
+    widths = {}
+    for name, p in stage.layout(Form(1, d)).items():
+        m = p.shape[1]
+        fits = [1] if m >= d else sorted(v for v in hints if ceil(d / v) == m) or ([d // m] if d % m == 0 else [])
+        if not fits:
+            return None
+        widths[name] = fits[0]
+    return widths
+
+
 def _unit(stage: Stage, w: np.ndarray, parts: dict[str, Any]) -> int | None:
     """The least number of columns that are coded without regard to all others; None if whole rows are."""
     n, d = w.shape
-    layout = stage.layout(Form(n, d))
-    if any(len(p.shape) != 2 or p.shape[0] != n for p in layout.values()):
+    if any(len(p.shape) != 2 or p.shape[0] != n for p in stage.layout(Form(n, d)).values()) or not (widths := _widths(stage, d)):
         return None
-    unit = max(ceil(d / p.shape[1]) for p in layout.values())
-    if unit >= d or any(unit % ceil(d / p.shape[1]) for p in layout.values()):
+    unit = max(widths.values())
+    if unit >= d or any(unit % v for v in widths.values()):
         return None
     changed = w.copy()
     changed[:, unit:] = changed[:, unit:] * 2 + 1
     again = stage.encode(changed)
-    same = all(np.array_equal(np.asarray(parts[name])[:, :_columns(p.shape[1], d, unit, unit)],
-                              np.asarray(again[name])[:, :_columns(p.shape[1], d, unit, unit)]) for name, p in layout.items())
+    same = all(np.array_equal(np.asarray(parts[name])[:, :unit // v], np.asarray(again[name])[:, :unit // v]) for name, v in widths.items())
     return unit if same else None
 
 
@@ -180,11 +193,6 @@ def _alike(stage: Stage, a: Form, b: Form) -> bool:
         return stage.state(a) == stage.state(b)
     except SpecError:
         return False
-
-
-def _columns(m: int, d: int, unit: int, at: int) -> int:
-    """Column ``at`` of the values (a multiple of unit, or d) as a column of a part with m of them."""
-    return m if at >= d else at // unit * (unit // ceil(d / m))
 
 
 # -- the loops ---------------------------------------------------------------------------------------------------------
@@ -268,8 +276,7 @@ def _pieces(stage: Stage, w: np.ndarray, h: np.ndarray, parts: dict[str, Any], b
     """A block of pieces at a time, each piece to its nearest codeword."""
     n, d = w.shape
     lower = np.linalg.cholesky(h)
-    layout = stage.layout(Form(n, d))
-    unit = max(ceil(d / p.shape[1]) for p in layout.values())
+    widths = _widths(stage, d) or {}
     error, aim = np.zeros_like(w), w.copy()
     parts = {name: np.array(part) for name, part in parts.items()}
     for lo in reversed(range(0, d, block)):
@@ -284,8 +291,8 @@ def _pieces(stage: Stage, w: np.ndarray, h: np.ndarray, parts: dict[str, Any], b
             some = stage.encode(aim)
             y = np.asarray(stage.decode(some, Form(n, d)))[:, lo:hi]
             cut = None
-        for name, p in layout.items():
-            at = slice(_columns(p.shape[1], d, unit, lo), _columns(p.shape[1], d, unit, hi))
+        for name, v in widths.items():
+            at = slice(lo // v, None if hi == d else hi // v)
             parts[name][:, at] = np.asarray(some[name])[:, at if cut is None else cut]
         error[:, lo:hi] = y - w[:, lo:hi]
     return parts
