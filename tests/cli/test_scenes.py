@@ -105,3 +105,14 @@ def test_server_answers_this_machine_only():
             assert e.value.code == 404
             e.value.close()
         server.shutdown()
+
+
+def test_compressed_scenes(ok, scenes):
+    ok("compress", "a.ply", "-o", "a.cpd", "-q")
+    ok("compress", "a.ply", "-o", "exact.cpd", "--lossless", "-q")
+    lossy, exact = (json.loads(ok("eval", "a.ply", b, "--views", "3", "--width", "96", "--json", "-q")) for b in ("a.cpd", "exact.cpd"))
+    assert 30 < lossy["render"]["psnr"] < 80 and lossy["total"]["bytes_b"] < exact["total"]["bytes_b"] < lossy["total"]["bytes_a"]
+    assert exact["render"]["psnr_min"] is None and exact["render"]["ssim"] == 1  # no difference at all
+    assert exact["attributes"]["position"]["max"] == exact["attributes"]["sh"] == 0
+    ok("view", "a.cpd", "-o", "v.html", "-q")
+    assert "400 splats" in Path("v.html").read_text()

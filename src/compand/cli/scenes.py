@@ -13,22 +13,21 @@ if TYPE_CHECKING:
     from ..modality.splats import Splats
     from ..op.compare import View
 
-SUFFIXES = (".ply", ".spz", ".sog", ".splat", ".ksplat")
 UP = "0,-1,0"  # scenes from structure-from-motion have y pointing down
 SHOWN = 4  # pairs of pictures in a report
 HEAD = ("view", "PSNR dB", "PSNR dB where the scene is", "SSIM")
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a path is meant as a scene of splats: by its suffix, or by what a .cpd says of itself. Raises `FileNotFoundError`."""
-    if path.is_dir():
-        return (path / "meta.json").is_file() and bool(list(path.glob("means*.webp")))
-    if is_cpd(path):
-        from ..file import open as open_file
+    """Whether a path is meant as a scene of splats: by its mark or suffix, or by what a .cpd says of itself. Raises `FileNotFoundError`."""
+    if path.is_dir() or not is_cpd(path):
+        from ..modality.splats import format_of
 
-        with open_file(path) as file:
-            return file.meta.get("modality") == "splats"
-    return path.suffix.lower() in SUFFIXES
+        return format_of(path) is not None
+    from ..file import open as open_file
+
+    with open_file(path) as file:
+        return file.meta.get("modality") == "splats"
 
 
 def direction(text: str) -> tuple[float, ...]:
