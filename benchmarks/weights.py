@@ -1,12 +1,14 @@
-"""Weights of a language model at 2 to 4 bits: what each method does to the next-token distributions of Gemma 3 270M.
+"""Weights of a language model at 1 to 4 bits: what each method does to the next-token distributions of the model.
 
     python benchmarks/weights.py MODEL [--text FILE --calib FILE] [--only SPEC]
+    python benchmarks/stories.py ../shared/data/lm STORIES
+    python benchmarks/weights.py STORIES --name weights-stories --tests 16 [--text FILE --calib FILE]
 
 MODEL is a Hugging Face folder of a decoder model. Every linear layer is coded by each method; embedding and head (one matrix, 63 % of
 the parameters) by EMBEDDING, the same for all, so that rows differ in the body only. Hessians are gathered once, from the
 original model.
-`bits` are of the body with scales and state; `kld` is KL(original || coded) in nats a token on held-out text. Numbers of llama.cpp types (from
-requantizing the same weights with an importance matrix, on WikiText-2 test) are in LLAMA_CPP with their bits, the embedding at 8.5 bits.
+`bits` are of the body with scales and state; `kld` is KL(original || coded) in nats a token on held-out text. Numbers of llama.cpp types
+(Gemma 3 270M requantized with an importance matrix, on WikiText-2 test) are in LLAMA_CPP with their bits, the embedding at 8.5 bits.
 """
 
 from __future__ import annotations
@@ -128,6 +130,7 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=2, help="sequences of 512 tokens to measure on")
     parser.add_argument("--skip", type=int, default=0, help="methods to leave out, from the first")
     parser.add_argument("--only", help="one spec")
+    parser.add_argument("--name", default="weights", help="of the JSON file")
     parser.add_argument("--memory", type=int, default=14, help="of trellises")
     args = parser.parse_args()
     study = Study(args)
@@ -139,7 +142,7 @@ def main() -> None:
         rows.append(study.run(spec, second))
         print(rows[-1], flush=True)
         if not args.only:
-            record.save("weights", rows, embedding=EMBEDDING, embedding_bits=study.embedding_bits, tokens_calibration=args.sequences * 512,
+            record.save(args.name, rows, embedding=EMBEDDING, embedding_bits=study.embedding_bits, tokens_calibration=args.sequences * 512,
                         tokens_test=args.tests * 511, llama_cpp=LLAMA_CPP)
     print(record.table(rows))
 
