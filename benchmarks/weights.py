@@ -65,7 +65,7 @@ class Study:
         self.hessians = {}
         hidden = [language.embedding(row[None]) for row in self.calib]
         for layer, more in zip(language.layers, arguments, strict=True):
-            self.hessians |= {n: h.astype(np.float32) for n, h in gather(layer, hidden, more, language.names[id(layer)]).items()}
+            self.hessians |= {n: h.matrix.astype(np.float32) for n, h in gather(layer, hidden, more, language.names[id(layer)]).items()}
             hidden = [layer(h, **more) for h in hidden]
         self.seconds = time.perf_counter() - start
         language.head.weight = language.embedding.weight

@@ -28,7 +28,8 @@ def make(folder, kind="llama", tied=True):
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>").save_pretrained(folder)
     sizes = {"vocab_size": 96, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
              "num_key_value_heads": 2, "head_dim": 12, "tie_word_embeddings": tied, "max_position_embeddings": 256}
-    config = transformers.LlamaConfig(**sizes) if kind == "llama" else transformers.MistralConfig(**sizes)
+    bias = {} if kind == "mistral" else {"attention_bias": kind == "biased"}
+    config = (transformers.MistralConfig if kind == "mistral" else transformers.LlamaConfig)(**sizes, **bias)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for p in model.parameters():
@@ -75,6 +76,25 @@ def test_compress_evaluate_restore(tmp_path, kind, tied):
         assert str(file[name].spec) == "hadamard,int:4"
     with pytest.raises(OverwriteError):
         language_fit.compress(folder, out, "int:4", TEXT)
+
+
+def test_biases_keep_the_mean_of_the_outputs(tmp_path):
+    folder, out = make(tmp_path / "model", "biased"), tmp_path / "out.cpd"
+    result = language_fit.compress(folder, out, "hadamard,int:2:mid=true", TEXT, sequences=6, length=64)
+    language = Language(folder)
+    ids = language.tokens(TEXT, 64, 6)
+    with torch.no_grad(), open_file(out) as file:
+        hidden = [language.load(language.embedding)(row[None]) for row in ids]
+        first = language.load(language.layers[0])
+        seen = []
+        first.self_attn.v_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        for h in hidden:
+            first(h, **language.arguments(ids[:1])[0])
+        x, name = torch.cat(seen).reshape(-1, 48).numpy(), "model.layers.0.self_attn.v_proj"
+        before = x @ language.weight(f"{name}.weight").T + language.weight(f"{name}.bias")
+        after = x @ file[f"{name}.weight"].array().T + file[f"{name}.bias"].array()
+    language.close()
+    assert np.abs((after - before).mean(0)).max() < 1e-4 < np.abs(after - before).max() and result["lost"][f"{name}.bias"] == 0
 
 
 def test_second_order_beats_rounding(model, tmp_path):

@@ -19,7 +19,7 @@ class Hessian:
     """
 
     def __init__(self, d: int):
-        self.total, self.count = np.zeros((d, d)), 0.0
+        self.total, self.sum, self.count = np.zeros((d, d)), np.zeros(d), 0.0
 
     def add(self, x, importance=None) -> None:
         """Inputs x (..., d) of the layer; ``importance`` (...) of each token, non-negative (RSQ, Sung et al. 2025)."""
@@ -29,9 +29,11 @@ class Hessian:
             raise InputError(f"inputs of {x.shape[1]} values, the layer takes {len(self.total)}")
         if importance is None:
             self.count += len(x)
+            self.sum += x.sum(axis=0, dtype=np.float64)
         else:
             w = np.sqrt(to_numpy(importance).reshape(-1).astype(np.float32))
             self.count += float(np.square(w, dtype=np.float64).sum())
+            self.sum += np.square(w) @ x
             x = x * w[:, None]
         self.total += x.T @ x
 
@@ -41,6 +43,11 @@ class Hessian:
         if not self.count > 0:
             raise FitError("no inputs were gathered for this layer; give calibration text that reaches it")
         return self.total / self.count
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean input, float64 (d,): what a change of weights adds to the outputs on average is its product with that."""
+        return self.sum / max(self.count, 1e-300)
 
 
 def carried(hessian, transforms: tuple[Stage, ...], form: Form) -> np.ndarray:

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ..codec import Codec
 from ..codes import Codes
+from ..dtypes import dtype
 from ..errors import CompandError, InputError
 from ..file import open as open_file
 from ..fit import feedback
@@ -44,8 +46,9 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration: s
     embedding : spec of embedding and head; default: ``spec``
     progress : called with (layers done, layers, name)
 
-    One layer is in memory at a time, beside the hidden states of the calibration text. Finished layers are kept in OUT.parts: a run that
-    was stopped goes on from there, to the same bytes. Returns what `compand.modality.pack` reports and what was lost, by tensor.
+    Biases make up for the mean of what is lost. One layer is in memory at a time, beside the hidden states of the text. Finished layers
+    are kept in OUT.parts: a run that was stopped goes on from there, to the same bytes. Returns what `compand.modality.pack` reports and
+    what was lost, by tensor.
     Raises `InputError` for models that are not decoders and text that is too short.
     """
     torch, _ = transformers()
@@ -89,13 +92,17 @@ def _layers(language: Language, ids, choose, embedding, damping, parts: Parts, p
             language.load(layer)
             hessians = gather(layer, hidden, arguments[i], name)
             found = {}
-            for module, h in hessians.items():
-                full = f"{module}.weight"
+            for module, inputs in hessians.items():
+                full, h = f"{module}.weight", inputs.matrix
                 if (spec := choose(full)) is not None:
                     w = language.weight(full)
                     codes = feedback.encode(spec, w, h, damping=damping)
                     found[full] = codes = replace(codes, dtype=language.items[full].dtype)
                     lost[full] = _lost(w, codes, h)
+                    if (bias := f"{module}.bias") in language.items:  # the mean of the outputs stays
+                        moved = language.weight(bias) + (w - codes.codec.decode(codes).astype(np.float32)) @ inputs.mean
+                        found[bias] = Codec("raw").encode(moved.astype(dtype(language.items[bias].dtype)))
+                        lost[bias] = 0.0
             parts.put(name, found, {n: lost[n] for n in found})
             language.drop(layer)
         else:
@@ -140,7 +147,7 @@ def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts) 
     return lost
 
 
-def gather(layer, hidden, arguments: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
+def gather(layer, hidden, arguments: dict[str, Any], prefix: str) -> dict[str, Hessian]:
     """The Hessian of every linear module of a layer, by the module's full name; modules that share their input share it."""
     torch, _ = transformers()
     found: dict[str, Hessian] = {}
@@ -168,7 +175,7 @@ def gather(layer, hidden, arguments: dict[str, Any], prefix: str) -> dict[str, n
     finally:
         for one in hooks:
             one.remove()
-    return {f"{prefix}.{name}": found[leader[name]].matrix for name in linear if name in leader}
+    return {f"{prefix}.{name}": found[leader[name]] for name in linear if name in leader}
 
 
 def _lost(w: np.ndarray, codes: Codes, h: np.ndarray) -> float:
