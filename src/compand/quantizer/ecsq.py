@@ -9,6 +9,7 @@ import numpy as np
 from ..array import cast, like, to_numpy, total
 from ..errors import FitError
 from ..stage import KW_ONLY, Part, Quantizer, replace
+from .groups import chunks, concat
 
 _ENDS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # classes of columns, each with its own table of probabilities
 _REACH = 2047   # largest |id|
@@ -102,6 +103,9 @@ class Ecsq(Quantizer, name="ecsq"):
         return np.where(fair, squares / np.where(fair, dots, 1), 1)
 
     def encode(self, x):
+        return concat([self._encode(x[rows]) for rows in chunks(x)])
+
+    def _encode(self, x):
         y = to_numpy(x)
         ends, ids = self.ends(y.shape[1]), _ids(y, float(self.range_[0]))
         starts = [0, *ends]
@@ -133,5 +137,6 @@ class Ecsq(Quantizer, name="ecsq"):
 def _ids(x: np.ndarray, step: float) -> np.ndarray:
     """x / step rounded to the nearest integer, up to 0.56 to zero: (n, d) int32."""
     a = np.minimum(np.abs(x) * x.dtype.type(1 / step), _REACH)
-    a = np.where(a < x.dtype.type(0.56), 0, np.floor(a + x.dtype.type(0.5)))
-    return np.copysign(a, x).astype(np.int32)
+    near = np.floor(a + x.dtype.type(0.5))
+    near *= a >= x.dtype.type(0.56)
+    return np.copysign(near, x, out=near).astype(np.int32)
