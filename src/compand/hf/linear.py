@@ -1,0 +1,129 @@
+"""A linear layer whose weights are codes."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..codec import Codec
+from ..codes import Block, Codes, pack_part, stored_form
+from ..dtypes import dtype as dtype_of
+from ..errors import InputError
+from ..op.matmul import matmul
+from ..stage import Form
+
+
+class CodedLinear(nn.Module):
+    """``nn.Linear`` with weights (out_features, in_features) in the codes of ``spec``; made empty, see `code` and `of`.
+
+    All parts of the codes and fitted arrays are uint8 buffers, which no cast of the model touches: ``weight`` holds the largest part,
+    ``weight_PATH`` the others. On the CPU the product is `compand.matmul` (``activations`` as there), elsewhere the weights are decoded
+    for each product. Gradients reach the input, as adapters need; the weights are fixed.
+
+    Raises `InputError` for a spec whose codes have no size known before (``sparse``, entropy coders), or that keeps every bit.
+
+    >>> layer = CodedLinear.of(nn.Linear(64, 32, bias=False), "hadamard,int:4:group=64")
+    >>> layer(torch.ones(2, 64)).shape, layer.weight.shape, layer.weight.dtype
+    (torch.Size([2, 32]), torch.Size([32, 32]), torch.uint8)
+    """
+
+    def __init__(self, in_features: int, out_features: int, spec: str, *, bias: bool = False, activations: str = "int8", dtype=None):
+        super().__init__()
+        self.in_features, self.out_features, self.spec, self.activations = in_features, out_features, spec, activations
+        self.codec = Codec(spec)
+        self.form = Form(out_features, in_features)
+        self.places: dict[str, tuple[str, str, tuple[int, ...]]] = {}  # buffer → path, dtype, shape
+        parts = {("part", path): stored_form(part) for path, part in self.codec.layout(self.form).items()}
+        parts |= {("state", path): (part.dtype or "uint8", part.shape) for path, part in self.codec.stage.state(self.form).items()}
+        if self.codec.stage.raw or any(size < 0 for _, shape in parts.values() for size in shape):
+            raise InputError(f"{spec}: a layer needs codes whose size is known before; leave out sparse and entropy coders")
+        sizes = {key: prod(shape) * dtype_of(name).itemsize for key, (name, shape) in parts.items() if key[0] == "part"}
+        largest = max(sizes, key=sizes.__getitem__)
+        for (kind, path), (name, shape) in parts.items():
+            buffer = "weight" if (kind, path) == largest else f"{'weight' if kind == 'part' else 'state'}_{path.replace('.', '_')}"
+            self.places[buffer] = (f"{kind}:{path}", name, shape)
+            self.register_buffer(buffer, torch.empty(_bytes_shape(name, shape), dtype=torch.uint8))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self._codes: tuple[int, Codes] | None = None
+
+    @classmethod
+    def of(cls, linear: nn.Linear, spec: str, *, activations: str = "int8") -> CodedLinear:
+        """A linear layer coded."""
+        layer = cls(linear.in_features, linear.out_features, spec, bias=linear.bias is not None, activations=activations)
+        for name, value in layer.code(linear.weight).items():
+            setattr(layer, name, value)
+        if linear.bias is not None:
+            layer.bias = linear.bias
+        return layer
+
+    def code(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The buffers that weights (out_features, in_features) become."""
+        w = weight.detach().to("cpu", torch.float32).contiguous().numpy()
+        if w.shape != self.form[:2]:
+            raise InputError(f"weights are {list(w.shape)}, the layer has {list(self.form[:2])}")
+        if not np.isfinite(w).all():
+            raise InputError(f"the weights have NaN or infinite values, which {self.spec} cannot code")
+        codec = self.codec.fit(w) if self.codec.stage.state(self.form) else self.codec
+        layout, parts = codec.layout(self.form), codec.stage.encode(w)
+        found = {f"part:{path}": pack_part(parts[path], part) for path, part in layout.items()}
+        found |= {f"state:{path}": a for path, a in codec.state().items()}
+        return {name: _tensor(found[key]).to(weight.device) for name, (key, _, _) in self.places.items()}
+
+    @property
+    def codes(self) -> Codes:
+        """The weights as `Codes`: views of the buffers."""
+        here = self.weight.data_ptr()
+        if self._codes is None or self._codes[0] != here:
+            arrays = {key: _array(getattr(self, name), dtype, shape) for name, (key, dtype, shape) in self.places.items()}
+            state = {key[6:]: a for key, a in arrays.items() if key.startswith("state:")}
+            codec = Codec(self.codec.stage.with_arrays(state)) if state else self.codec
+            codec.stage.require(self.form)
+            block = Block(self.form.n, {key[5:]: a for key, a in arrays.items() if key.startswith("part:")})
+            self._codes = here, Codes(codec, tuple(self.form[:2]), "float32", (block,))
+        return self._codes[1]
+
+    def dequantized(self) -> torch.Tensor:
+        """The weights decoded: float32, on the layer's device."""
+        codes = self.codes
+        return torch.from_numpy(np.ascontiguousarray(codes.codec.decode(codes))).to(self.weight.device)
+
+    @torch.compiler.disable
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = _Product.apply(x, self)
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {self.spec}, bias={self.bias is not None}"
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, layer):
+        ctx.layer = layer
+        if x.device.type != "cpu":
+            return x @ layer.dequantized().to(x.dtype).T
+        return matmul(x.detach().to(torch.float32), layer.codes, activations=layer.activations).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad @ ctx.layer.dequantized().to(grad.dtype), None
+
+
+def _bytes_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-1], shape[-1] * dtype_of(name).itemsize)
+
+
+def _tensor(a: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(a, order="C").view(np.uint8))
+
+
+def _array(t: torch.Tensor, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if t.dtype != torch.uint8 or tuple(t.shape) != _bytes_shape(name, shape):
+        raise InputError(f"a buffer of codes is {t.dtype}{list(t.shape)}, this layer has uint8{list(_bytes_shape(name, shape))}")
+    return t.detach().to("cpu").contiguous().numpy().view(dtype_of(name)).reshape(shape)

@@ -1,0 +1,114 @@
+"""Models of transformers whose linear layers are codes."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import compand  # noqa: E402
+from compand.errors import InputError, UnsupportedError  # noqa: E402
+from compand.hf import CodedLinear, CompandConfig  # noqa: E402
+
+KINDS = {
+    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=176, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0)),
+    "gemma": lambda: transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=32, max_position_embeddings=64, sliding_window=16, bos_token_id=1, eos_token_id=2, pad_token_id=0)),
+}
+IDS = torch.arange(3, 15)[None]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request, tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp(request.param)
+    KINDS[request.param]().save_pretrained(path)
+    return path
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+@pytest.mark.parametrize("config", [
+    {"bits": 4}, {"bits": 8}, {"bits": 3, "group_size": 32}, {"spec": "int:4:group=64+int:4:group=64"}, {"spec": "table:16:group=32"},
+    {"spec": "center,int:6", "overrides": {"down_proj": "int:8", "q_proj": None}}], ids=str)
+def test_load_save_load(folder, tmp_path, config):
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    full = logits(load(folder))
+    model = load(folder, quantization_config=CompandConfig(**config))
+    coded = [m for m in model.modules() if isinstance(m, CodedLinear)]
+    assert len(coded) == (12 if "overrides" in config else 14)
+    y = logits(model)
+    room = {4: 0.5, 8: 0.1}.get(config.get("bits"), 0.6)
+    assert 0 < (y - full).std() < room * full.std()
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    saved = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    assert saved["quant_method"] == "compand" and saved["spec"] == CompandConfig(**config).spec
+    again = load(tmp_path)
+    assert torch.equal(logits(again), y)
+    a, b = model.state_dict(), again.state_dict()
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_generate_beams_and_gradients(folder):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, quantization_config=CompandConfig(bits=4))
+    for beams in (1, 3):
+        out = model.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=5, num_beams=beams, do_sample=False)
+        assert out.shape[1] > IDS.shape[1]
+    embedded = model.get_input_embeddings()(IDS).detach().requires_grad_()
+    model(inputs_embeds=embedded).logits.sum().backward()
+    assert embedded.grad.abs().sum() > 0
+    plain = model.dequantize()
+    assert not any(isinstance(m, CodedLinear) for m in plain.modules())
+    assert logits(plain).shape == (1, 12, 97)
+
+
+def test_dtypes(folder):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, quantization_config=CompandConfig(bits=8))
+    y = logits(model)
+    assert y.dtype == torch.bfloat16 and torch.isfinite(y).all()
+    before = {k: v for k, v in model.state_dict().items() if v.dtype == torch.uint8}
+    after = model.to(torch.float32).state_dict()
+    assert before and all(after[k].dtype == torch.uint8 for k in before)
+
+
+def test_layer_is_matmul_on_its_codes():
+    torch.manual_seed(1)
+    linear = torch.nn.Linear(130, 50)
+    x = torch.randn(2, 3, 130)
+    for spec in ("hadamard,trellis:4:memory=12", "int:3:group=32", "lowrank:4+int:4", "permute,int:8"):
+        layer = CodedLinear.of(linear, spec)
+        y = compand.matmul(x, layer.codes)
+        assert torch.equal(layer(x), y + layer.bias)
+        w = layer.dequantized()
+        np.testing.assert_array_equal(w.numpy(), layer.codes.codec.decode(layer.codes))
+        assert (y - x @ w.T).std() < 0.02 * y.std()
+        x.requires_grad_()
+        layer(x).sum().backward()
+        torch.testing.assert_close(x.grad, w.sum(0).expand_as(x))
+        x = x.detach()
+
+
+def test_errors():
+    with pytest.raises(InputError, match="1 to 8"):
+        CompandConfig(bits=9)
+    with pytest.raises(UnsupportedError):
+        CompandConfig(spec="nothing:4")
+    with pytest.raises(InputError, match="known before"):
+        CodedLinear(64, 64, "sparse:0.01+int:4")
+    with pytest.raises(InputError, match="known before"):
+        CodedLinear(64, 64, "int:4,rans")
+    layer = CodedLinear.of(torch.nn.Linear(64, 64), "int:4")
+    with pytest.raises(InputError, match="NaN"):
+        layer.code(torch.full((64, 64), torch.nan))
+    layer.weight = layer.weight[:, :5]
+    with pytest.raises(InputError, match="buffer"):
+        layer(torch.ones(1, 64))
