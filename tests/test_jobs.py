@@ -145,3 +145,37 @@ def test_killed_and_begun_again_the_bytes_are_the_same(shards, tmp_path):
         jobs.encode(many, folder, SPEC)
         assert {k: v for k, v in content(folder).items() if not k.endswith(".tmp")} == right
     assert killed and os.listdir(tmp_path / "right")
+
+
+@pytest.mark.skipif(not os.environ.get("COMPAND_RAY"), reason="set COMPAND_RAY=1 to try Ray, which takes half a minute to start")
+def test_ray(shards, tmp_path):
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("pandas", reason="Ray Data needs pandas")
+    from ray import data
+
+    class Remote:  # an executor that gives its work to Ray
+        def submit(self, f, *arguments):
+            found = ray.remote(f).remote(*arguments)
+            return type("Later", (), {"result": lambda self: ray.get(found)})()
+
+    class Encode:
+        def __init__(self, path):
+            with compand.open(path) as file:
+                self.codec = file["codec"].codec
+
+        def __call__(self, batch):
+            codes = self.codec.encode(batch["data"])
+            return {path.replace(".", "_"): codes.part(path) for path in codes.blocks[0].parts}
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        jobs.encode(shards, tmp_path / "job", "klt,grouped:16", executor=Remote())
+        jobs.encode(shards, tmp_path / "here", "klt,grouped:16")
+        assert content(tmp_path / "job") == content(tmp_path / "here")
+        codec = os.fspath(tmp_path / "job" / "codec.cpd")
+        rows = data.from_numpy(X).map_batches(Encode, fn_constructor_args=(codec,), concurrency=1, batch_size=1000).take_all()
+        with compand.open(codec) as file:
+            codes = file["codec"].codec.encode(X)
+        np.testing.assert_array_equal(np.stack([r["1_ids"] for r in rows]), codes.part("1.ids"))
+    finally:
+        ray.shutdown()
