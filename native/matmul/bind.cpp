@@ -91,11 +91,12 @@ Output<float> bind_strips(Input<float, 2> x, Input<uint8_t, 1> bits, int k, Inpu
         std::vector<int32_t> twice(m * (a.width / 2)), start(m * a.blocks);
         std::vector<Pairs> lines(m);
         const int32_t mean = -255 * static_cast<int32_t>(factors.shape(0));
-        for (size_t t = 0; t < m; ++t) {
+        for (size_t t = 0, first = 0, tile = tile_of(m); t < m; ++t) {
+            if (t == first + tile) first = t, tile = tile_of(m - t);
             const int8_t *q = a.q.data() + t * a.width;
-            int32_t *own = twice.data() + t * (a.width / 2), *begin = start.data() + t * a.blocks;
+            int32_t *own = twice.data() + first * (a.width / 2) + t - first, *begin = start.data() + t * a.blocks;
             for (size_t p = 0; p < a.width / 2; ++p)
-                own[p] = static_cast<int32_t>(static_cast<uint8_t>(q[2 * p]) * 0x101u | static_cast<uint8_t>(q[2 * p + 1]) * 0x1010000u);
+                own[p * tile] = static_cast<int32_t>(static_cast<uint8_t>(q[2 * p]) * 0x101u | static_cast<uint8_t>(q[2 * p + 1]) * 0x1010000u);
             for (size_t b = 0; b < a.blocks; ++b) {
                 int32_t sum = 0;
                 for (size_t i = b * block; i < (b + 1) * block; ++i) sum += q[i];

@@ -8,7 +8,7 @@ namespace compand::matmul {
 
 constexpr size_t kChunk = 64;     // columns of a block of `Rows`
 constexpr size_t kStrip = 16;     // rows of a strip of a trellis, see compand/quantizer/trellis.py
-constexpr size_t kMostTokens = 16;
+inline size_t tile_of(size_t left) { return left >= 16 ? 16 : left >= 4 ? 4 : 1; }  // lines of activations that `strips` takes together
 
 // Rows of packed ids (low bits first, each row begins on a byte): weight = (level of id - offset + zero) * scale of its group.
 struct Rows {
@@ -44,7 +44,7 @@ struct Strips {
 // One line of activations for `Strips`.
 struct Pairs {
     const int8_t *q;      // blocks * block, zeros behind the last
-    const int32_t *twice; // columns 2 i and 2 i + 1 as bytes a a b b
+    const int32_t *twice; // columns 2 i and 2 i + 1 as bytes a a b b, at i * tile: in turn with the other lines of the tile
     const float *scale;   // (blocks)
     const int32_t *start; // (blocks): -255 * many * sum of q
 };

@@ -48,36 +48,48 @@ float total(const __m512 *a) {
     return _mm_cvtss_f32(_mm_add_ss(p, _mm_shuffle_ps(p, p, 1)));
 }
 
-// The scales of a chunk's lanes from the values of its groups.
+// The scales of a chunk's lanes, of groups of 16 or 32 columns.
 __m512 lanes(const float *from, size_t chunk, const Rows &w, __m512i which) {
-    if (w.group >= kChunk) return _mm512_set1_ps(from[chunk]);
     const size_t at = chunk * (kChunk / w.group);
     alignas(16) float some[4];
     for (size_t i = 0; i < 4; ++i) some[i] = from[std::min(at + i, w.groups - 1)];
     return _mm512_permutexvar_ps(which, _mm512_castps128_ps512(_mm_load_ps(some)));
 }
 
-// kind: 0 the id is the level, 1 a table, 2 two tables, 3 two tables of more than 64 levels
-template <int kind, int T>
-void tile(const Rows &w, size_t first, size_t last, const uint32_t *groups, const Line *lines, float *scales, float *y, size_t stride) {
-    const size_t chunks = (w.d + kChunk - 1) / kChunk, step = 8 * static_cast<size_t>(w.bits);
+// kind: 0 the id is the level, 1 a table, 2 two tables, 3 two tables of more than 64 levels. small: groups below a chunk.
+// room: (T, chunks) for factors of chunks, (groups) for scales
+template <int kind, bool small, int T>
+void tile(const Rows &w, size_t first, size_t last, const uint32_t *groups, const Line *lines, float *room, float *y, size_t stride) {
+    const size_t chunks = (w.d + kChunk - 1) / kChunk, step = 8 * static_cast<size_t>(w.bits), full = w.row_bytes / step;
     const Unpack unpack(w.bits);
     const Table<kind == 3> table(w.levels, w.bits), high(w.high, w.bits);
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i which = _mm512_srli_epi32(lane, w.group == 32 ? 3 : 2);
+    const __mmask64 all = ~__mmask64{0} >> (64 - step);
+    float *const scales = room + T * chunks;
     for (size_t r = first; r < last; ++r) {
         const uint8_t *bytes = w.bytes + r * w.row_bytes;
         const float *own = w.brain ? scales : w.scale + r * w.groups, *zero = w.zero ? w.zero + r * w.groups : nullptr;
         if (w.brain)
             for (size_t g = 0; g < w.groups; ++g) scales[g] = widen(w.brain[r * w.groups + g]);
+        if (!small)
+            for (size_t t = 0; t < T; ++t) {
+                float *to = room + t * chunks;
+                const float *x = lines[t].scale;
+                if (w.group == kChunk)
+                    for (size_t c = 0; c < chunks; ++c) to[c] = own[c] * x[c];
+                else if (w.groups == 1)
+                    for (size_t c = 0; c < chunks; ++c) to[c] = own[0] * x[c];
+                else
+                    for (size_t c = 0; c < chunks; ++c) to[c] = own[groups[c]] * x[c];
+            }
         __m512 sum[T][4];
         for (auto &s : sum)
             for (__m512 &v : s) v = _mm512_setzero_ps();
-        const auto add = [&](size_t c, int u) {
-            const size_t left = std::min(step, w.row_bytes - c * step);
-            const __m512i ids = unpack(bytes + c * step, ~__mmask64{0} >> (64 - left));
+        const auto add = [&](size_t c, int u, __mmask64 have) {
+            const __m512i ids = unpack(bytes + c * step, have);
             const __m512i level = kind == 0 ? ids : table(ids);
-            const __m512 s = lanes(own, groups[c], w, which);
+            const __m512 s = small ? lanes(own, c, w, which) : _mm512_setzero_ps();
             for (int t = 0; t < T; ++t) {
                 const __m512i q = _mm512_loadu_si512(lines[t].q + c * kChunk);
                 __m512i dot = _mm512_dpbusd_epi32(_mm512_loadu_si512(lines[t].start + c * 16), level, q);
@@ -85,35 +97,45 @@ void tile(const Rows &w, size_t first, size_t last, const uint32_t *groups, cons
                     dot = _mm512_add_epi32(dot, _mm512_slli_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), high(ids), q), 7));
                 __m512 f = _mm512_cvtepi32_ps(dot);
                 if (kind == 0 && zero) {
-                    const __m512 z = lanes(zero, groups[c], w, which);
+                    const __m512 z = small ? lanes(zero, c, w, which) : _mm512_set1_ps(zero[groups[c]]);
                     f = _mm512_add_ps(f, _mm512_mul_ps(z, _mm512_cvtepi32_ps(_mm512_loadu_si512(lines[t].sums + c * 16))));
                 }
-                sum[t][u] = _mm512_add_ps(sum[t][u], _mm512_mul_ps(f, _mm512_mul_ps(s, _mm512_set1_ps(lines[t].scale[c]))));
+                const __m512 factor = small ? _mm512_mul_ps(s, _mm512_set1_ps(lines[t].scale[c]))
+                                            : _mm512_set1_ps(room[static_cast<size_t>(t) * chunks + c]);
+                sum[t][u] = _mm512_add_ps(sum[t][u], _mm512_mul_ps(f, factor));
             }
         };
         size_t c = 0;
-        for (; c + 4 <= chunks; c += 4) {
-            add(c, 0);
-            add(c + 1, 1);
-            add(c + 2, 2);
-            add(c + 3, 3);
+        for (; c + 4 <= full; c += 4) {
+            add(c, 0, all);
+            add(c + 1, 1, all);
+            add(c + 2, 2, all);
+            add(c + 3, 3, all);
         }
-        if (c < chunks) add(c, 0);
-        if (c + 1 < chunks) add(c + 1, 1);
-        if (c + 2 < chunks) add(c + 2, 2);
+        const auto have = [&](size_t i) { return ~__mmask64{0} >> (64 - std::min(step, w.row_bytes - i * step)); };
+        if (c < chunks) add(c, 0, have(c));
+        if (c + 1 < chunks) add(c + 1, 1, have(c + 1));
+        if (c + 2 < chunks) add(c + 2, 2, have(c + 2));
+        if (c + 3 < chunks) add(c + 3, 3, have(c + 3));
         for (int t = 0; t < T; ++t) y[static_cast<size_t>(t) * stride + r] = total(sum[t]);
     }
 }
 
-template <int kind>
+template <int kind, bool small>
 void tiles(const Rows &w, size_t first, size_t last, const uint32_t *groups, const Line *lines, size_t count, float *y, size_t stride) {
-    std::vector<float> scales(w.groups);
+    std::vector<float> room(4 * ((w.d + kChunk - 1) / kChunk) + w.groups);
     for (size_t r = first; r < last; r += 8) {  // few rows at a time, so that their codes stay near for all tiles
         const size_t end = std::min(r + 8, last);
         size_t t = 0;
-        for (; t + 4 <= count; t += 4) tile<kind, 4>(w, r, end, groups, lines + t, scales.data(), y + t * stride, stride);
-        for (; t < count; ++t) tile<kind, 1>(w, r, end, groups, lines + t, scales.data(), y + t * stride, stride);
+        for (; t + 4 <= count; t += 4) tile<kind, small, 4>(w, r, end, groups, lines + t, room.data(), y + t * stride, stride);
+        for (; t < count; ++t) tile<kind, small, 1>(w, r, end, groups, lines + t, room.data(), y + t * stride, stride);
     }
+}
+
+template <bool small>
+void sized(const Rows &w, size_t first, size_t last, const uint32_t *groups, const Line *lines, size_t count, float *y, size_t stride) {
+    const auto run = w.bits > 6 && w.levels ? tiles<3, small> : w.high ? tiles<2, small> : w.levels ? tiles<1, small> : tiles<0, small>;
+    run(w, first, last, groups, lines, count, y, stride);
 }
 #else
 
@@ -190,8 +212,7 @@ void rows(const Rows &w, size_t first, size_t last, const Line *lines, size_t co
     std::vector<uint32_t> groups(chunks);  // of the first column of each chunk, or the chunk where it holds several
     for (size_t c = 0; c < chunks; ++c) groups[c] = static_cast<uint32_t>(w.group >= kChunk ? c * kChunk / w.group : c);
 #if LEVEL == 2
-    const auto run = w.bits > 6 && w.levels ? tiles<3> : w.high ? tiles<2> : w.levels ? tiles<1> : tiles<0>;
-    run(w, first, last, groups.data(), lines, count, y, stride);
+    (w.group < kChunk ? sized<true> : sized<false>)(w, first, last, groups.data(), lines, count, y, stride);
 #else
     std::vector<uint8_t> ids(chunks * kChunk), level(chunks * kChunk), high(w.high ? chunks * kChunk : 0);
     std::vector<float> scale(chunks * 16), zero(w.zero ? chunks * 16 : 0);

@@ -11,7 +11,11 @@ struct Stream {
     Stream(const uint8_t *from, size_t d, int k) : strip(from), bytes(2 * d * static_cast<size_t>(k)), step(4 * static_cast<size_t>(k)) {
         safe = bytes < 32 ? 0 : (bytes - 32) / step + 1;
         if (safe > d / 2) safe = d / 2;
-        for (size_t i = 0; i < sizeof last; ++i) last[i] = strip[(safe * step + i) % bytes];
+        for (size_t i = 0, at = safe * step; i < sizeof last; at = 0) {
+            const size_t run = std::min(sizeof last - i, bytes - at);
+            std::memcpy(last + i, strip + at, run);
+            i += run;
+        }
     }
     const uint8_t *set(size_t p) const { return p < safe ? strip + p * step : last + (p - safe) * step; }
 };
@@ -39,7 +43,7 @@ inline void odd(const Strips &w, const Stream &s, int q, int32_t *sums) {
 
 #if LEVEL == 2
 template <int K, int many, int T>
-void tile(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, float *y, size_t stride) {
+void strip(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, float *y, size_t stride) {
     alignas(64) static constexpr auto gather = [] {
         std::array<uint8_t, 64> a{};
         for (int i = 0; i < 64; ++i) a[static_cast<size_t>(i)] = static_cast<uint8_t>(i / 8 * 4 * K / 8 + i % 8);
@@ -64,7 +68,7 @@ void tile(const Strips &w, const Stream &s, const float *scale, const Pairs *lin
             const __m512i windows = _mm512_multishift_epi64_epi8(by, _mm512_permutexvar_epi8(at, data));
             const __m512i first = _mm512_mullo_epi16(windows, c), second = many == 2 ? _mm512_mullo_epi16(windows, e) : first;
             for (int t = 0; t < T; ++t) {
-                const __m512i x = _mm512_set1_epi32(lines[t].twice[p]);
+                const __m512i x = _mm512_set1_epi32(lines->twice[p * T + static_cast<size_t>(t)]);
                 sum[t][u] = _mm512_dpbusd_epi32(sum[t][u], first, x);
                 if (many == 2) sum[t][u] = _mm512_dpbusd_epi32(sum[t][u], second, x);
             }
@@ -96,11 +100,12 @@ void tile(const Strips &w, const Stream &s, const float *scale, const Pairs *lin
 }
 
 template <int K, int many>
-void tiles(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
-    size_t t = 0;
-    for (; t + 16 <= count; t += 16) tile<K, many, 16>(w, s, scale, lines + t, y + t * stride, stride);
-    for (; t + 4 <= count; t += 4) tile<K, many, 4>(w, s, scale, lines + t, y + t * stride, stride);
-    for (; t < count; ++t) tile<K, many, 1>(w, s, scale, lines + t, y + t * stride, stride);
+void run(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
+    for (size_t t = 0, own; t < count; t += own) {
+        own = tile_of(count - t);
+        const auto part = own == 16 ? strip<K, many, 16> : own == 4 ? strip<K, many, 4> : strip<K, many, 1>;
+        part(w, s, scale, lines + t, y + t * stride, stride);
+    }
 }
 #else
 
@@ -133,7 +138,7 @@ template <int K> void decode(const uint8_t *from, const uint16_t *factors, int m
 }
 
 template <int K, int T>
-void tile(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, float *y, size_t stride) {
+void strip(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, float *y, size_t stride) {
     float out[T][16] = {};
     const size_t blocks = (w.d + w.block - 1) / w.block, pairs = w.d / 2;
     for (size_t b = 0; b < blocks; ++b) {
@@ -169,10 +174,10 @@ void tile(const Strips &w, const Stream &s, const float *scale, const Pairs *lin
 }
 
 template <int K, int many>
-void tiles(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
+void run(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
     size_t t = 0;
-    for (; t + 4 <= count; t += 4) tile<K, 4>(w, s, scale, lines + t, y + t * stride, stride);
-    for (; t < count; ++t) tile<K, 1>(w, s, scale, lines + t, y + t * stride, stride);
+    for (; t + 4 <= count; t += 4) strip<K, 4>(w, s, scale, lines + t, y + t * stride, stride);
+    for (; t < count; ++t) strip<K, 1>(w, s, scale, lines + t, y + t * stride, stride);
 }
 #endif
 
@@ -181,8 +186,8 @@ template <int K> void all(const Strips &w, size_t first, size_t last, const Pair
     for (size_t i = first; i < last; ++i) {
         const Stream s(w.bits + i * bytes, w.d, w.k);
         const float *scale = w.scale + i * w.groups * kStrip;
-        if (w.many == 1) tiles<K, 1>(w, s, scale, lines, count, y + i * kStrip, stride);
-        else tiles<K, 2>(w, s, scale, lines, count, y + i * kStrip, stride);
+        if (w.many == 1) run<K, 1>(w, s, scale, lines, count, y + i * kStrip, stride);
+        else run<K, 2>(w, s, scale, lines, count, y + i * kStrip, stride);
     }
 }
 
