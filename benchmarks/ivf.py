@@ -128,14 +128,14 @@ def contestants(folder: pathlib.Path, copies: int, x, q, truth):
         if not path.exists():
             continue
         index = faiss.read_index(str(path))
-        _, own = index.quantizer.search(x, 1)
+        own = index.quantizer.search(x, 1)[1] if copies == 1 else None
         for p in probes:
             def run(k, index=index, p=p):
                 index.nprobe = p
                 return index.search(q, k)[1]
 
             visited = index.quantizer.search(q, p)[1]
-            inside = (own[truth, 0][:, :, None] == visited[:, None, :]).any(-1)
+            inside = None if own is None else (own[truth, 0][:, :, None] == visited[:, None, :]).any(-1)
             yield f"faiss {key}", p, run, path.stat().st_size / len(x), inside
     path = folder / "usearch.1.index"
     if copies == 1 and path.exists():
