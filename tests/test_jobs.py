@@ -147,6 +147,7 @@ def test_killed_and_begun_again_the_bytes_are_the_same(shards, tmp_path):
     assert killed and os.listdir(tmp_path / "right")
 
 
+@pytest.mark.filterwarnings("ignore")  # of Ray itself
 @pytest.mark.skipif(not os.environ.get("COMPAND_RAY"), reason="set COMPAND_RAY=1 to try Ray, which takes half a minute to start")
 def test_ray(shards, tmp_path):
     ray = pytest.importorskip("ray")
