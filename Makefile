@@ -40,6 +40,8 @@ sanitize:  ## native code and file tests under ASan and UBSan
 fuzz: .stamp-dev  ## coverage-guided fuzzing of everything that reads bytes
 	$(BIN)/python -m pip install -q --disable-pip-version-check atheris
 	$(BIN)/python fuzz/fuzz_file.py -max_total_time=$(or $(SECONDS_EACH),60)
+	for kind in ply compressed spz spz4 sog splat ksplat cpd; do \
+	  $(BIN)/python fuzz/fuzz_splats.py $$kind -max_total_time=$(or $(SECONDS_EACH),60) || exit 1; done
 
 clean:
 	rm -rf build dist .venv .stamp-* *.egg-info demo-report.html demo-out

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import sys
 import time
@@ -61,9 +62,14 @@ def save(name: str, rows: list[dict], **about) -> pathlib.Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     head = {"machine": machine(), "date": datetime.date.today().isoformat(),
-            "command": " ".join(["python", "benchmarks/" + os.path.basename(sys.argv[0]), *sys.argv[1:]]), **about}
+            "command": " ".join(["python", "benchmarks/" + os.path.basename(sys.argv[0]), *map(_without_folders, sys.argv[1:])]), **about}
     path.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
     return path
+
+
+def _without_folders(words: str) -> str:
+    """An argument with the absolute paths in it cut to their last names: where files lay says nothing to others."""
+    return " ".join(re.sub(r"(^|=)/\S*/", r"\1", word) for word in words.split(" "))
 
 
 def table(rows: list[dict]) -> str:

@@ -80,3 +80,10 @@ def test_garden():
     points = np.load(GARDEN)["means3d"].astype(np.float64)
     for c in cameras:  # most of the scene is before each camera
         assert (points @ c.view[2, :3] + c.view[2, 3] > 0).mean() > 0.6
+
+
+@pytest.mark.parametrize("width", [np.nan, np.inf, 1 + 2j])
+def test_npz_of_sizes_that_are_none(width, tmp_path):
+    np.savez(tmp_path / "c.npz", viewmats=np.eye(4)[None], Ks=np.float64([[[50, 0, 20], [0, 50, 20], [0, 0, 1]]]), width=np.array([width]))
+    with pytest.raises(CompandError):
+        read_cameras(tmp_path / "c.npz")

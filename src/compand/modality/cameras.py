@@ -64,11 +64,12 @@ def _npz(path: Path) -> list[Camera]:
         if not {"viewmats", "Ks"} <= set(items):
             raise FormatError(f"{path}: an .npz of cameras has viewmats (n, 4, 4) and Ks (n, 3, 3); this has {', '.join(list(items)[:6])}")
         views, lenses = (np.asarray(items[k].load(), np.float64) for k in ("viewmats", "Ks"))
-        size = [int(np.asarray(items[k].load()).ravel()[0]) if k in items and items[k].size else None for k in ("width", "height")]
+        size = [items[k].load().ravel()[0] if k in items and items[k].size else 0 for k in ("width", "height")]
     if views.ndim != 3 or views.shape[1:] != (4, 4) or lenses.shape != (len(views), 3, 3) or not np.isfinite(lenses).all():
         raise FormatError(f"{path}: viewmats {list(views.shape)} and Ks {list(lenses.shape)} are no cameras")
     try:
-        return [Camera(v, k[0, 0], k[1, 1], k[0, 2], k[1, 2], size[0] or round(2 * k[0, 2]), size[1] or round(2 * k[1, 2]), name=str(i))
+        width, height = map(int, size)
+        return [Camera(v, k[0, 0], k[1, 1], k[0, 2], k[1, 2], width or round(2 * k[0, 2]), height or round(2 * k[1, 2]), name=str(i))
                 for i, (v, k) in enumerate(zip(views, lenses, strict=True))]
-    except (InputError, OverflowError) as e:
+    except (InputError, OverflowError, TypeError, ValueError) as e:
         raise FormatError(f"{path}: {e}") from None

@@ -50,7 +50,7 @@ def elements(file: Mapped, limits: Limits) -> dict[str, Element]:
                 raise UnsupportedError(f"{file.path}: PLY format {words[1][:40]!r}; write binary_little_endian")
         elif words[0] == "element" and len(words) == 3 and re.fullmatch(r"\d{1,15}", words[2]):
             tables.append((words[1], limits.check("allocation", int(words[2]), f"{file.path}: rows of {words[1]!r}"), {}))
-        elif words[0] == "property" and len(words) == 3 and words[1] in TYPES and tables and words[2] not in tables[-1][2]:
+        elif words[0] == "property" and len(words) == 3 and words[1] in TYPES and order and tables and words[2] not in tables[-1][2]:
             tables[-1][2][words[2]] = order + TYPES[words[1]]
         elif words[:2] == ["property", "list"]:
             raise UnsupportedError(f"{file.path}: a PLY with lists is a mesh, not splats")
@@ -61,7 +61,7 @@ def elements(file: Mapped, limits: Limits) -> dict[str, Element]:
     at, found = end.end(), {}
     for name, count, fields in tables:
         dtype = np.dtype(list(fields.items()))
-        if name in found or (count and not fields):
+        if name in found or not fields:
             raise FormatError(f"{file.path}: PLY element {name[:40]!r} twice, or without properties")
         limits.check("allocation", count * dtype.itemsize, f"{file.path}: {name!r}")
         found[name] = Element(name, count, dtype, at)

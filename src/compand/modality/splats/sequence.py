@@ -155,20 +155,23 @@ class Sequence:
         at = self._at
         if at is None or not i - i % self.key <= at[0] <= i:
             entry = self.file[f"key{i - i % self.key:06}"]
+            if entry.kind != "array" or len(entry.shape) != 2 or entry.codec.stage.name != "splat":
+                raise FormatError(f"{entry.name!r} is no key frame: {entry.spec} of {list(entry.shape)}")
             x = entry.array()
             from_matrix(x)
-            if entry.codec.stage.name != "splat":
-                raise FormatError(f"a key frame coded as {entry.spec}")
             at = (i - i % self.key, _alpha_rows(x), _steps(x, entry.codec))
         frame, state, steps = at[0], at[1].copy(), at[2]
         for frame in range(at[0] + 1, i + 1):
-            moved = np.unpackbits(self.file[f"gate{frame:06}"].array())[:len(state)].astype(bool)
+            gate = self.file[f"gate{frame:06}"].array()
+            if gate.dtype != np.uint8:
+                raise CorruptError(f"frame {frame} has gates of {gate.dtype}")
+            moved = np.unpackbits(gate)[:len(state)].astype(bool)
             if len(moved) != len(state):
                 raise CorruptError(f"frame {frame} gates {len(moved):,} of {len(state):,} splats")
             if moved.any():
                 q = self.file[f"step{frame:06}"].array()
-                if q.shape != (state.shape[1], int(moved.sum())):
-                    raise CorruptError(f"frame {frame} moves {list(q.shape)} where {[state.shape[1], int(moved.sum())]} belong")
+                if q.dtype != np.int16 or q.shape != (state.shape[1], int(moved.sum())):
+                    raise CorruptError(f"frame {frame} moves {q.dtype}{list(q.shape)} where {[state.shape[1], int(moved.sum())]} belong")
                 state[moved] += q.T * steps[moved]
         self._at = (i, state, steps)
         x = state.copy()

@@ -23,6 +23,7 @@ from .packed import alpha_of, from_three, logit, to_three, unit
 from .splats import REST, Splats
 
 MOST_TEXT, MOST_PIXELS, MOST_MEMBERS = 1 << 20, 1 << 28, 64
+EXPANSION = 4096  # pixels for each byte of a picture, beyond 2^20
 WIDE = 64  # palette entries in a row of the picture of harmonics
 
 
@@ -69,8 +70,11 @@ class _Files:
             return file.bytes(0, file.size)
         if name not in self.members:
             raise FormatError(f"{self.path}: has no {name!r}")
+        member = self.members[name]
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UnsupportedError(f"{self.path}: member {name!r} is not stored or deflated")
         try:
-            with self.zip.open(self.members[name]) as f:
+            with self.zip.open(member) as f:
                 data = f.read(most + 1)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, NotImplementedError) as e:
             raise CorruptError(f"{name!r}: {e}", path=self.path) from None
@@ -127,12 +131,12 @@ class _Reader:
                     if width * height < pixels:
                         raise FormatError(f"{names[at]}: {width} x {height} pixels for {pixels:,} values")
                     self.limits.check("allocation", 4 * width * height, names[at])
-                    if width * height > MOST_PIXELS or width * height > 4 * pixels + (1 << 16) + most:
-                        raise FormatError(f"{names[at]}: {width} x {height} pixels for {pixels:,} values")
+                    if width * height > min(MOST_PIXELS, 4 * pixels + (1 << 16) + most, EXPANSION * len(data) + (1 << 20)):
+                        raise FormatError(f"{names[at]}: {width} x {height} pixels for {pixels:,} values in {len(data):,} bytes")
                     return np.asarray(image.convert("RGBA"))
         except (FormatError, LimitError):
             raise
-        except (OSError, ValueError, SyntaxError, RuntimeError, MemoryError, module.DecompressionBombError) as e:
+        except (OSError, EOFError, ValueError, SyntaxError, RuntimeError, MemoryError, module.DecompressionBombError) as e:
             raise CorruptError(f"{names[at]}: {type(e).__name__}: {e}", path=self.files.path) from None
 
     def flat(self, section: dict, at: int, n: int) -> np.ndarray:
@@ -147,6 +151,7 @@ class _Reader:
         means, scales, quats, sh0 = (_section(meta, s) for s in ("means", "scales", "quats", "sh0"))
         shape = means.get("shape")
         n = _count(meta.get("count") if new else shape[0] if isinstance(shape, list) and shape else None, MOST_PIXELS, "count")
+        self.limits.check("allocation", 4 * 14 * n, f"{self.files.path}: {n:,} splats")
         low, fine = self.flat(means, 0, n), self.flat(means, 1, n)
         q = (low[:, :3].astype(np.float64) + 256.0 * fine[:, :3]) / 65535
         first, last = _numbers(means.get("mins"), 3, "means.mins"), _numbers(means.get("maxs"), 3, "means.maxs")
@@ -177,6 +182,7 @@ class _Reader:
         k = palette.shape[1] // WIDE
         if k not in REST.values() or palette.shape[1] % WIDE:
             raise FormatError(f"shN: a palette {palette.shape[1]} pixels wide; degrees 1 to 4 have {WIDE} times 3, 8, 15, 24")
+        self.limits.check("allocation", 4 * 3 * k * n, f"{self.files.path}: harmonics of {n:,} splats")
         entries = palette[:, :, :3].reshape(-1, k, 3)
         if n and int(label.max()) >= len(entries):
             raise FormatError(f"shN: label {int(label.max()):,} of {len(entries):,} palette entries")

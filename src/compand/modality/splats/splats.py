@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import InputError
 
 REST = {0: 0, 1: 3, 2: 8, 3: 15, 4: 24}  # coefficients above the constant one, by degree
+RESERVED = {"positions", "scales", "rotations", "opacity", "sh0", "sh_rest", "splats"}  # names of what a scene itself is stored as
 SH_C0 = 0.28209479177387814              # value of the constant spherical harmonic: colour = 0.5 + SH_C0 * sh0
 
 
@@ -52,6 +53,8 @@ class Splats:
                 raise InputError(f"splats: {name} is {list(x.shape)}, {n:,} splats need {need}")
             setattr(self, name, x)
         for name, x in self.extra.items():
+            if name in RESERVED:
+                raise InputError(f"splats: a further property cannot have the name {name!r}")
             if x.shape != (n,):
                 raise InputError(f"splats: {name} is {list(x.shape)}, {n:,} splats need [{n}]")
 
