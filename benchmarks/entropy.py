@@ -68,7 +68,7 @@ def real(n: int, notes: list[str]) -> dict[str, tuple[np.ndarray, int]]:
         scale = np.abs(x).max(1, keepdims=True) / 7.5
         found["embeddings, int4 codes"] = (np.clip(np.floor(x / scale) + 8, 0, 15).astype(np.uint8).reshape(-1), 16)
     else:
-        notes.append(f"int4 codes: skipped, no {path}")
+        notes.append(f"int4 codes: skipped, no {path.name}")
     return found
 
 
