@@ -7,6 +7,7 @@
 namespace compand::matmul {
 
 constexpr size_t kChunk = 64;     // columns of a block of `Rows`
+constexpr size_t kAhead = 3072;   // bytes that codes are asked for before they are used
 constexpr size_t kStrip = 16;     // rows of a strip of a trellis, see compand/quantizer/trellis.py
 inline size_t tile_of(size_t left) { return left >= 16 ? 16 : left >= 4 ? 4 : 1; }  // lines of activations that `strips` takes together
 

@@ -87,6 +87,7 @@ void tile(const Rows &w, size_t first, size_t last, const uint32_t *groups, cons
         for (auto &s : sum)
             for (__m512 &v : s) v = _mm512_setzero_ps();
         const auto add = [&](size_t c, int u, __mmask64 have) {
+            _mm_prefetch(reinterpret_cast<const char *>(bytes + c * step) + kAhead, _MM_HINT_T0);
             const __m512i ids = unpack(bytes + c * step, have);
             const __m512i level = kind == 0 ? ids : table(ids);
             const __m512 s = small ? lanes(own, c, w, which) : _mm512_setzero_ps();

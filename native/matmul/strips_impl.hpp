@@ -75,6 +75,7 @@ void strip(const Strips &w, const Stream &s, const float *scale, const Pairs *li
         };
         const auto range = [&](const uint8_t *from, size_t p, size_t end) {
             for (; p + 2 <= end; p += 2, from += 8 * K) {
+                _mm_prefetch(reinterpret_cast<const char *>(from) + kAhead, _MM_HINT_T0);
                 add(from, p, 0);
                 add(from + 4 * K, p + 1, parts - 1);
             }
