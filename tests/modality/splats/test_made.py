@@ -124,3 +124,15 @@ def test_sequences_of_other_arrays(name, x, scene, tmp_path):
 def test_format_of_nothing(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"")
     assert format_of(tmp_path / "a.bin") is None
+
+
+@pytest.mark.parametrize("kind", ["spz", "sog", "splat"])
+def test_splats_that_are_not_finite_are_not_shipped(kind, scene, tmp_path):
+    if kind != "splat":
+        pytest.importorskip("PIL" if kind == "sog" else "zstandard")
+    s = scene(20, 1)
+    s.positions[3, 0], s.sh0[5], s.sh_rest[7, 2], s.scales[4], s.opacity[6] = np.nan, -np.inf, np.nan, np.inf, np.inf
+    write(tmp_path / f"a.{kind}", s)
+    back = read(tmp_path / f"a.{kind}")
+    assert len(back) == 17
+    assert all(np.isfinite(x).all() for x in back.arrays().values())

@@ -12,7 +12,7 @@ from pathlib import Path
 from ...errors import FormatError, InputError
 from ...limits import DEFAULT, Limits
 from ..source import Mapped
-from .scene import Scene, from_file, matrix, order
+from .scene import Scene, finite, from_file, matrix, order
 from .splats import SH_C0, Splats
 
 __all__ = ["SH_C0", "Scene", "Splats", "format_of", "from_file", "matrix", "order", "read", "write", "write_to"]
@@ -81,7 +81,8 @@ def write(path, scene: Splats, *, overwrite: bool = False, format: str | None = 
 
 
 def write_to(f, scene: Splats, kind: str) -> None:
-    """Write a scene to an open binary file as 'ply', 'spz', 'sog' or 'splat'."""
+    """Write a scene to an open binary file as 'ply', 'spz', 'sog' or 'splat'; only PLY has splats that are not finite."""
+    scene = scene if kind == "ply" else finite(scene)
     if kind == "ply":
         from .ply import write as run
     elif kind == "spz":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ... import _native
@@ -28,6 +30,13 @@ def matrix(scene: Splats) -> np.ndarray:
                                                 scene.sh_rest], 1))
 
 
+def finite(scene: Splats) -> Splats:
+    """The scene without splats that have NaN or infinite values; what is endless in a logarithm is only very much, and cut."""
+    scene = replace(scene, opacity=np.clip(scene.opacity, -16, 16), scales=np.clip(scene.scales, -40, 40))
+    good = np.isfinite(matrix(scene)).all(1)
+    return scene if good.all() else scene.take(np.flatnonzero(good))
+
+
 def from_matrix(x: np.ndarray) -> Splats:
     """The scene of such rows."""
     return Splats(x[:, :3], x[:, 3:6], x[:, 6:10], x[:, 10], x[:, 11:14], x[:, 14:])
@@ -50,14 +59,10 @@ class Scene(Source):
         self.meta["splats"] = len(scene)
         self.scene = scene.take(order(scene.positions))
         self.exact = exact
-        if not exact and len(scene):
-            own = self.scene  # what is endless in a logarithm is only very much
-            own.opacity = np.clip(own.opacity, -16, 16)
-            own.scales = np.clip(own.scales, -40, 40)
-            good = np.isfinite(matrix(self.scene)).all(1)
-            if not good.all():
-                self.notes.append(f"{int((~good).sum()):,} splats with NaN or infinite values are left out: they draw nothing")
-                self.scene = self.scene.take(np.flatnonzero(good))
+        if not exact:
+            self.scene = finite(self.scene)
+            if gone := len(scene) - len(self.scene):
+                self.notes.append(f"{gone:,} splats with NaN or infinite values are left out: they draw nothing")
 
     def items(self):
         if self.exact:
