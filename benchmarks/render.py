@@ -1,7 +1,8 @@
 """Claim: a scene of 250,000 splats is drawn at 800 x 600 in well under a second on one core, and as the readable reference draws it.
 
-Scenes of shared/data/splats, each from 24 places around it; SH degrees and sizes as in the table. `first picture` counts preparing the covariances. `difference` is the largest to `compand.op.render_reference` (float64, NumPy) in a
-picture of 64 x 48 of a fifth of the small scene.
+Scenes of the test data, each from 24 places around it; SH degrees and sizes as in the table. `first picture` counts preparing the
+covariances. `difference` is the largest to `compand.op.render_reference` (float64, NumPy) in a picture of 64 x 48 of a fifth of the
+small scene.
 
     python benchmarks/render.py [--data DIR] [--threads N]
 """

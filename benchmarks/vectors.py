@@ -32,8 +32,8 @@ from compand.fit.vectors import preset  # noqa: E402
 K = 10
 FACTORY = {24: ["PQ48x4fs"], 48: ["PQ96x4fs", "RR384,RaBitQfs"], 96: ["PQ192x4fs", "RR384,RaBitQfs2"], 192: ["PQ384x4fs", "SQ4"],
            384: ["SQ8"]}
-OTHERS = {48: ["klt,grouped:48:bits=4"], 96: ["klt,refined:48:48,rans", "klt,grouped:96", "klt,grouped:96:bits=4"], 192: ["klt,grouped:192"],
-          384: ["klt,ecsq:288,rans"]}
+OTHERS = {48: ["klt,grouped:48:bits=4"], 96: ["klt,refined:48:48,rans", "klt,grouped:96", "klt,grouped:96:bits=4"],
+          192: ["klt,grouped:192"], 384: ["klt,ecsq:288,rans"]}
 SLOW = {24: ["RQ24x8"]}
 TURBO = {96: 2, 192: 4}
 
