@@ -221,3 +221,13 @@ def test_two_writers_lose_nothing(path):
         t.join()
     index = Index(path)
     assert len(index) == 74 and all(i in index for at in (100, 200, 300) for i in range(at, at + 8))
+
+
+@pytest.mark.parametrize("number", ["01", "\u0663", "1_0"])
+def test_changes_are_named_one_way(number, tmp_path):
+    x = np.random.default_rng(0).standard_normal((20, 8), dtype=np.float32)
+    codes = compand.Codec("int:8").encode(x)
+    with compand.Writer(tmp_path / "a.cpd") as out:
+        out.write_codes("vectors", codes)
+        out.write_codes(f"vectors/rows/{number}", codes)
+    assert len(Index(tmp_path / "a.cpd")) == 20

@@ -121,6 +121,17 @@ def test_sequences_of_other_arrays(name, x, scene, tmp_path):
         walk[1]
 
 
+def test_a_sequence_without_its_steps(scene, tmp_path):
+    s = scene(40, 0)
+    write_sequence(tmp_path / "a.cpd", [s, Splats(s.positions + 1, s.scales, s.rotations, s.opacity, s.sh0)])
+    with compand.open(tmp_path / "a.cpd") as f, compand.Writer(tmp_path / "b.cpd", meta=f.meta) as out:
+        for name in f.names:
+            if not name.startswith("step"):
+                out.write_codes(name, f[name].codes())
+    with Sequence(tmp_path / "b.cpd") as walk, pytest.raises(CorruptError, match="steps"):
+        walk[1]
+
+
 def test_format_of_nothing(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"")
     assert format_of(tmp_path / "a.bin") is None

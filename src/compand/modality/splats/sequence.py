@@ -169,6 +169,8 @@ class Sequence:
             if len(moved) != len(state):
                 raise CorruptError(f"frame {frame} gates {len(moved):,} of {len(state):,} splats")
             if moved.any():
+                if f"step{frame:06}" not in self.file:
+                    raise CorruptError(f"frame {frame} has no steps")
                 q = self.file[f"step{frame:06}"].array()
                 if q.dtype != np.int16 or q.shape != (state.shape[1], int(moved.sum())):
                     raise CorruptError(f"frame {frame} moves {q.dtype}{list(q.shape)} where {[state.shape[1], int(moved.sum())]} belong")
