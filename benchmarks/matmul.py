@@ -3,8 +3,8 @@
     python benchmarks/matmul.py [--rounds 5] [--threads 1,2]
 
 `decode` is one line of activations: codes that fit the second-level cache (512 x 2,048 weights; torch float32 has 4 MB there) and
-codes that do not fit any cache (12 or 24 matrices of 2,048 x 8,192, visited in turn). `prompt` is 64 lines. `read` sums the same bytes of a large
-array with NumPy on as many threads. Codes are random: speed does not depend on their values. Everything is measured in turn, rounds
+codes that do not fit any cache (12 or 24 matrices of 2,048 x 8,192, visited in turn). `prompt` is 64 lines. `read` sums the same bytes of a
+large array with NumPy on as many threads. Codes are random: speed does not depend on their values. Everything is measured in turn, rounds
 after rounds, and medians are reported; times are of the whole call, with the rounding of activations to int8.
 """
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from compand import Codec, CompandError, SpecError, _native
+from compand import Codec, CompandError, FitError, SpecError, _native
 from compand.modality.splats import order
+from compand.stage import replace
 from compand.testing import laws
 
 
@@ -113,6 +114,15 @@ def test_damage_is_told():
         except CompandError:
             refused += 1
     assert refused > 1000
+
+
+@pytest.mark.parametrize("gain", [3e38, np.inf, np.nan])
+def test_gains_no_fit_makes(gain):
+    x = rows(50, 3)
+    stage = Codec("splat").fit(x).stage
+    bad = replace(stage, gain_=np.full_like(stage.gain_, gain))
+    with pytest.raises(FitError, match="damaged"):
+        bad.decode(stage.encode(x), Codec(stage).form(x.shape, "float32"))
 
 
 def test_rows_that_are_no_splats():

@@ -119,7 +119,8 @@ class Index:
         for name in self._file:
             head, _, number = name.rpartition("/")
             own, _, kind = head.rpartition("/")
-            if own == self.name and kind in ("rows", "ids", "deleted") and number.isdecimal() and len(number) < 10 and number == str(int(number)):
+            if own == self.name and kind in ("rows", "ids", "deleted") and number.isdecimal() and len(number) < 10 \
+                    and number == str(int(number)):
                 found.setdefault(int(number), set()).add(kind)
         return found
 

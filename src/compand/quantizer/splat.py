@@ -99,7 +99,7 @@ class Splat(Quantizer, name="splat"):
         return dict(zip(PARTS, _native.splat_encode(rows, *self._steps()), strict=True))
 
     def decode(self, parts, form):
-        if self.basis_ is None or abs(int(self.weight_[0])) >= 1 << 20 or not np.isfinite(self.gain_).all():
+        if self.basis_ is None or abs(int(self.weight_[0])) >= 1 << 20 or not (np.abs(self.gain_) < 1e30).all():
             raise FitError(f"{self}: not fitted, or its state is damaged")
         if not form.n:
             return np.zeros((0, form.d), np.float32)
