@@ -118,7 +118,8 @@ def test_reader_may_leave(there, npy):
 @pytest.mark.parametrize("which, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_leaves_nothing(there, which, code):
     np.save("big.npy", np.random.default_rng(0).standard_normal((60_000, 256), dtype=np.float32))
-    process = subprocess.Popen([*COMPAND, "compress", "big.npy", "hadamard,int:4:group=32", "-o", "out.cpd"], stderr=subprocess.PIPE)
+    process = subprocess.Popen([*COMPAND, "compress", "big.npy", "hadamard,int:4:group=32", "-o", "out.cpd"], stderr=subprocess.PIPE,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # a shell's & ignores it
     deadline = time.monotonic() + 30
     while not [p for p in there.iterdir() if p.name != "big.npy"] and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)

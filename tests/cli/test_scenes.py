@@ -79,7 +79,8 @@ def test_view(ok, run, scenes, npy):
 
 
 def test_view_serves_until_interrupted(scenes):
-    process = subprocess.Popen([sys.executable, "-m", "compand", "view", "a.ply", "--no-browser"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "compand", "view", "a.ply", "--no-browser"], stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # a shell's & ignores it
     try:
         address = re.search(r"http://127\.0\.0\.1:\d+/", process.stderr.readline())[0]
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
