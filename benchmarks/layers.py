@@ -115,7 +115,7 @@ def speed() -> list[dict]:
                     return layer.layer.encode(x) if isinstance(layer, Ours) else layer(x)
 
             runs[who + " train"], runs[who + " encode"] = step, encode
-        times = interleave(runs, 7, seconds=20)
+        times = interleave(runs, 7, seconds=8)
         row: dict = {"layer": name}
         for run, seconds in times.items():
             row[run + " vec/s"] = N / seconds
