@@ -9,13 +9,6 @@ from compand.fit import scale
 LEVELS = ["scalar", "avx2", "avx512"]
 
 
-@pytest.fixture(autouse=True)
-def restore():
-    yield
-    _native.set_isa("auto")
-    _native.set_threads(0)
-
-
 def grids(bits):
     k = 1 << bits
     return [(k, -(k - 1) / 2)] + ([(k, -k / 2)] if bits > 1 else [])

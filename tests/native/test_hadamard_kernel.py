@@ -9,13 +9,6 @@ from compand.transform.hadamard import fht_reference
 LEVELS = ["scalar", "avx2", "avx512"]
 
 
-@pytest.fixture(autouse=True)
-def restore():
-    yield
-    _native.set_isa("auto")
-    _native.set_threads(0)
-
-
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("log", range(14))
 def test_equal_to_the_reference_bit_for_bit(level, log):

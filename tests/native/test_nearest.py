@@ -8,13 +8,6 @@ from compand import _native
 LEVELS = ["scalar", "avx2", "avx512"]
 
 
-@pytest.fixture(autouse=True)
-def restore():
-    yield
-    _native.set_isa("auto")
-    _native.set_threads(0)
-
-
 def brute(x, codebook):
     """Squared distances (n, k) in float64, dimensions added in order; argmin takes the lowest id."""
     total = np.zeros((len(x), len(codebook)))

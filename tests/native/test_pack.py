@@ -9,13 +9,6 @@ LEVELS = ["scalar", "avx2", "avx512"]
 DTYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
-@pytest.fixture(autouse=True)
-def restore():
-    yield
-    _native.set_isa("auto")
-    _native.set_threads(0)
-
-
 def oracle(ids, bits):
     planes = (ids[:, :, None].astype(np.uint64) >> np.arange(bits, dtype=np.uint64)) & np.uint64(1)
     return np.packbits(planes.reshape(len(ids), -1).astype(np.uint8), axis=1, bitorder="little")

@@ -10,13 +10,6 @@ LEVELS = ["scalar", "avx2", "avx512"]
 EMPTY = np.zeros(0, np.float32)
 
 
-@pytest.fixture(autouse=True)
-def restore():
-    yield
-    _native.set_isa("auto")
-    _native.set_threads(0)
-
-
 def case(n, groups, bits, seed=0, term=False, spread=1.0):
     """An index of random ids, its float tables for some queries, and the exact scores (q, n)."""
     rng = np.random.default_rng([seed, n, groups, bits])

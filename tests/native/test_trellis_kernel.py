@@ -9,13 +9,6 @@ from compand.quantizer.trellis import Trellis, levels
 LEVELS = ["scalar", "avx2", "avx512"]
 
 
-@pytest.fixture(autouse=True)
-def restore():
-    yield
-    _native.set_isa("auto")
-    _native.set_threads(0)
-
-
 def search(stage, t, count=None, start=None, end=None):
     none = np.full(len(t), -1, np.int32)
     table = (levels(stage) * stage.fullscale).astype(np.int16)

@@ -18,7 +18,7 @@ class Recipe:
     ============  ================================================================================================
     `estimator`   how gradients pass the quantizer: ``rotation`` (Fifty 2024), ``straight`` (Bengio 2013), ``noise``
                   (NSVQ, Vali 2022), ``diveq`` (Vali 2025), ``clip`` (straight within the grid), ``trust`` (QuEST 2025:
-                  straight where the error is below half a typical step), ``lsq`` (learned step, Esser 2019), ``gumbel``
+                  straight where the error is within twice its root mean square), ``lsq`` (learned step, Esser 2019), ``gumbel``
                   (a codeword drawn by distance, McQuic 2022), ``soft`` (differentiable k-means, eDKM 2023), ``none``
     `temperature` of ``gumbel`` and ``soft``, in mean squared errors of the nearest codeword; learnt where `update` is gradient
     `update`      of what is fitted: ``ema`` (van den Oord 2017; fitted statistics follow the data), ``gradient``, ``frozen``
@@ -26,7 +26,6 @@ class Recipe:
     `commit`      weight of |x - sg(y)|², in units of the variance of x
     `codebook`    weight of |sg(x) - y|² with ``update=gradient``, in the same units
     `revive`      codewords used less than this share of an even use move to rows of the batch; 0: never
-    `balance`     assign rows so that each codeword is used equally often (RepCONC's constraint)
     `entropy`     weight of sure values and even use of bits (LFQ, Yu 2023): nats a bit of a `sign`, each bit by itself
     `prefix`      each training batch stops a sum after a random number of terms (nested, bit-switchable codes)
     `through`     codebook = f(frozen codewords): ``linear`` (SimVQ, 2024), ``mlp`` (VQGAN-LC, 2024); '' is none
@@ -41,7 +40,6 @@ class Recipe:
     commit: float = 0.25
     codebook: float = 1.0
     revive: float = 0.1
-    balance: bool = False
     entropy: float = 0.0
     prefix: bool = False
     through: Literal["", "linear", "mlp"] = ""
