@@ -7,6 +7,7 @@
 
 #include "arrays.hpp"
 #include "lists/lists.hpp"
+#include "scan/check.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -18,20 +19,7 @@ std::unique_ptr<Lists> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits
                             Input<float, 1> codebooks, Input<int32_t, 1> sizes, float zero, Input<int64_t, 1> starts, Input<float, 2> centroids,
                             Input<float, 1> weight, Input<float, 1> cell_term) {
     const size_t n = rows.shape(0);
-    if (bits != 4 && bits != 6 && bits != 8) throw nb::value_error("bits must be 4, 6 or 8");
-    if (groups < 1 || groups > (bits == 6 ? 512 : scan::kMaxGroups)) throw nb::value_error("groups must be from 1 to 4096 (512 of 6 bits)");
-    if (rows.shape(1) != (groups * bits + 7) / 8) throw nb::value_error("a row must have ceil(groups * bits / 8) bytes");
-    if (n >= size_t{1} << 32) throw nb::value_error("at most 2^32 - 1 vectors");
-    if (gain.shape(0) != n || (term.shape(0) != n && term.shape(0) != 0)) throw nb::value_error("gain and term must have one value a row");
-    if (bits != 8) {
-        if (sizes.shape(0) != groups) throw nb::value_error("sizes must have one value a group");
-        size_t total = 0;
-        for (size_t g = 0; g < groups; ++g) {
-            if (sizes.data()[g] < 0 || sizes.data()[g] > 1 << 20) throw nb::value_error("a group's size is out of range");
-            total += static_cast<size_t>(sizes.data()[g]) << bits;
-        }
-        if (codebooks.shape(0) != total) throw nb::value_error("codebooks must have 2^bits values for each coordinate");
-    }
+    scan::check_codes(rows, groups, bits, gain, term, codebooks, sizes);
     if (starts.shape(0) < 2 || starts.data()[0] != 0 || starts.data()[starts.shape(0) - 1] != static_cast<int64_t>(n))
         throw nb::value_error("starts must run from 0 to the number of rows");
     const size_t lists = starts.shape(0) - 1;

@@ -8,6 +8,7 @@
 
 #include "arrays.hpp"
 #include "isa.hpp"
+#include "scan/check.hpp"
 #include "scan/index.hpp"
 #include "threads.hpp"
 
@@ -21,21 +22,8 @@ std::unique_ptr<Index> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits
                             Input<float, 1> codebooks, Input<int32_t, 1> sizes, float zero,
                             std::optional<Input<float, 1>> units, size_t lead) {
     const size_t n = rows.shape(0);
-    if (bits != 4 && bits != 6 && bits != 8) throw nb::value_error("bits must be 4, 6 or 8");
-    if (groups < 1 || groups > (bits == 6 ? 512 : kMaxGroups)) throw nb::value_error("groups must be from 1 to 4096 (512 of 6 bits)");
-    if (rows.shape(1) != (groups * bits + 7) / 8) throw nb::value_error("a row must have ceil(groups * bits / 8) bytes");
-    if (n >= size_t{1} << 32) throw nb::value_error("at most 2^32 - 1 vectors");
+    check_codes(rows, groups, bits, gain, term, codebooks, sizes);
     if (units && (bits != 8 || units->shape(0) != groups || lead < 1)) throw nb::value_error("units are for 8 bits, one for each column, with lead of 1 or more");
-    if (gain.shape(0) != n || (term.shape(0) != n && term.shape(0) != 0)) throw nb::value_error("gain and term must have one value a row");
-    if (bits != 8) {
-        if (sizes.shape(0) != groups) throw nb::value_error("sizes must have one value a group");
-        size_t total = 0;
-        for (size_t g = 0; g < groups; ++g) {
-            if (sizes.data()[g] < 0 || sizes.data()[g] > 1 << 20) throw nb::value_error("a group's size is out of range");
-            total += static_cast<size_t>(sizes.data()[g]) << bits;
-        }
-        if (codebooks.shape(0) != total) throw nb::value_error("codebooks must have 2^bits values for each coordinate");
-    }
     const uint8_t *from = rows.data();
     nb::gil_scoped_release release;
     auto index = std::make_unique<Index>(from, n, rows.shape(1), groups, bits, gain.data(), term.shape(0) && n ? term.data() : nullptr, units ? lead : 0);
