@@ -135,10 +135,9 @@ class Codec:
                              "clean them, or compress without loss (planes,rans)")
         return np.ascontiguousarray(y) if is_numpy(y) else y
 
-    @staticmethod
-    def block_rows(form: Form) -> int:
-        """Rows of a block: about a million values, a multiple of 64 rows where there are as many."""
-        rows = max(1, BLOCK_VALUES // max(form.d, 1))
+    def block_rows(self, form: Form) -> int:
+        """Rows of a block: about a million values, a multiple of 64 rows where there are as many; fewer if the stage says so."""
+        rows = min(max(1, BLOCK_VALUES // max(form.d, 1)), self.stage.most_rows)
         return rows // 64 * 64 if rows >= 64 else rows
 
     # -- fit, encode, decode -------------------------------------------------------------------------------------------

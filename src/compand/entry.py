@@ -114,6 +114,11 @@ class Entry:
     def _fault(self, message: str, chunk: int | None = None) -> CorruptError:
         return CorruptError(message, path=self._file.path, entry=self.name, chunk=chunk)
 
+    @property
+    def block_rows(self) -> int:
+        """Rows that are coded together and decode alone; the last block may have fewer."""
+        return int(self._record["rows"])
+
     # -- sizes -------------------------------------------------------------------------------------------------------------
     def parts(self) -> dict[str, int]:
         """Stored bytes of each part of the codes."""

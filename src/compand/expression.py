@@ -22,6 +22,11 @@ class Expression(Stage):
         object.__setattr__(self, "items", items)
         object.__setattr__(self, "exact", all(s.exact for s in items))
 
+    @property
+    def most_rows(self) -> int:
+        """As few as the stage that takes fewest."""
+        return min(s.most_rows for s in self.items)
+
     def __setattr__(self, name, value):
         raise AttributeError(f"{type(self).__name__} cannot be changed")
 

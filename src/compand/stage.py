@@ -84,6 +84,11 @@ class Stage:
         """Multiplications that the first use of this stage on such rows takes, however few they are; 0 if next to none."""
         return 0
 
+    @property
+    def most_rows(self) -> int:
+        """Most rows of a block, for stages whose memory or random access asks for fewer than the codec would take."""
+        return 1 << 40
+
     # -- fitting -------------------------------------------------------------------------------------------------------
     def state(self, form: Form) -> dict[str, Part]:
         """The fitted arrays this stage needs for such an input; {} if it needs no fit."""

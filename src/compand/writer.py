@@ -104,7 +104,7 @@ class Writer:
         if codec.stage.state(form) and not codec.state() and form.n and form.d:
             codec = codec.fit(x)
         blocks = self._checked(codec, x, form, check, digest := hashlib.sha256() if sha256 else None, progress)
-        self._add(name, codec, shape, dtype, Codec.block_rows(form), blocks, kind, attrs, digest)
+        self._add(name, codec, shape, dtype, codec.block_rows(form), blocks, kind, attrs, digest)
 
     def write_codes(self, name: str, codes: Codes, *, attrs: dict[str, Any] | None = None) -> None:
         """Add codes as they are. Raises `InputError` if their blocks differ in rows (the last may be smaller)."""
@@ -121,7 +121,7 @@ class Writer:
         blocks: an iterable of `Block`, each of `Codec.block_rows` rows but the last; shape and dtype are of the whole array.
         """
         self._check_name(name)
-        self._add(name, codec, shape, dtype, Codec.block_rows(codec.form(shape, dtype)), iter(blocks), "array", attrs, None)
+        self._add(name, codec, shape, dtype, codec.block_rows(codec.form(shape, dtype)), iter(blocks), "array", attrs, None)
 
     def write_file(self, name: str, source) -> None:
         """Add opaque bytes (a bytes-like object, or the path of a file), compressed without loss."""

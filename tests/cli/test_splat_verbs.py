@@ -82,3 +82,52 @@ def test_transcode(run, ply):
     assert len(read("f.spz")) == 500
     assert run("transcode", ply, "x.obj").exit_code == 1 and run("transcode", ply, "x.ply", "--quality", 3).exit_code == 2
     assert run("transcode", ply, "e.ply").exit_code == 1
+
+
+def test_parts_of_a_scene(run, there):
+    write("scene.ply", make_scene(5000, 0))
+    said(run("compress", "scene.ply", "-o", "s.cpd", "--progressive"))
+    said(run("decompress", "s.cpd", "--layers", 1, "-o", "coarse.ply"))
+    assert len(read("coarse.ply")) == 625
+    facts = json.loads(said(run("decompress", "s.cpd", "--region", "0,0,0,2,2,2", "-o", "part.spz", "--json")))
+    assert 0 < facts["splats"] == len(read("part.spz")) < 1500
+    said(run("compress", "scene.ply", "-o", "t.cpd", "--progressive", "--bytes-per-splat", 9))
+    assert Path("t.cpd").stat().st_size <= 45000
+    assert run("decompress", "s.cpd", "--layers", 9, "-o", "x.ply").exit_code == 1
+    assert run("decompress", "s.cpd", "--region", "0,0,1", "-o", "x.ply").exit_code == 2
+    assert run("decompress", "s.cpd", "--region", "0,0,0,1,1,1", "--rows", "0:3", "-o", "x.ply").exit_code == 2
+    assert run("decompress", "s.cpd", "--frame", 1, "-o", "x.ply").exit_code == 1
+    assert run("decompress", "s.cpd", "--layers", 1, "--to", "npy").exit_code == 2
+    assert run("compress", "scene.ply", "-o", "u.cpd", "--progressive", "--lossless").exit_code == 2
+
+
+def test_frames(run, there):
+    Path("walk").mkdir()
+    s = make_scene(400, 1)
+    for t in range(5):
+        s.positions[:100, 0] += 0.01
+        write(f"walk/{t}.ply", s)
+    facts = json.loads(said(run("compress", "walk", "-o", "walk.cpd", "--quality", 60, "--key", 3, "--json")))
+    assert facts["frames"] == 5 and facts["ratio"] > 10
+    said(run("decompress", "walk.cpd", "--frame", 4, "-o", "four.ply"))
+    said(run("decompress", "walk.cpd", "-o", "all"))
+    assert sorted(p.name for p in Path("all").iterdir()) == [f"{i:06}.ply" for i in range(5)]
+    assert Path("all/000004.ply").read_bytes() == Path("four.ply").read_bytes()
+    back, true = read("four.ply").positions[:, 0], read("walk/4.ply").positions[:, 0]
+    assert np.abs(np.sort(back) - np.sort(true)).max() < 0.01
+    assert run("decompress", "walk.cpd", "--frame", 5, "-o", "x.ply").exit_code == 1
+    assert run("decompress", "walk.cpd", "-o", "all").exit_code == 1
+    assert run("decompress", "walk.cpd", "--layers", 1).exit_code == 2
+    said(run("verify", "walk.cpd"))
+
+
+def test_what_is_not_finite_is_counted_as_left_out(run, there):
+    s = make_scene(100, 1)
+    s.positions[7] = np.nan
+    write("s.ply", s)
+    facts = json.loads(said(run("transcode", "s.ply", "t.splat", "--json")))
+    assert facts["splats"] == 99 and facts["not_finite"] == 1 and len(read("t.splat")) == 99
+    facts = json.loads(said(run("transcode", "s.ply", "t.cpd", "--json")))
+    assert facts["splats"] == 99 == len(read("t.cpd"))
+    facts = json.loads(said(run("transcode", "s.ply", "t.ply", "--distill", 0.002, "--json")))
+    assert facts["splats"] == 100 and facts["not_finite"] == 0 and "distill" in facts

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import frames
 from .console import Progress, arrived, fail, note, put_json, short, size, size_of, target, usage
 
 if TYPE_CHECKING:
+    from ..modality.splats import Scene
     from ..stage import Stage
     from .rate import Goal
 
@@ -42,6 +44,9 @@ def compress(
     quality: Annotated[float | None, typer.Option(min=1, max=100, help="Splats: 1 to 100.  [default: 50]", show_default=False)] = None,
     per_splat: Annotated[float | None, typer.Option("--bytes-per-splat", help="Splats: at most so many bytes each.",
                                                     show_default=False)] = None,
+    progressive: Annotated[bool, typer.Option("--progressive", help="Splats: what shows most comes first, so that the first blocks "
+                                              "draw all of the scene.")] = False,
+    key: Annotated[int, typer.Option(min=1, help="A folder of frames of splats: a key frame so often.")] = 30,
     base: Annotated[Path | None, typer.Option(help="Store the difference to this model (a fine-tune's origin).",
                                               show_default=False)] = None,
     calib: Annotated[Path | None, typer.Option(help="Language models: text to fit the layers to (a model folder and --bits).",
@@ -65,6 +70,7 @@ def compress(
     [bold]compand compress tuned/ --lossless --base original/[/]    only the changes
     [bold]compand compress model/ --bits 3 --calib text.txt[/]      a language model, fitted to text
     [bold]compand compress scene.ply --bytes-per-splat 9[/]         3D Gaussian splats
+    [bold]compand compress frames/ -o walk.cpd --quality 60[/]      splats that move, a file a frame
     """
     from .rate import Goal
 
@@ -90,6 +96,10 @@ def compress(
     if stdout and sys.stdout.isatty():
         fail("will not write compressed data to a terminal", "send it on with > or |, or name a file with -o")
         raise typer.Exit(1)
+    if len(given) == bool(quality) and not (base or stdout) and (found := frames.found(source)):
+        set_threads(threads)
+        frames.compress(source, found, out, quality, key, force=force, quiet=quiet, json=json)
+        return
     source = arrived(source)
     goal = Goal(bits, None if limit is None else size_of(limit), ratio, max_error, quality, per_splat)
     stage = ready(source, spec if nbytes is None else for_search(source, nbytes, quiet or json), seed)
@@ -98,12 +108,13 @@ def compress(
     if stdout:
         with tempfile.TemporaryDirectory(prefix="compand-") as folder:
             path = Path(folder, "out.cpd")
-            run(source, path, stage, goal, lossless, base=base, seed=seed, quiet=quiet)
+            run(source, path, stage, goal, lossless, base=base, seed=seed, quiet=quiet, progressive=progressive)
             with open(path, "rb") as f:
                 shutil.copyfileobj(f, sys.stdout.buffer, 1 << 20)
             sys.stdout.buffer.flush()
         return
-    result = run(source, target(path, force), stage, goal, lossless, base=base, seed=seed, quiet=quiet or json, force=force)
+    result = run(source, target(path, force), stage, goal, lossless, base=base, seed=seed, quiet=quiet or json, force=force,
+                 progressive=progressive)
     if json:
         put_json(result)
     elif not quiet:
@@ -161,7 +172,7 @@ def ready(source: Path, spec: str | None, seed: int | None) -> Stage | None:
 
 
 def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: bool, *, base: Path | None = None,
-        seed: int | None = None, quiet: bool = False, force: bool = False) -> dict:
+        seed: int | None = None, quiet: bool = False, force: bool = False, progressive: bool = False) -> dict:
     """Compress and measure; the result as `--json` prints it."""
     from .. import parse
     from ..fit.ladder import lossless as keep
@@ -182,7 +193,9 @@ def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: boo
             else:
                 lossless = True
                 note("weights: losing nothing unless told to; --bits 4.5 or a SPEC such as int:4:group=64 is smaller", quiet)
-    with detect(source, exact=lossless) as opened:
+    with coarse_first(source, lossless) if progressive else detect(source, exact=lossless) as opened:
+        if progressive and stage is not None:
+            stage = parse(str(stage) + opened.suffix)
         for remark in opened.notes:
             note(remark, quiet)
         total = sum(i.nbytes for i in opened.items())
@@ -198,6 +211,15 @@ def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: boo
         if opened.modality == "splats":
             result["bytes_per_splat"] = result["bytes_out"] / max(len(opened.scene), 1)
     return {**result, "spec": used, "output": str(path), "input": str(source)}
+
+
+def coarse_first(source: Path, lossless: bool) -> Scene:
+    """The scene of a file in layers. Raises a usage error for what has none."""
+    from ..modality.splats import Scene, format_of
+
+    if lossless or not format_of(source):
+        raise usage("--progressive is for scenes of splats, and not with --lossless")
+    return Scene(source, layers=True)
 
 
 def measured(opened, source: Path, path: Path, base: Path | None, seconds: float) -> dict:

@@ -30,6 +30,12 @@ def decompress(
         help="Another container than the one it came from.", show_default=False)] = None,
     rows: Annotated[str | None, typer.Option(metavar="A:B", help="Only these rows; nothing else is decoded.", show_default=False)] = None,
     entry: Annotated[str | None, typer.Option(help="Only this array.", show_default=False)] = None,
+    region: Annotated[str | None, typer.Option(metavar="X0,Y0,Z0,X1,Y1,Z1", help="Splats: only those whose centre lies in this box.",
+                                               show_default=False)] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Splats written with --progressive: only so many layers, the coarsest first.",
+                                               show_default=False)] = None,
+    frame: Annotated[int | None, typer.Option(min=0, help="A sequence of splats: only this frame, counted from 0.",
+                                              show_default=False)] = None,
     base: Annotated[Path | None, typer.Option(help="The base model, if the file holds differences to one.", show_default=False)] = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     stdout: Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output.")] = False,
@@ -42,12 +48,21 @@ def decompress(
     [bold]compand decompress model.cpd -o model.safetensors[/]
     [bold]compand decompress vectors.cpd --rows 1000:2000 -o some.npy[/]
     [bold]compand decompress model.cpd --entry lm_head.weight --to npy -o head.npy[/]
+    [bold]compand decompress scene.cpd --region -1,-1,-1,1,1,1 -o part.ply[/]
+    [bold]compand decompress walk.cpd --frame 12 -o 12.ply[/]
     """
     import compand
 
+    from . import frames
     from .compress import set_threads
 
     cut = slice_of(rows) if rows is not None else None
+    if region is not None or layers is not None or frame is not None or frames.is_sequence(file):
+        if rows is not None or entry is not None or base is not None or stdout:
+            raise usage("--region, --layers, --frame and sequences go with neither --rows, --entry, --base nor -c")
+        set_threads(threads)
+        frames.decompress(file, out, to, frames.numbers(region), layers, frame, force=force, quiet=quiet, json=json)
+        return
     stdout = stdout or (str(file) == "-" and out is None)
     if stdout and (out or json):
         raise usage("-c writes to standard output; leave out " + ("-o" if out else "--json"))

@@ -51,7 +51,7 @@ class Goal(NamedTuple):
         if self.error is not None:
             raise InputError("--max-error has no meaning for splats; use --quality, and compand eval for the errors of its pictures")
         if self.quality is not None:
-            return spec_of(self.quality)
+            return spec_of(self.quality) + opened.suffix
         budget = self.budget(values, before) if self.per_splat is None else int(self.per_splat * len(opened.scene))
         return fitting(opened, budget or 0)
 

@@ -10,6 +10,10 @@ import typer
 
 from .console import note, put_json, short, size, target
 
+TOLD = {"merge": "merge: {splats:,} splats fewer, which held {lost:.3%} of all opacity times area",
+        "prune": "prune: {splats:,} splats fewer, which held {lost:.3%} of what pictures show",
+        "distill": "distill: harmonics of {splats:,} splats cut, which changes colours by {lost:.2g} (RMS, from 0 to 1)"}
+
 
 def add(app: typer.Typer) -> None:
     """Put the verb on the command line."""
@@ -23,7 +27,10 @@ def transcode(
     quality: Annotated[float | None, typer.Option(min=1, max=100, help="Of a .cpd: 1 to 100.  [default: 50]", show_default=False)] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Of a .cpd: keep every bit.")] = False,
     degree: Annotated[int | None, typer.Option(min=0, max=4, help="Cut harmonics to this degree.", show_default=False)] = None,
-    prune: Annotated[float, typer.Option(min=0, max=0.99, help="Leave out this share of the splats: those that add least.")] = 0,
+    prune: Annotated[float, typer.Option(min=0, max=0.99, help="Leave out this share of the splats: those that add least to pictures "
+                                         "from 24 places.")] = 0,
+    distill: Annotated[float, typer.Option(min=0, max=1, help="Cut each splat's harmonics as far as its colour changes by no more than "
+                                           "this; 0.002 is half a step of a picture.")] = 0,
     merge: Annotated[float, typer.Option(min=0, max=2, help="Merge neighbours nearer than this part of their size.")] = 0,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No result line.")] = False,
@@ -39,6 +46,7 @@ def transcode(
     from ..modality import pack
     from ..modality.splats import Scene, passes, read, write
     from ..modality.splats.quality import DEFAULT, spec_of
+    from ..modality.splats.scene import finite
     from .arrays import size_on_disk
     from .console import usage
 
@@ -56,7 +64,12 @@ def transcode(
     if merge:
         scene, done["merge"] = passes.merge(scene, merge)
     if prune:
-        scene, done["prune"] = passes.prune(scene, prune)
+        scene, done["prune"] = passes.prune(scene, prune, passes.contribution(scene))
+    if distill and scene.degree:
+        scene, done["distill"] = passes.distill(scene, distill)
+    dropped = 0
+    if out.suffix.lower() != ".ply" and not lossless:
+        dropped = -len(scene) + len(scene := finite(scene))
     if packed:
         opened = Scene(source, exact=lossless, scene=scene)
         pack(opened, out, spec=None if lossless else spec_of(quality or DEFAULT), lossless=lossless, overwrite=force)
@@ -64,11 +77,14 @@ def transcode(
         write(out, scene, overwrite=force)
     after = size_on_disk(out)
     result = {"input": str(source), "output": str(out), "splats": len(scene), "degree": scene.degree, "bytes_in": before,
-              "bytes_out": after, "bytes_per_splat": after / max(len(scene), 1), "seconds": time.perf_counter() - start, **done}
+              "bytes_out": after, "bytes_per_splat": after / max(len(scene), 1), "not_finite": -dropped,
+              "seconds": time.perf_counter() - start, **done}
     if json:
         put_json(result)
     elif not quiet:
+        if dropped:
+            note(f"{-dropped:,} splats with NaN or infinite values are left out: they draw nothing")
         for name, d in done.items():
-            note(f"{name}: {d['splats']:,} splats fewer, which held {d['lost']:.3%} of all opacity times area")
+            note(TOLD[name].format(**d))
         typer.echo(f"{source.name} → {out.name}: {len(scene):,} splats, {size(before)} → {size(result['bytes_out'])}, "
                    f"{short(result['bytes_per_splat'])} bytes a splat, {short(result['seconds'])} s")

@@ -80,7 +80,7 @@ def encode_shard(folder, number: int) -> str:
     if source.shape.n != shard["rows"]:
         raise InputError(f"{shard['path']} has {source.shape.n:,} rows now, {shard['rows']:,} when the job began")
     shape = (source.shape.n, source.shape.d)
-    step = Codec.block_rows(codec.form(shape, plan["dtype"]))
+    step = codec.block_rows(codec.form(shape, plan["dtype"]))
     rows = max(CHUNK // step, 1) * step
     own = check_ids(source.ids(), source.shape.n)
     with Writer(part(folder, number), overwrite=True, meta={"modality": "embeddings", "first": shard["first"]}) as writer:

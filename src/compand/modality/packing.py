@@ -97,7 +97,7 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
                     report.entries.append({"name": item.name, "spec": codec.codec.spec, "shape": item.shape, "dtype": item.dtype,
                                            "nbytes": item.nbytes, "base": False})
                     continue
-                x, attrs = item.load(), {}
+                x, attrs = item.load(), dict[str, Any]()
                 if codec is not None:
                     try:
                         codec = _ready(codec, item, x)
@@ -112,9 +112,10 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
                     if delta is not None:
                         x, attrs = delta[0], {"base": delta[1]}
                     codec = Codec(lossless_spec(item.nbytes, src.modality))
+                attrs |= src.attrs(item, codec, x)
                 w.write(item.name, x, codec, attrs=attrs or None, check=check, progress=_within(progress, done, total, item))
                 report.entries.append({"name": item.name, "spec": codec.spec, "shape": item.shape, "dtype": item.dtype,
-                                       "nbytes": item.nbytes, "base": bool(attrs)})
+                                       "nbytes": item.nbytes, "base": "base" in attrs})
                 done += item.nbytes
             for name, content in src.files.items():
                 report.source_bytes += _write_file(w, name, content, check)

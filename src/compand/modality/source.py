@@ -64,6 +64,10 @@ class Source:
         """The arrays, in the order of the file."""
         raise NotImplementedError
 
+    def attrs(self, item: Item, codec, x: np.ndarray) -> dict[str, Any]:
+        """What is noted beside the codes of an array, as JSON; ``codec`` is fitted."""
+        return {}
+
     def __iter__(self) -> Iterator[Item]:
         return self.items()
 

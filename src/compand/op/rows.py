@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..codec import Codec
 from ..codes import Block, Codes, pack_part
 from ..errors import InputError
 
@@ -17,6 +16,7 @@ def select(codes: Codes, rows: np.ndarray) -> Codes:
     Raises `InputError` for codes of which a part has not one line a row.
 
     >>> x = np.eye(4, dtype=np.float32)
+    >>> from compand import Codec
     >>> codes = Codec("int:8").encode(x)
     >>> codes.codec.decode(select(codes, np.array([3, 1]))).argmax(axis=1).tolist()
     [3, 1]
@@ -25,7 +25,7 @@ def select(codes: Codes, rows: np.ndarray) -> Codes:
 
 
 def _blocks(codes: Codes, rows: np.ndarray) -> Iterator[Block]:
-    step, form = Codec.block_rows(codes.form), codes.form
+    step, form = codes.codec.block_rows(codes.form), codes.form
     if not len(rows):
         return
     whole = {}

@@ -33,6 +33,7 @@ class Splat(Quantizer, name="splat"):
     color, sh : steps of color and harmonics, for a splat of usual weight
     adapt : 0 to 1; how far those steps follow weight (1: least squared error of the picture)
     rank : coefficients of harmonics that are kept; none: as many as are ever used
+    block : at most so many splats are coded together; fewer cost more but decode alone
 
     Devillers & Gandoin, "Geometric compression for interactive transmission", 2000 (tree); Fan et al., LightGaussian, 2023 (weight).
 
@@ -56,9 +57,15 @@ class Splat(Quantizer, name="splat"):
     _: KW_ONLY
     adapt: Annotated[float, (0, 1)] = 0.5
     rank: Annotated[int, range(0, 73)] | None = None
+    block: Annotated[int, range(512, 65537)] = 65536
     basis_: np.ndarray  # (coefficients, 3 K) int8: rows of the basis of harmonics
     gain_: np.ndarray   # (coefficients,) float32: what one step of each row of the basis is
     weight_: np.ndarray  # (1,) int32: weight of a usual splat in 1/scale octaves
+
+    @property
+    def most_rows(self) -> int:
+        """Splats of a block."""
+        return self.block
 
     def _rest(self, form: Form) -> int:
         """Values of harmonics of a row. Raises `SpecError` if rows are no splats."""

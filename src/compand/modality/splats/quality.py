@@ -9,7 +9,7 @@ from ...errors import InputError
 from .scene import ENTRY, Scene
 
 DEFAULT = 50
-EXTRA = 1024  # bytes of a file around the codes of a scene: header, index, padding
+EXTRA, BLOCK = 1024, 640  # bytes of a file around the codes of a scene (header, index), and of each block (chunks, padding, box)
 
 
 def spec_of(quality: float) -> str:
@@ -36,12 +36,14 @@ def fitting(scene: Scene, nbytes: int, told: Callable[[str], None] = lambda _: N
     """The spec of the best quality that keeps a scene's file within so many bytes. Raises `InputError` if none does."""
     items = list(scene.items())
     x = next(i for i in items if i.name == ENTRY).load()
-    room = nbytes - EXTRA - sum(i.nbytes for i in items if i.name != ENTRY)
+    codec = Codec(spec_of(DEFAULT) + scene.suffix)
+    blocks = -(-len(x) // codec.block_rows(codec.form(x.shape, "float32")))
+    room = nbytes - EXTRA - BLOCK * (blocks - 1) - sum(i.nbytes for i in items if i.name != ENTRY)
     low, high = 1.0, 100.0
 
     def size(quality: float) -> int:
         told(f"trying quality {quality:.0f}")
-        codec = Codec(spec_of(quality)).fit(x)
+        codec = Codec(spec_of(quality) + scene.suffix).fit(x)
         return codec.nbytes + codec.encode(x).nbytes
 
     if (least := size(low)) > room:
@@ -50,4 +52,4 @@ def fitting(scene: Scene, nbytes: int, told: Callable[[str], None] = lambda _: N
     for _ in range(8):
         middle = (low + high) / 2
         low, high = (middle, high) if size(middle) <= room else (low, middle)
-    return spec_of(low)
+    return spec_of(low) + scene.suffix

@@ -45,12 +45,13 @@ def from_matrix(x: np.ndarray) -> Splats:
 class Scene(Source):
     """A file of splats: `items()` is the one matrix 'splats' in the order that costs least; with ``exact``, each attribute apart.
 
-    ``scene``: one read (and changed) before, instead of the file's; a .cpd then counts as PLY.
+    ``scene``: one read (and changed) before, instead of the file's; a .cpd then counts as PLY. ``layers``: what adds most comes
+    first, so that the first blocks draw the whole scene coarsely (`part.layered`); the spec then needs ``suffix``, the size of blocks.
     """
 
     modality = "splats"
 
-    def __init__(self, path, *, exact: bool = False, scene: Splats | None = None):
+    def __init__(self, path, *, exact: bool = False, scene: Splats | None = None, layers: bool = False):
         from . import format_of, read
 
         self.format = format_of(path) or "ply"  # type: ignore[misc]
@@ -58,11 +59,19 @@ class Scene(Source):
         scene = read(path) if scene is None else scene
         self.meta["splats"] = len(scene)
         self.scene = scene.take(order(scene.positions))
-        self.exact = exact
+        self.exact, self.suffix = exact, ""
         if not exact:
             self.scene = finite(self.scene)
             if gone := len(scene) - len(self.scene):
                 self.notes.append(f"{gone:,} splats with NaN or infinite values are left out: they draw nothing")
+            self.meta["splats"] = len(self.scene)
+            if layers:
+                from .part import layer_rows, layered
+
+                rows = layer_rows(len(self.scene))
+                which, self.meta["layers"] = layered(self.scene, rows)
+                self.suffix = f":block={rows}"
+                self.scene = self.scene.take(which)
 
     def items(self):
         if self.exact:
@@ -71,6 +80,13 @@ class Scene(Source):
             arrays = {ENTRY: matrix(self.scene), **self.scene.extra}
         for name, x in arrays.items():
             yield Item(name, x.shape, x.dtype.name, lambda rows=None, x=x: x if rows is None else x[rows])
+
+
+    def attrs(self, item, codec, x):
+        """Where each block of splats lies, so that a region can be decoded alone."""
+        from .part import boxes
+
+        return {"boxes": boxes(x, codec)} if item.name == ENTRY and len(x) else {}
 
 
 def from_file(file) -> Splats:
