@@ -5,10 +5,13 @@
 #include "blocks.hpp"
 #include "lanes.hpp"
 #include "modes.hpp"
+#include "spread.hpp"
 #include "static.hpp"
 
 namespace compand::rans {
 namespace {
+
+constexpr uint64_t kSpreadLeast = 1 << 15;  // symbols that pay for finding the order
 
 // The model with these rare ids behind one mark; rare may be empty.
 ByteModel byte_model(const Counts &counts, std::vector<uint8_t> rare, Mode mode, int p) {
@@ -68,11 +71,15 @@ ByteModel choose_model(const Counts &counts, uint64_t n, int depth) {
         }
         if (folded > 1 && escapes < n / 32) offer(rare, mode, p);
     }
+    if (best.mode == narrow && n >= kSpreadLeast) {
+        best.order = spread_out(best.f);
+        if (!best.order.empty()) best.mode = spread;
+    }
     return best;
 }
 
 void encode_bytes(const uint8_t *ids, size_t n, const ByteModel &m, Bytes &out, int depth) {
-    std::vector<uint32_t> steps = steps_of(m.f);
+    std::vector<uint32_t> steps = steps_of(m.f, m.order);
     if (m.mark >= 0) {
         for (size_t s = 0; s < m.rare.size(); ++s) {
             if (m.rare[s]) steps[s] = steps[static_cast<size_t>(m.mark)];
@@ -150,7 +157,7 @@ bool decode_bytes(Reader &in, Mode mode, uint8_t *ids, size_t n, uint32_t k, int
         if (depth >= kDeepest || !decode_static<uint8_t>(escape_bytes, escape_size, escaped.data(), total, k, depth + 1)) return false;
     }
     Small model{};
-    std::unique_ptr<uint32_t[]> table;
+    Spread wide{};
     if (mode == small) {
         model.p = p;
         uint32_t start = 0;
@@ -174,9 +181,16 @@ bool decode_bytes(Reader &in, Mode mode, uint8_t *ids, size_t n, uint32_t k, int
         for (const uint32_t v : f) {
             if (v > 4095) return false;
         }
-        table.reset(new uint32_t[1 << kNarrowBits]);
-        fill_table(f, table.get());
+        if (mode == spread) {
+            const std::vector<uint8_t> order = spread_out(f);
+            if (order.empty()) return false;
+            fill_spread(f, order, wide);
+        } else {
+            wide.table.resize(1 << kNarrowBits);
+            fill_table(f, wide.table.data());
+        }
     }
+    const uint32_t *const table = wide.table.data();
     std::atomic<bool> good{true};
     each_block(n, block, [&](size_t b, size_t first, size_t own) {
         LaneReader lanes;
@@ -189,7 +203,8 @@ bool decode_bytes(Reader &in, Mode mode, uint8_t *ids, size_t n, uint32_t k, int
         ok = ok && lanes.groups(128, [&](Lanes &l, size_t from, size_t groups) {
             uint8_t *const to = ids + first + from * kLanes;
             if (mode == small) return COMPAND_DISPATCH(decode_small, l, model, to, groups, mine);
-            return COMPAND_DISPATCH(decode_narrow, l, table.get(), to, groups, mine);
+            if (mode == spread) return COMPAND_DISPATCH(decode_spread, l, wide, to, groups, mine);
+            return COMPAND_DISPATCH(decode_narrow, l, table, to, groups, mine);
         });
         const auto next = [&](uint32_t x, size_t t) {
             const uint32_t slot = x & ((1u << p) - 1);

@@ -19,8 +19,9 @@ struct Halves {
 struct Orders {
     alignas(64) uint16_t even[32], odd[32], front[32], back[32], reversed[32], even_reversed[32], odd_reversed[32];
     alignas(64) uint32_t reversed_dwords[16], even_dwords[16], odd_dwords[16];
-    alignas(64) uint8_t bytes[64], reversed_bytes[64];
-    constexpr Orders() : even(), odd(), front(), back(), reversed(), even_reversed(), odd_reversed(), reversed_dwords(), even_dwords(), odd_dwords(), bytes(), reversed_bytes() {
+    alignas(64) uint8_t bytes[64], reversed_bytes[64], packed_bytes[64];  // packed: low bytes of words as packus gives them
+    alignas(64) uint64_t linear_qwords[8];                                // back from that order
+    constexpr Orders() : even(), odd(), front(), back(), reversed(), even_reversed(), odd_reversed(), reversed_dwords(), even_dwords(), odd_dwords(), bytes(), reversed_bytes(), packed_bytes(), linear_qwords() {
         for (int i = 0; i < 32; ++i) {
             even[i] = static_cast<uint16_t>(2 * i);
             odd[i] = static_cast<uint16_t>(2 * i + 1);
@@ -33,7 +34,12 @@ struct Orders {
             even_dwords[i / 2] = static_cast<uint32_t>(i / 2 * 2);
             odd_dwords[i / 2] = static_cast<uint32_t>(i / 2 * 2 + 1);
         }
-        for (int i = 0; i < 64; ++i) bytes[i] = static_cast<uint8_t>(2 * i), reversed_bytes[i] = static_cast<uint8_t>(63 - i);
+        for (int i = 0; i < 64; ++i) {
+            bytes[i] = static_cast<uint8_t>(2 * i);
+            reversed_bytes[i] = static_cast<uint8_t>(63 - i);
+            packed_bytes[i] = static_cast<uint8_t>(i / 16 * 16 + i % 8 * 2 + (i % 16 < 8 ? 0 : 64));
+            linear_qwords[i / 8] = static_cast<uint64_t>(i / 8 % 4 * 2 + i / 32);
+        }
     }
 };
 constexpr Orders kOrders;

@@ -5,26 +5,28 @@
 
 namespace compand::rans {
 
-enum Mode : uint8_t { raw = 0, constant = 1, small = 2, narrow = 3, large = 4 };
+enum Mode : uint8_t { raw = 0, constant = 1, small = 2, narrow = 3, large = 4, spread = 5 };
 constexpr int kDeepest = 3;  // streams inside streams
 
 // (frequency - 1) << 16 | start of each symbol, as the encoders want them.
-inline std::vector<uint32_t> steps_of(const Frequencies &f) {
-    std::vector<uint32_t> steps(f.size());
+inline std::vector<uint32_t> steps_of(const Frequencies &f, const std::vector<uint8_t> &order = {}) {
+    std::vector<uint32_t> steps(f.size(), 0xffffu << 16);
     uint32_t start = 0;
-    for (size_t s = 0; s < f.size(); ++s) {
+    const auto place = [&](size_t s) {
         steps[s] = (f[s] - 1) << 16 | (start & 0xffff);
         start += f[s];
-    }
+    };
+    for (const uint8_t s : order) place(s);
+    for (size_t s = 0; order.empty() && s < f.size(); ++s) place(s);
     return steps;
 }
 
-// small and narrow (bytes.cpp)
+// small, narrow and spread (bytes.cpp)
 struct ByteModel {
     Mode mode = raw;
     int p = 0, mark = -1;
     Frequencies f;
-    std::vector<uint8_t> rare;
+    std::vector<uint8_t> rare, order;  // order: of spread
     double bits = 1e300;
 };
 

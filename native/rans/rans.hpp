@@ -4,6 +4,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "isa.hpp"
 
@@ -34,6 +35,16 @@ struct Small {
     uint16_t bounds[16];    // cumulative starts
     uint32_t entry[16];     // frequency << 16 | start
     uint8_t id[16];         // byte to write
+};
+
+// Up to 256 symbols with at most one change of symbol in each 16 slots (spread.hpp). `rank`: place in the order of slots.
+struct Spread {
+    uint8_t first[256];               // rank of the symbol in slot 16 b
+    uint8_t edge[256];                // where in those 16 slots the next rank begins; 16: nowhere
+    uint8_t start[2][256], f[2][256];  // of each rank: first slot and frequency, low bytes and high bytes
+    uint8_t id[256];                  // byte to write
+    int count;                        // symbols
+    std::vector<uint32_t> table;      // as decode_narrow wants it
 };
 
 // Values under curves of their own (parametric.cpp). place: offset of each value's curve in bytes, from `curves`.
@@ -68,6 +79,7 @@ constexpr int raw_bits(int scale) { return scale < kBaseScales ? 0 : (scale - kB
     /* table[slot] = frequency << 20 | (slot - start) << 8 | byte. All decoders return the groups done: fewer than asked  \
        when less than 128 (large: 256) bytes are left. */                                                                 \
     size_t decode_narrow(Lanes &lanes, const uint32_t *table, uint8_t *out, size_t groups, Escapes &escapes);             \
+    size_t decode_spread(Lanes &lanes, const Spread &model, uint8_t *out, size_t groups, Escapes &escapes);               \
     size_t decode_small(Lanes &lanes, const Small &model, uint8_t *out, size_t groups, Escapes &escapes);                 \
     /* table as above; info[byte] = base << 5 | bits; id = ids[base + value of bits raw bits] */                          \
     size_t decode_large(Lanes &lanes, const uint32_t *table, const uint32_t *info, const uint16_t *ids, uint16_t *out,    \

@@ -10,6 +10,7 @@
 #define COMPAND_RANS_OWN_BOTH
 #define COMPAND_RANS_OWN_NARROW
 #define COMPAND_RANS_OWN_CURVES
+#define COMPAND_RANS_OWN_SPREAD
 #define COMPAND_RANS_OWN_SMALL
 #define COMPAND_RANS_OWN_LARGE
 #define COMPAND_RANS_OWN_ORDER1
@@ -104,6 +105,55 @@ size_t decode_narrow(Lanes &lanes, const uint32_t *table, uint8_t *out, size_t g
 
 namespace {
 
+// Entries of a table of 256 bytes, or of its first 128.
+struct Quarters {
+    __m512i q[4];
+    explicit Quarters(const uint8_t *table) : q{_mm512_loadu_si512(table), _mm512_loadu_si512(table + 64), _mm512_loadu_si512(table + 128), _mm512_loadu_si512(table + 192)} {}
+    template <bool kWide> __m512i pick(__m512i at) const {
+        const __m512i low = _mm512_permutex2var_epi8(q[0], at, q[1]);
+        if (!kWide) return low;
+        return _mm512_mask_blend_epi8(_mm512_movepi8_mask(at), low, _mm512_permutex2var_epi8(q[2], at, q[3]));
+    }
+};
+
+// kWide: more than 128 symbols.
+template <bool kWide> inline size_t spread_groups(Lanes &lanes, const Spread &model, uint8_t *out, size_t groups, Escapes &escapes) {
+    Halves x[2] = {load(lanes.x), load(lanes.x + 32)};
+    const Quarters first(model.first), edge(model.edge), id(model.id);
+    const Quarters start_low(model.start[0]), start_high(model.start[1]), f_low(model.f[0]), f_high(model.f[1]);
+    const __m512i twelve = _mm512_set1_epi16(0xfff), four = _mm512_set1_epi8(15), one = _mm512_set1_epi8(1);
+    const __m512i mark = _mm512_set1_epi8(static_cast<char>(escapes.mark)), packed = order(kOrders.packed_bytes), linear = order(kOrders.linear_qwords);
+    const bool marked = escapes.mark >= 0;
+    const uint8_t *at = lanes.at;
+    size_t g = 0;
+    for (; g < groups && lanes.end - at >= 128; ++g, out += kLanes) {
+        // 64 lanes as bytes in the order that unpacking brings back to words
+        const __m512i slot[2] = {_mm512_and_si512(x[0].low, twelve), _mm512_and_si512(x[1].low, twelve)};
+        const __m512i bucket = _mm512_packus_epi16(_mm512_srli_epi16(slot[0], 4), _mm512_srli_epi16(slot[1], 4));
+        const __m512i inside = _mm512_and_si512(_mm512_permutex2var_epi8(x[0].low, packed, x[1].low), four);
+        __m512i rank = first.pick<true>(bucket);
+        rank = _mm512_mask_add_epi8(rank, _mm512_cmpge_epu8_mask(inside, edge.pick<true>(bucket)), rank, one);
+        const __m512i fl = f_low.pick<kWide>(rank), fh = f_high.pick<kWide>(rank);
+        const __m512i sl = start_low.pick<kWide>(rank), sh = start_high.pick<kWide>(rank);
+        for (int h = 0; h < 2; ++h) {
+            const __m512i f = h ? _mm512_unpackhi_epi8(fl, fh) : _mm512_unpacklo_epi8(fl, fh);
+            const __m512i bias = _mm512_sub_epi16(slot[h], h ? _mm512_unpackhi_epi8(sl, sh) : _mm512_unpacklo_epi8(sl, sh));
+            x[h] = refill(step(_mm512_shrdi_epi16(x[h].low, x[h].high, kNarrowBits), _mm512_srli_epi16(x[h].high, kNarrowBits), f, bias), at);
+        }
+        const __m512i ids = _mm512_permutexvar_epi64(linear, id.pick<kWide>(rank));
+        _mm512_storeu_si512(out, ids);
+        if (marked) {
+            if (const uint64_t hits = _mm512_cmpeq_epi8_mask(ids, mark)) {
+                patch(out, hits, escapes);
+                if (escapes.missing) break;
+            }
+        }
+    }
+    lanes.at = at;
+    for (int h = 0; h < 2; ++h) store(x[h], lanes.x + 32 * h);
+    return g;
+}
+
 // kSteps: bounds to step over after the bucket's first symbol; 15: no buckets, compare with all.
 template <int kSteps>
 inline size_t small_groups(Lanes &lanes, const Small &model, uint8_t *out, size_t groups, Escapes &escapes) {
@@ -159,6 +209,10 @@ inline size_t small_groups(Lanes &lanes, const Small &model, uint8_t *out, size_
 }
 
 }  // namespace
+
+size_t decode_spread(Lanes &lanes, const Spread &model, uint8_t *out, size_t groups, Escapes &escapes) {
+    return model.count > 128 ? spread_groups<true>(lanes, model, out, groups, escapes) : spread_groups<false>(lanes, model, out, groups, escapes);
+}
 
 size_t decode_small(Lanes &lanes, const Small &model, uint8_t *out, size_t groups, Escapes &escapes) {
     switch (model.steps) {

@@ -189,6 +189,12 @@ size_t decode_narrow(Lanes &lanes, const uint32_t *table, uint8_t *out, size_t g
 }
 #endif
 
+#ifndef COMPAND_RANS_OWN_SPREAD
+size_t decode_spread(Lanes &lanes, const Spread &model, uint8_t *out, size_t groups, Escapes &escapes) {
+    return decode_narrow(lanes, model.table.data(), out, groups, escapes);
+}
+#endif
+
 #ifndef COMPAND_RANS_OWN_SMALL
 size_t decode_small(Lanes &lanes, const Small &model, uint8_t *out, size_t groups, Escapes &escapes) {
     uint32_t x[kLanes];

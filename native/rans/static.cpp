@@ -182,7 +182,7 @@ template <class Id> bool decode_static(const uint8_t *data, size_t size, Id *ids
         std::fill(ids, ids + n, static_cast<Id>(id));
         return true;
     }
-    if (mode == small || mode == narrow) {
+    if (mode == small || mode == narrow || mode == spread) {
         if constexpr (sizeof(Id) == 1) return decode_bytes(in, static_cast<Mode>(mode), ids, n, k, depth);
         Bytes bytes(n);
         if (!decode_bytes(in, static_cast<Mode>(mode), bytes.data(), n, k, depth)) return false;

@@ -5,11 +5,12 @@
 //   constant  id varint
 //   small     p u8, MODEL      at most 16 symbols; tables in registers
 //   narrow    p = 12, MODEL    bytes
+//   spread    p = 12, MODEL    the same with symbols in the order of spread.hpp: long streams, where that order exists
 //   large     m varint, sized(static stream: group of each id < m, 0 = unused), frequencies of groups 1.., BLOCKS
 //   MODEL   = mark + 1 varint (0: none), m varint, sized(frequencies of ids < m), [sized(static stream of escaped ids)], BLOCKS
 //   BLOCKS  = symbols of a block varint, {bytes varint, [escapes varint]} of each, then their bytes (lanes.hpp)
 //
-// small and narrow: ids too rare for the table share the frequency of one of them, the mark, and follow in a stream of their
+// small, narrow, spread: ids too rare for the table share the frequency of one of them, the mark, and follow in a stream of their
 // own. large: ids of like frequency form groups of up to 2^j; the group is coded by a table, the place in it by j raw bits.
 #pragma once
 #include "bits.hpp"
