@@ -94,7 +94,7 @@ class Container:
         """Raise `CorruptError` unless only zero bytes follow the chunk, up to the next."""
         end = self.ends[chunk + 1]
         following = self.offset(chunk + 1) if chunk + 1 < len(self.sizes) else self.index_at
-        if self.data[end:following].any():
+        if following > end and self.data[end:following].tobytes().strip(b"\0"):
             raise self.fault("bytes that belong to no chunk are not zero", chunk=chunk, offset=end)
 
     def chunk(self, chunk: int, entry: str | None = None) -> np.ndarray:

@@ -69,7 +69,7 @@ class Entry:
         file, record = self._file, self._record
         codec = file._codec(record["codec"])
         with guarded("the entry cannot be read", entry=self.name):
-            plan = Plan(codec, self.shape, self.dtype, record["rows"], file.limits)
+            plan = file._planned(record["codec"], codec, self.shape, self.dtype, record["rows"])
             file._spend(plan.work, self.name)
             self._match(plan)
             self._match_state(plan)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import index as js
-from .blocks import guarded
+from .blocks import Plan, guarded
 from .codec import Codec
 from .codes import Codes, stored_array
 from .container import Container
@@ -31,6 +31,7 @@ from .stage import Part
 
 LEVELS = ("structure", "checksums", "full")
 FREE_EXPANSION = 64 << 20  # decoded bytes that any file may have, however small
+PLANS = 256                # plans kept for further arrays of the same form
 FREE_WORK = 1 << 33        # multiplications that any file may take to set stages up: eight rotations of 1024 columns
 
 _INDEX = frozenset(("chunks", "codecs", "entries")), frozenset(("meta",))  # fields an object must have, and may have
@@ -120,6 +121,7 @@ class File(Mapping):
         self._entries: dict[str, Entry] = {}
         self._codecs: dict[int, Codec | CompandError] = {}
         self._known_specs: dict[int, dict[str, Any]] = {}
+        self._plans: dict[tuple, Plan] = {}
         self._work: dict[tuple[str, int], int] = {}
         self._spent = 0
 
@@ -220,6 +222,16 @@ class File(Mapping):
             raise codec.with_traceback(None)
         return codec
 
+    def _planned(self, i: int, codec: Codec, shape: tuple[int, ...], dtype: str, rows: int) -> Plan:
+        """The plan of an array; those of many small arrays of one form are one."""
+        key = (i, shape, dtype, rows)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = Plan(codec, shape, dtype, rows, self.limits)
+            if len(self._plans) < PLANS:
+                self._plans[key] = plan
+        return plan
+
     def _build(self, record: dict[str, Any]) -> Codec:
         try:
             stage = parse(record["spec"], self.limits)
@@ -262,7 +274,7 @@ class File(Mapping):
 
     def close(self) -> None:
         """Let go of the file's entries; arrays and codes taken from it stay valid, and keep its map alive."""
-        self._records, self._entries, self._codecs = {}, {}, {}
+        self._records, self._entries, self._codecs, self._plans = {}, {}, {}, {}
 
     def __repr__(self) -> str:
         return f"<compand.File {self.path or 'in memory'}: {len(self)} entries, {self.nbytes:,} bytes>"
