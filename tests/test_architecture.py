@@ -14,7 +14,7 @@ SRC = ROOT / "src" / "compand"
 MODULES = sorted(SRC.rglob("*.py"))
 RANK = {"": 0, "fit": 1, "transform": 1, "quantizer": 1, "entropy": 1, "op": 2, "metric": 1, "testing": 3,
         "torch": 3, "modality": 3,
-        "integration": 4, "hf": 4, "jobs": 4, "demo": 4, "cli": 5, "report": 4}
+        "integration": 4, "hf": 4, "lm": 4, "jobs": 4, "demo": 4, "cli": 5, "report": 4}
 
 
 def room(path: Path) -> str:

@@ -57,7 +57,10 @@ struct Pairs {
     /* y[t * stride + r] for rows first to last and the lines t < count */                                                    \
     void rows(const Rows &w, size_t first, size_t last, const Line *lines, size_t count, float *y, size_t stride);            \
     /* y[t * stride + 16 * s + r] for strips first to last */                                                                 \
-    void strips(const Strips &w, size_t first, size_t last, const Pairs *lines, size_t count, float *y, size_t stride);
+    void strips(const Strips &w, size_t first, size_t last, const Pairs *lines, size_t count, float *y, size_t stride);       \
+    /* y[t * stride + r] = x (count, d) times rows first to last of float32 or bfloat16 weights (n, d), in float32 */         \
+    void plain(const float *wide, const uint16_t *brain, size_t d, size_t first, size_t last, const float *x, size_t count,   \
+               float *y, size_t stride);
 namespace scalar {
 COMPAND_MATMUL_FUNCTIONS
 }

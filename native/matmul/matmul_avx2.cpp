@@ -8,8 +8,10 @@
 #include <vector>
 #include <immintrin.h>
 
+#include "lanes.hpp"
 #include "matmul/matmul.hpp"
 
 #include "matmul/rows_impl.hpp"
 #include "matmul/strips_impl.hpp"
+#include "matmul/plain_impl.hpp"
 #endif

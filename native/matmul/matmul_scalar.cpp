@@ -6,7 +6,9 @@
 #include <cstring>
 #include <vector>
 
+#include "lanes.hpp"
 #include "matmul/matmul.hpp"
 
 #include "matmul/rows_impl.hpp"
 #include "matmul/strips_impl.hpp"
+#include "matmul/plain_impl.hpp"

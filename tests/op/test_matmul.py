@@ -156,7 +156,7 @@ def test_hostile_parts_give_named_errors():
     with pytest.raises(CompandError):
         matmul(np.ones((1, 128), np.float32), bad)
     with pytest.raises(ValueError, match="fit"):
-        _native.matmul_rows(np.ones((1, 64), np.float32), np.zeros((2, 31), np.uint8), 4, 0, 1.0, 64, scale=np.ones((2, 1), np.float32))
+        _native.Ids(64, np.zeros((2, 31), np.uint8), 4, 0, 1.0, 64, scale=np.ones((2, 1), np.float32))
     with pytest.raises(ValueError, match="fit"):
-        _native.matmul_strips(np.ones((1, 64), np.float32), np.zeros(10, np.uint8), 2, np.ones(1, np.uint16), 128, 128,
-                              np.ones((1, 1, 16), np.float32), np.zeros((0, 64), np.int16), np.zeros((0, 1), np.float32))
+        _native.Trellis(64, np.zeros(10, np.uint8), 2, np.ones(1, np.uint16), 128, 128,
+                        np.ones((1, 1, 16), np.float32), np.zeros((0, 64), np.int16), np.zeros((0, 1), np.float32))

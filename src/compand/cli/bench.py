@@ -25,6 +25,8 @@ def bench(
                                                "good ones for this kind of data.", show_default=False)],
     entry: Annotated[str | None, typer.Option(help="The array to measure on.  [default: the largest]", show_default=False)] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Measure on so many evenly spaced rows.", show_default=False)] = None,
+    peer: Annotated[str | None, typer.Option(help="Of a language model: time another program in turn with ours, transformers on a "
+                                             "Hugging Face folder (bfloat16) or llama-bench on a .gguf.", show_default=False)] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained report with plots.", show_default=False)] = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite the report.")] = False,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
@@ -36,11 +38,17 @@ def bench(
     [bold]compand bench int:8 hadamard,int:4 pq:48x8 vectors.npy[/]
     [bold]compand bench vectors.npy --html report.html[/]
     [bold]compand bench int:4:group=64 hadamard,int:4:group=64 model.safetensors --entry lm_head.weight[/]
+
+    Of a language model, without specs or with the one it is coded with while loading: tokens/s, GB/s, the share of what this machine
+    reads from memory.
+
+    [bold]compand bench gemma.cpd --peer gemma-3-270m/[/]
     """
     from .. import parse
     from ..fit.ladder import ladder, lossless
     from .arrays import Arrays
     from .compress import set_threads
+    from .run import is_model, speed
 
     *specs, last = words
     for spec in specs:
@@ -48,6 +56,8 @@ def bench(
     if html:
         target(html, force)
     set_threads(threads)
+    if is_model(Path(last)) and entry is None and html is None and len(specs) < 2:
+        return speed(Path(last), peer, specs[0] if specs else None, json=json, quiet=quiet)
     with Arrays(Path(last)) as opened:
         array = _choose(opened, entry)
         n = array.shape[0] if array.shape else 1

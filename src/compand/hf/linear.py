@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 import torch
 from torch import nn
 
 from ..codec import Codec
-from ..codes import Block, Codes, pack_part, stored_form
-from ..dtypes import dtype as dtype_of
+from ..codes import Codes, pack_part
 from ..errors import InputError
+from ..op.buffers import bytes_shape, codes_of, places_of
 from ..op.matmul import matmul
 from ..stage import Form
 
@@ -35,17 +33,9 @@ class CodedLinear(nn.Module):
         self.in_features, self.out_features, self.spec, self.activations = in_features, out_features, spec, activations
         self.codec = Codec(spec)
         self.form = Form(out_features, in_features)
-        self.places: dict[str, tuple[str, str, tuple[int, ...]]] = {}  # buffer → path, dtype, shape
-        parts = {("part", path): stored_form(part) for path, part in self.codec.layout(self.form).items()}
-        parts |= {("state", path): (part.dtype or "uint8", part.shape) for path, part in self.codec.stage.state(self.form).items()}
-        if self.codec.stage.raw or any(size < 0 for _, shape in parts.values() for size in shape):
-            raise InputError(f"{spec}: a layer needs codes whose size is known before; leave out sparse and entropy coders")
-        sizes = {key: prod(shape) * dtype_of(name).itemsize for key, (name, shape) in parts.items() if key[0] == "part"}
-        largest = max(sizes, key=sizes.__getitem__)
-        for (kind, path), (name, shape) in parts.items():
-            buffer = "weight" if (kind, path) == largest else f"{'weight' if kind == 'part' else 'state'}_{path.replace('.', '_')}"
-            self.places[buffer] = (f"{kind}:{path}", name, shape)
-            self.register_buffer(buffer, torch.empty(_bytes_shape(name, shape), dtype=torch.uint8))
+        self.places = places_of(self.codec, self.form)
+        for buffer, (_, name, shape) in self.places.items():
+            self.register_buffer(buffer, torch.empty(bytes_shape(name, shape), dtype=torch.uint8))
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype))
         else:
@@ -80,12 +70,8 @@ class CodedLinear(nn.Module):
         """The weights as `Codes`: views of the buffers."""
         here = self.weight.data_ptr()
         if self._codes is None or self._codes[0] != here:
-            arrays = {key: _array(getattr(self, name), dtype, shape) for name, (key, dtype, shape) in self.places.items()}
-            state = {key[6:]: a for key, a in arrays.items() if key.startswith("state:")}
-            codec = Codec(self.codec.stage.with_arrays(state)) if state else self.codec
-            codec.stage.require(self.form)
-            block = Block(self.form.n, {key[5:]: a for key, a in arrays.items() if key.startswith("part:")})
-            self._codes = here, Codes(codec, tuple(self.form[:2]), "float32", (block,))
+            buffers = {name: getattr(self, name).detach().to("cpu").contiguous().numpy() for name in self.places}
+            self._codes = here, codes_of(self.codec, self.form, buffers, self.places)
         return self._codes[1]
 
     def dequantized(self) -> torch.Tensor:
@@ -115,15 +101,5 @@ class _Product(torch.autograd.Function):
         return grad @ ctx.layer.dequantized().to(grad.dtype), None
 
 
-def _bytes_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (*shape[:-1], shape[-1] * dtype_of(name).itemsize)
-
-
 def _tensor(a: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(a, order="C").view(np.uint8))
-
-
-def _array(t: torch.Tensor, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if t.dtype != torch.uint8 or tuple(t.shape) != _bytes_shape(name, shape):
-        raise InputError(f"a buffer of codes is {t.dtype}{list(t.shape)}, this layer has uint8{list(_bytes_shape(name, shape))}")
-    return t.detach().to("cpu").contiguous().numpy().view(dtype_of(name)).reshape(shape)

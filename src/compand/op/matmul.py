@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from .. import _native
 from ..array import like, to_numpy
 from ..codes import Codes, unpack_part
 from ..dtypes import is_float
@@ -61,12 +62,36 @@ def matmul(x, codes: Codes, *, activations: Literal["int8", "float32"] = "int8")
     if a.ndim < 1 or a.shape[-1] != d:
         raise InputError(f"x must be (..., {d}) like the weights' rows, not {list(a.shape)}")
     lines = np.ascontiguousarray(a, np.float32).reshape(-1, d)
+    y = _kept(codes, activations)(lines).reshape(*a.shape[:-1], n)
+    return like(y, x) if hasattr(x, "shape") else y
+
+
+def _kept(codes: Codes, activations: str) -> Product:
+    """The product of the codes, made once."""
     kept = codes.__dict__.setdefault("_products", {})
     if activations not in kept:
         whole = activations == "float32" or not is_float(codes.dtype)
         kept[activations] = _whole(codes) if whole else _product(codes, codes.codec.stage, codes.form, "", "")
-    y = kept[activations](lines).reshape(*a.shape[:-1], n)
-    return like(y, x) if hasattr(x, "shape") else y
+    return kept[activations]
+
+
+def matrix(codes: Codes) -> _native.Matrix:
+    """Codes of (n, d) weights as the native object that `matmul` uses: called with x (m, d) float32 it gives (m, n).
+
+    >>> import numpy as np, compand
+    >>> w = matrix(compand.Codec("int:8").encode(np.eye(3, 64, dtype=np.float32)))
+    >>> w.shape, w.row(1)[:3]
+    ((3, 64), array([0., 1., 0.], dtype=float32))
+    """
+    found = _kept(codes, "int8")
+    if isinstance(found, _native.Matrix):
+        return found
+
+    def row(i: int) -> np.ndarray:
+        w = codes.codec.decode(codes, rows=slice(i, i + 1))
+        return np.ascontiguousarray(w, np.float32).reshape(-1)
+
+    return _native.Called(*codes.form[:2], lambda x: np.ascontiguousarray(found(x), np.float32), row)
 
 
 def matmul_reference(x: np.ndarray, codes: Codes) -> np.ndarray:
@@ -93,6 +118,8 @@ def _product(codes: Codes, stage: Stage, form: Form, path: str, coder: str) -> P
     """The product with what a stage of the codes decodes to."""
     if isinstance(stage, Sum):
         terms = [_product(codes, s, form, f"{path}{i}.", coder) for i, s in enumerate(stage.items)]
+        if all(isinstance(t, _native.Matrix) for t in terms):
+            return _native.Added(terms)
         return lambda x: _added([term(x) for term in terms])
     if not isinstance(stage, Chain):
         return product(Leaf(codes, stage, form, path, coder)) or _decoded(codes, stage, form, path)
@@ -119,6 +146,8 @@ def _added(terms: list[np.ndarray]) -> np.ndarray:
 
 def _moved(codes: Codes, t: Transform, form: Form, path: str, inner: Product) -> Product | None:
     """The product with t.inverse(w), given the one with w; None where t is not linear."""
+    if t.name == "hadamard" and isinstance(inner, _native.Matrix):
+        return _native.Rotated(inner, form.d, t.rounds(form.d))
     if t.name in _ORTHOGONAL:
         return lambda x: inner(np.ascontiguousarray(t.forward(x)[0], np.float32))
     if t.name == "center":

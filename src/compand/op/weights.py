@@ -83,7 +83,7 @@ def _rows(leaf: Leaf, k: int, scale: np.ndarray, group: int | None, *, values: n
             offset = 64 + 127 * 128
     brain = scale.view(np.uint16) if scale.dtype.name == "bfloat16" else None
     wide = None if brain is not None else np.ascontiguousarray(scale, np.float32)
-    return lambda x: _native.matmul_rows(x, ids, bits, offset, unit, group, brain, wide, low, high, free)
+    return _native.Ids(d, ids, bits, offset, unit, group, brain, wide, low, high, free)
 
 
 def _integers(values: np.ndarray) -> tuple[np.ndarray, float] | None:
@@ -186,7 +186,7 @@ def _trellis(leaf: Leaf) -> Product | None:
         rest = np.ascontiguousarray(q.decode(tail, Form(left, d)).astype(np.int16))
     factors = np.array(q.multipliers, np.uint16)
     behind = np.ascontiguousarray(scale[strips * ROWS:])
-    return lambda x: _native.matmul_strips(x, bits, q.bits, factors, block, group, own, rest, behind)
+    return _native.Trellis(d, bits, q.bits, factors, block, group, own, rest, behind)
 
 
 # -- terms of sums -------------------------------------------------------------------------------------------------------------

@@ -92,6 +92,14 @@ class Hadamard(Transform, name="hadamard"):
         size = self._size(d)
         return -(-d // size) * size if self.odd == "pad" else d
 
+    def rounds(self, d: int) -> list[tuple[int, np.ndarray, list[int]]]:
+        """What `forward` does to rows of d columns, in order: the first column of each round, its signs, the sizes of its blocks."""
+        wide, found = self.out_width(d), []
+        for i, blocks in enumerate(self._rounds(wide)):
+            at, width = blocks[0][0], sum(size * count for _, size, count in blocks)
+            found.append((at, seeded.signs(self.seed + i, width), [size for _, size, count in blocks for _ in range(count)]))
+        return found
+
     def _signs(self, turn: int, x):
         return cast(like(seeded.signs(self.seed + turn, x.shape[1]), x), dtype_name(x))
 

@@ -1,0 +1,242 @@
+"""Whole models on their codes: tokens a second of prompts and answers, beside llama.cpp and transformers in the same rounds.
+
+    python benchmarks/run.py [synthetic] [gemma] [--rounds 3] [--threads 1,2] [--llama DIR] [--gemma FOLDER] [--hf]
+
+`synthetic`: a Llama of 252 million weights (d=2048, ff=8192, 4 layers, 32 heads, 8 of keys and values, 4,096 tokens), random codes: speed
+does not depend on their values. `gemma`: Gemma-3-270M from its Hugging Face folder, coded without calibration, embedding and head too;
+with --hf also generate of transformers, plain in bfloat16 and through `compand.hf`. --llama is a folder with llama-bench and
+llama-quantize; files of the same shapes are made once in --work (gguf package). Every round runs each of them once; medians are reported,
+and a read of memory by as many threads in the same rounds. Rows replace those of the same name in benchmarks/results/run.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import subprocess
+import tempfile
+
+import numpy as np
+import record
+
+import compand
+from compand import _native
+from compand.codes import Block, Codes, stored_form
+from compand.dtypes import dtype
+from compand.lm.model import Model, load
+from compand.lm.peers import llama_rate, transformers_rate
+from compand.lm.speed import measure
+from compand.op.matmul import matrix
+
+CONFIG = {"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 4, "num_attention_heads": 32,
+          "num_key_value_heads": 8, "vocab_size": 4096, "max_position_embeddings": 2048, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
+          "hidden_act": "silu", "rope_theta": 10000.0, "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16"}
+TYPES = ["BF16", "Q8_0", "Q4_K_S", "Q2_K", "IQ3_XXS"]
+
+
+class Random:
+    """Weights of a shape with random codes of a spec."""
+
+    path, names = "synthetic", ("model.embed_tokens.weight",)
+
+    def __init__(self, config: dict, spec: str):
+        self.config, self.spec, self.bytes, self.values, self.kept = config, spec, 0, 0, {}
+        self.rng = np.random.default_rng(0)
+
+    def __contains__(self, name: str) -> bool:
+        return name.endswith(("layernorm.weight", "model.norm.weight")) and "feedforward" not in name
+
+    def file(self, name: str) -> None:
+        return None
+
+    json = file
+
+    def vector(self, name: str, size: int) -> np.ndarray:
+        return np.ones(size, np.float32)
+
+    def matrix(self, name: str, n: int, d: int):
+        if name not in self.kept:
+            self.values += n * d
+            if self.spec == "bfloat16":
+                self.bytes += 2 * n * d
+                self.kept[name] = _native.Plain(self.rng.integers(0x3c00, 0x3d00, (n, d), dtype=np.uint16))
+            else:
+                codes = coded(self.spec, (n, d), self.rng)
+                self.bytes += codes.nbytes
+                self.kept[name] = matrix(codes)
+        return self.kept[name]
+
+
+def coded(spec: str, shape: tuple[int, int], rng) -> Codes:
+    """Random codes of such weights, in one block."""
+    codec = compand.Codec(spec)
+    parts = {}
+    for name, part in codec.layout(codec.form(shape, "float32")).items():
+        kind, size = stored_form(part)
+        parts[name] = rng.integers(0, 256, size, dtype=np.uint8) if kind == "uint8" else np.full(size, 1e-4, np.float32).astype(dtype(kind))
+    return Codes(codec, shape, "float32", (Block(shape[0], parts),))
+
+
+def synthetic_gguf(folder: pathlib.Path, llama: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The same shape with random weights, in llama.cpp's types."""
+    import gguf
+
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = folder / "synthetic-F16.gguf"
+    if not whole.exists():
+        rng, c = np.random.default_rng(0), CONFIG
+        w = gguf.GGUFWriter(str(whole), "llama")
+        w.add_context_length(2048)
+        w.add_embedding_length(c["hidden_size"])
+        w.add_block_count(c["num_hidden_layers"])
+        w.add_feed_forward_length(c["intermediate_size"])
+        w.add_head_count(c["num_attention_heads"])
+        w.add_head_count_kv(c["num_key_value_heads"])
+        w.add_layer_norm_rms_eps(1e-5)
+        w.add_rope_dimension_count(64)
+        w.add_vocab_size(c["vocab_size"])
+        w.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+        w.add_tokenizer_model("llama")
+        w.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *(f"t{i}" for i in range(c["vocab_size"] - 259))])
+        w.add_token_scores([0.0] * c["vocab_size"])
+        w.add_token_types([2, 3, 3, *[6] * 256, *[1] * (c["vocab_size"] - 259)])
+        d, ff, kv = c["hidden_size"], c["intermediate_size"], 512
+
+        def put(name, *shape):
+            x = rng.standard_normal(shape, dtype=np.float32) * 0.02
+            w.add_tensor(f"{name}.weight", x.astype(np.float16 if len(shape) == 2 else np.float32))
+
+        put("token_embd", c["vocab_size"], d)
+        put("output_norm", d)
+        for i in range(c["num_hidden_layers"]):
+            for name, shape in {"attn_norm": (d,), "ffn_norm": (d,), "attn_q": (d, d), "attn_k": (kv, d), "attn_v": (kv, d),
+                                "attn_output": (d, d), "ffn_gate": (ff, d), "ffn_up": (ff, d), "ffn_down": (d, ff)}.items():
+                put(f"blk.{i}.{name}", *shape)
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.write_tensors_to_file()
+        w.close()
+    found = {}
+    for kind in TYPES:
+        path = folder / f"synthetic-{kind}.gguf"
+        if not path.exists():
+            extra = ["--imatrix", str(flat_imatrix(folder, whole))] if kind.startswith("IQ") else []
+            done = subprocess.run([llama / "llama-quantize", "--pure", *extra, whole, path, kind], capture_output=True, text=True)
+            if done.returncode:
+                print(f"llama-quantize {kind}: {done.stdout[-200:]}{done.stderr[-300:]}")
+                path.unlink(missing_ok=True)
+                continue
+        found[kind] = path
+    return found
+
+
+def flat_imatrix(folder: pathlib.Path, model: pathlib.Path) -> pathlib.Path:
+    """An importance of one for every column, in llama.cpp's older binary form."""
+    import struct
+
+    import gguf
+
+    path = folder / "flat.imatrix"
+    with open(path, "wb") as f:
+        tensors = [(t.name, int(t.shape[0])) for t in gguf.GGUFReader(str(model)).tensors if len(t.shape) == 2]
+        f.write(struct.pack("<i", len(tensors)))
+        for name, width in tensors:
+            f.write(struct.pack("<i", len(name)) + name.encode() + struct.pack("<ii", 1, width) + np.ones(width, np.float32).tobytes())
+    return path
+
+
+def row(model: str, program: str, weights: str, threads: int, result: dict) -> dict:
+    """One line of the results."""
+    kept = {k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}
+    told = "  ".join(f"{k} {v}" for k, v in kept.items() if k != "threads")
+    print(f"  {model:10} {program:14} {weights:22} {threads}T {told}", flush=True)
+    return {"model": model, "program": program, "weights": weights, "threads": threads, **{k: v for k, v in kept.items() if k != "threads"}}
+
+
+def synthetic(args, threads: int) -> list[dict]:
+    """The shape of 252 million weights."""
+    out, peers = [], {}
+    if args.llama:
+        peers = synthetic_gguf(pathlib.Path(args.work), pathlib.Path(args.llama))
+    pairs = {"BF16": ("bfloat16",), "Q8_0": ("int:8:group=64",), "Q4_K_S": ("trellis:4", "hadamard,trellis:4", "int:4:group=64"),
+             "IQ3_XXS": ("trellis:3", "hadamard,trellis:3"), "Q2_K": ("trellis:2", "hadamard,trellis:2")}
+    for kind, specs in pairs.items():
+        others = {}
+        if kind in peers:
+            program = str(pathlib.Path(args.llama) / "llama-bench")
+            others = {"peer_decode": llama_rate(peers[kind], program=program),
+                      "peer_prompt": llama_rate(peers[kind], prompt=64, program=program)}
+        for i, spec in enumerate(s for s in specs if not args.specs or s in args.specs.split(";")):
+            result = measure(Model(Random(CONFIG, spec)), rounds=args.rounds, others=others if i == 0 else {})
+            theirs = {name: result.pop(name) for name in others if name in result}
+            out.append(row("synthetic", "compand", spec, threads, result))
+            if theirs:
+                size = peers[kind].stat().st_size
+                out.append(row("synthetic", "llama.cpp", kind, threads, {
+                    "prompt_tok_s": theirs["peer_prompt"], "decode_tok_s": theirs["peer_decode"], "read_gb_s": result["read_gb_s"],
+                    "gb_s": theirs["peer_decode"] * size / 1e9, "bits": 8 * size / 251658240, "bytes": size}))
+    return out
+
+
+def gemma(args, threads: int) -> list[dict]:
+    """Gemma-3-270M."""
+    out, folder = [], pathlib.Path(args.gemma)
+    others = {}
+    if args.llama and args.gguf:
+        program = str(pathlib.Path(args.llama) / "llama-bench")
+        others = {"llama_decode": llama_rate(args.gguf, program=program), "llama_prompt": llama_rate(args.gguf, prompt=64, program=program)}
+    for spec in (args.specs.split(";") if args.specs else ["int:4:group=64", None]):
+        model = load(folder, spec=spec, context=512)
+        result = measure(model, rounds=args.rounds, others=others)
+        theirs = {name: result.pop(name) for name in others}
+        out.append(row("gemma-270m", "compand", spec or "bfloat16", threads, result))
+        if theirs:
+            out.append(row("gemma-270m", "llama.cpp", pathlib.Path(args.gguf).stem.rpartition("-")[2].upper(), threads, {
+                "prompt_tok_s": theirs["llama_prompt"], "decode_tok_s": theirs["llama_decode"], "read_gb_s": result["read_gb_s"]}))
+            others = {}
+    if args.hf:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from compand.hf import CompandConfig
+
+        with tempfile.TemporaryDirectory(dir=args.work) as coded_folder:
+            config = CompandConfig(spec="int:4:group=64", embedding=True)
+            AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype=torch.bfloat16).save_pretrained(coded_folder)
+            plain, ours = transformers_rate(folder), transformers_rate(coded_folder)
+            found = [(plain(), ours()) for _ in range(args.rounds + 1)][1:]
+        for name, value in zip(("bfloat16", "int:4:group=64"), np.median(found, axis=0), strict=True):
+            out.append(row("gemma-270m", "transformers", name, threads, {"decode_tok_s": float(value)}))
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=["synthetic"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--llama")
+    parser.add_argument("--gguf", help="Gemma in llama.cpp's form")
+    parser.add_argument("--gemma")
+    parser.add_argument("--specs", help="only these, with ; between them")
+    parser.add_argument("--hf", action="store_true")
+    parser.add_argument("--work", default="build/run", help="where files of llama.cpp are made")
+    args = parser.parse_args()
+    pathlib.Path(args.work).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for threads in map(int, args.threads.split(",")):
+        _native.set_threads(threads)
+        for what in args.what:
+            rows += {"synthetic": synthetic, "gemma": gemma}[what](args, threads)
+    old = record.RESULTS / "run.json"
+    def key(r: dict) -> tuple:
+        return r["model"], r["program"], r["weights"], r["threads"]
+
+    fresh = {key(r) for r in rows}
+    kept = [r for r in json.loads(old.read_text())["rows"] if key(r) not in fresh] if old.exists() else []
+    print(record.save("run", kept + rows, rounds=args.rounds))
+
+
+if __name__ == "__main__":
+    main()

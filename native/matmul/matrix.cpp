@@ -1,0 +1,42 @@
+#include "matmul/matrix.hpp"
+
+#include <algorithm>
+
+#include "threads.hpp"
+
+namespace compand::matmul {
+
+void multiply(const std::vector<const Matrix *> &weights, const float *x, size_t m, const std::vector<float *> &y) {
+    struct Part {
+        const Matrix *w;
+        const Prepared *x;
+        float *y;
+        size_t begin, step;  // first job, rows of a job
+    };
+    std::vector<std::unique_ptr<Prepared>> made;
+    std::vector<const Matrix *> makers;
+    std::vector<Part> parts;
+    size_t jobs = 0;
+    for (size_t i = 0; i < weights.size(); ++i) {
+        const Matrix *w = weights[i];
+        if (w->n == 0 || m == 0) continue;
+        size_t k = 0;
+        while (k < makers.size() && !makers[k]->shares(*w)) ++k;
+        if (k == makers.size()) {
+            made.push_back(w->prepare(x, m));
+            makers.push_back(w);
+        }
+        const size_t step = std::max<size_t>(1, kJob / std::max<size_t>(1, w->d) / kUnit) * kUnit;
+        parts.push_back({w, made[k].get(), y[i], jobs, step});
+        jobs += (w->n + step - 1) / step;
+    }
+    parallel_for(jobs, [&](size_t job) {
+        size_t i = parts.size() - 1;
+        while (parts[i].begin > job) --i;
+        const Part &p = parts[i];
+        const size_t first = (job - p.begin) * p.step;
+        p.w->range(first, std::min(p.w->n, first + p.step), *p.x, p.y, p.w->n);
+    });
+}
+
+}  // namespace compand::matmul

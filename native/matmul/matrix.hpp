@@ -1,0 +1,39 @@
+// Weights (n, d) that stay codes, as objects: what a product asks of them, whoever asks. A decoder holds many of them.
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+namespace compand::matmul {
+
+constexpr size_t kUnit = 16;              // jobs begin at a multiple of so many rows
+constexpr size_t kJob = size_t{1} << 18;  // weights of a job
+
+// Activations as a kind of weights wants them.
+struct Prepared {
+    virtual ~Prepared() = default;
+};
+
+class Matrix {
+public:
+    Matrix(size_t n, size_t d) : n(n), d(d) {}
+    Matrix(const Matrix &) = delete;
+    Matrix &operator=(const Matrix &) = delete;
+    virtual ~Matrix() = default;
+
+    // m lines of d activations; x must stay while the result is used. Called by one thread, outside of parallel_for.
+    virtual std::unique_ptr<Prepared> prepare(const float *x, size_t m) const = 0;
+    // Whether what this prepares serves the other too.
+    virtual bool shares(const Matrix &other) const = 0;
+    // y[t * stride + r] for the rows r from first to last, first a multiple of kUnit, last too or n; any thread.
+    virtual void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const = 0;
+    // The weights of row i.
+    virtual void row(size_t i, float *out) const = 0;
+
+    const size_t n, d;
+};
+
+// y[i] (m, n of weights[i]) = x (m, d) times the transpose of each, all at once.
+void multiply(const std::vector<const Matrix *> &weights, const float *x, size_t m, const std::vector<float *> &y);
+
+}  // namespace compand::matmul

@@ -1,0 +1,399 @@
+#include "matmul/weights.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <tuple>
+
+#include "hadamard/hadamard.hpp"
+#include "isa.hpp"
+#include "threads.hpp"
+
+namespace compand::hadamard {
+namespace {
+
+void any_row(const float *x, size_t d, size_t block, const float *before, const float *after, float *out) {
+    COMPAND_DISPATCH(row, x, d, block, before, after, out);
+}
+
+}  // namespace
+}  // namespace compand::hadamard
+
+namespace compand::matmul {
+namespace {
+
+size_t ceil(size_t a, size_t b) { return a / b + (a % b != 0); }
+float widen(uint16_t brain) { return std::bit_cast<float>(static_cast<uint32_t>(brain) << 16); }
+
+// Lines of activations as int8, in blocks.
+struct Activations : Prepared {
+    size_t m, blocks, width;
+    std::vector<int8_t> q;
+    std::vector<float> scale;
+
+    Activations(size_t m, size_t d, size_t block) : m(m), blocks(ceil(d, block)), width(blocks * block), q(m * width), scale(m * blocks) {}
+    void line(const float *x, size_t d, size_t block, float unit, size_t t) {
+        COMPAND_DISPATCH(quantize, x + t * d, d, block, unit, q.data() + t * width, scale.data() + t * blocks);
+    }
+};
+
+struct Lines : Activations {
+    std::vector<int32_t> sums, start;
+    std::vector<Line> lines;
+
+    Lines(const float *x, size_t m, size_t d, float unit, int offset)
+        : Activations(m, d, kChunk), sums(m * blocks * 16), start(sums.size()), lines(m) {
+        parallel_for(ceil(m, 4), [&](size_t i) {
+            for (size_t t = 4 * i; t < std::min(m, 4 * i + 4); ++t) {
+                line(x, d, kChunk, unit, t);
+                int32_t *sum = sums.data() + t * blocks * 16, *begin = start.data() + t * blocks * 16;
+                const int8_t *own = q.data() + t * width;
+                for (size_t j = 0; j < blocks * 16; ++j) {
+                    sum[j] = own[4 * j] + own[4 * j + 1] + own[4 * j + 2] + own[4 * j + 3];
+                    begin[j] = -offset * sum[j];
+                }
+                lines[t] = {own, scale.data() + t * blocks, begin, sum};
+            }
+        });
+    }
+};
+
+struct PairLines : Activations {
+    std::vector<int32_t> twice, start;
+    std::vector<Pairs> lines;
+
+    PairLines(const float *x, size_t m, size_t d, size_t block, size_t many)
+        : Activations(m, d, block), twice(m * (width / 2)), start(m * blocks), lines(m) {
+        std::vector<std::pair<size_t, size_t>> tiles;  // first line, lines
+        for (size_t t = 0; t < m; t += tiles.back().second) tiles.emplace_back(t, tile_of(m - t));
+        const int32_t mean = -255 * static_cast<int32_t>(many);
+        parallel_for(tiles.size(), [&](size_t i) {
+            const auto [first, tile] = tiles[i];
+            for (size_t t = first; t < first + tile; ++t) {
+                line(x, d, block, 1.0f, t);
+                const int8_t *own = q.data() + t * width;
+                int32_t *to = twice.data() + first * (width / 2) + t - first, *begin = start.data() + t * blocks;
+                for (size_t p = 0; p < width / 2; ++p)
+                    to[p * tile] = static_cast<int32_t>(static_cast<uint8_t>(own[2 * p]) * 0x101u | static_cast<uint8_t>(own[2 * p + 1]) * 0x1010000u);
+                for (size_t b = 0; b < blocks; ++b) {
+                    int32_t sum = 0;
+                    for (size_t c = b * block; c < (b + 1) * block; ++c) sum += own[c];
+                    begin[b] = mean * sum;
+                }
+                lines[t] = {own, to, scale.data() + t * blocks, begin};
+            }
+        });
+    }
+};
+
+struct Floats : Prepared {
+    const float *x;
+    size_t m;
+};
+
+}  // namespace
+
+// -- ids -----------------------------------------------------------------------------------------------------------------------
+Ids::Ids(size_t d, Input<uint8_t, 2> bytes, int bits, int offset, float unit, size_t group, Brain brain, Scales scale, Bytes levels, Bytes high,
+         Scales zero)
+    : Matrix(bytes.shape(0), d), bytes_(bytes), levels_(levels), high_(high), brain_(brain), scale_(scale), zero_(zero), offset_(offset),
+      unit_(unit) {
+    if (bits < 1 || bits > 8 || d == 0 || d > size_t{1} << 28 || bytes.shape(1) != ceil(d * static_cast<size_t>(bits), 8) ||
+        offset < -65535 || offset > 65535)
+        throw nb::value_error("the ids do not fit the width");
+    const size_t groups = brain ? brain->shape(1) : scale ? scale->shape(1) : 0;
+    if (groups == 0 || (brain && scale) || (group != 16 && group != 32 && (group == 0 || group % kChunk)) || groups != ceil(d, group) ||
+        (brain ? brain->shape(0) : scale->shape(0)) != n || (zero && (zero->shape(0) != n || zero->shape(1) != groups)))
+        throw nb::value_error("the scales do not fit the ids; groups are of 16, 32 or a multiple of 64 columns");
+    const size_t k = size_t{1} << bits;
+    if ((levels && levels->shape(0) != k) || (high && (!levels || high->shape(0) != k)) || (zero && levels))
+        throw nb::value_error("levels have one byte for each id, and no zero points");
+    rows_ = {bytes.data(), bytes.shape(1), d, bits, levels ? levels->data() : nullptr, high ? high->data() : nullptr,
+             brain ? brain->data() : nullptr, scale ? scale->data() : nullptr, zero ? zero->data() : nullptr, groups, group};
+}
+
+std::unique_ptr<Prepared> Ids::prepare(const float *x, size_t m) const { return std::make_unique<Lines>(x, m, d, unit_, offset_); }
+
+bool Ids::shares(const Matrix &other) const {
+    const Ids *o = dynamic_cast<const Ids *>(&other);
+    return o && o->d == d && o->unit_ == unit_ && o->offset_ == offset_;
+}
+
+void Ids::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
+    const Lines &a = static_cast<const Lines &>(x);
+    COMPAND_DISPATCH(rows, rows_, first, last, a.lines.data(), a.m, y, stride);
+}
+
+void Ids::row(size_t i, float *out) const {
+    const Rows &w = rows_;
+    const uint8_t *from = w.bytes + i * w.row_bytes;
+    for (size_t c = 0; c < d; ++c) {
+        const size_t bit = c * static_cast<size_t>(w.bits), at = bit / 8, own = i * w.groups + c / w.group;
+        const unsigned word = from[at] | (at + 1 < w.row_bytes ? from[at + 1] << 8 : 0);
+        const unsigned id = word >> (bit & 7) & ((1u << w.bits) - 1);
+        const int level = (w.levels ? w.levels[id] + (w.high ? 128 * w.high[id] : 0) : static_cast<int>(id)) - offset_;
+        out[c] = (static_cast<float>(level) + (w.zero ? w.zero[own] : 0.0f)) * unit_ * (w.brain ? widen(w.brain[own]) : w.scale[own]);
+    }
+}
+
+// -- trellis -------------------------------------------------------------------------------------------------------------------
+Trellis::Trellis(size_t d, Input<uint8_t, 1> bits, int k, Input<uint16_t, 1> factors, size_t block, size_t group, Input<float, 3> scale,
+                 Input<int16_t, 2> rest, Input<float, 2> rest_scale)
+    : Matrix(scale.shape(0) * kStrip + rest.shape(0), d), bits_(bits), factors_(factors), scale_(scale), rest_(rest), rest_scale_(rest_scale) {
+    const size_t strips = scale.shape(0), groups = scale.shape(1), left = rest.shape(0);
+    size_t need = 0;
+    if (k < 1 || k > 4 || d == 0 || d > size_t{1} << 28 || !checked_mul(strips, 2 * d * static_cast<size_t>(k), need) || bits.shape(0) < need ||
+        factors.shape(0) < 1 || factors.shape(0) > 2)
+        throw nb::value_error("the bits do not fit the width");
+    if (block == 0 || block % 2 || block > 4096 || group == 0 || (group % block && groups > 1) || groups != ceil(d, group) ||
+        scale.shape(2) != kStrip || left >= kStrip || (left && rest.shape(1) != d) || rest_scale.shape(0) != left ||
+        (left && rest_scale.shape(1) != groups))
+        throw nb::value_error("the scales do not fit the strips; a group is a multiple of the block");
+    strips_ = {bits.data(), d, k, factors.data(), static_cast<int>(factors.shape(0)), scale.data(), groups, group, block};
+}
+
+std::unique_ptr<Prepared> Trellis::prepare(const float *x, size_t m) const {
+    return std::make_unique<PairLines>(x, m, d, strips_.block, static_cast<size_t>(strips_.many));
+}
+
+bool Trellis::shares(const Matrix &other) const {
+    const Trellis *o = dynamic_cast<const Trellis *>(&other);
+    return o && o->d == d && o->strips_.block == strips_.block && o->strips_.many == strips_.many;
+}
+
+void Trellis::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
+    const PairLines &a = static_cast<const PairLines &>(x);
+    const size_t whole = n / kStrip, own = std::min(last / kStrip, whole);
+    if (first / kStrip < own) COMPAND_DISPATCH(strips, strips_, first / kStrip, own, a.lines.data(), a.m, y, stride);
+    for (size_t r = std::max(first, whole * kStrip); r < last; ++r) {  // the rows of a last strip that is not whole, by their levels
+        const size_t i = r - whole * kStrip;
+        for (size_t t = 0; t < a.m; ++t) {
+            float sum = 0;
+            for (size_t b = 0; b < a.blocks; ++b) {
+                int32_t dot = 0;
+                for (size_t c = b * strips_.block; c < std::min(d, (b + 1) * strips_.block); ++c) dot += rest_.data()[i * d + c] * a.lines[t].q[c];
+                sum += static_cast<float>(dot) * (rest_scale_.data()[i * strips_.groups + b * strips_.block / strips_.group] * a.lines[t].scale[b]);
+            }
+            y[t * stride + r] = sum;
+        }
+    }
+}
+
+void Trellis::row(size_t i, float *out) const {
+    const Strips &w = strips_;
+    const size_t s = i / kStrip, r = i % kStrip;
+    if (s == n / kStrip) {
+        for (size_t c = 0; c < d; ++c) out[c] = rest_.data()[r * d + c] * rest_scale_.data()[r * w.groups + c / w.group];
+        return;
+    }
+    const size_t k = static_cast<size_t>(w.k), bytes = 2 * d * k;
+    const uint8_t *strip = w.bits + s * bytes;
+    for (size_t c = 0; c < d; ++c) {
+        const size_t value = c == d - 1 && d % 2 ? c / 2 * 32 + r : c / 2 * 32 + 2 * r + c % 2, bit = value * k, at = bit / 8;
+        uint32_t window = 0;  // wraps around
+        for (size_t j = 0; j < 3; ++j) window |= static_cast<uint32_t>(strip[(at + j) % bytes]) << (8 * j);
+        window >>= bit & 7;
+        int level = 0;
+        for (int f = 0; f < w.many; ++f) {
+            const uint32_t p = static_cast<uint16_t>(window * w.factors[f]);
+            level += static_cast<int>((p & 255) + (p >> 8)) - 255;
+        }
+        out[c] = static_cast<float>(level) * w.scale[(s * w.groups + c / w.group) * kStrip + r];
+    }
+}
+
+// -- plain ---------------------------------------------------------------------------------------------------------------------
+std::unique_ptr<Prepared> Plain::prepare(const float *x, size_t m) const {
+    auto p = std::make_unique<Floats>();
+    p->x = x;
+    p->m = m;
+    return p;
+}
+
+bool Plain::shares(const Matrix &other) const {
+    return dynamic_cast<const Plain *>(&other) && other.d == d;
+}
+
+void Plain::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
+    const Floats &a = static_cast<const Floats &>(x);
+    COMPAND_DISPATCH(plain, wide_ ? wide_->data() : nullptr, brain_ ? brain_->data() : nullptr, d, first, last, a.x, a.m, y, stride);
+}
+
+void Plain::row(size_t i, float *out) const {
+    if (wide_) std::memcpy(out, wide_->data() + i * d, d * sizeof(float));
+    else
+        for (size_t c = 0; c < d; ++c) out[c] = widen(brain_->data()[i * d + c]);
+}
+
+// -- rotated -------------------------------------------------------------------------------------------------------------------
+namespace {
+
+struct Turned : Prepared {
+    std::vector<float> x;
+    std::unique_ptr<Prepared> inner;
+};
+
+void transform(const Round &round, const float *x, float *out, bool inverse) {
+    size_t at = round.at;
+    for (size_t i = 0; i < round.size.size();) {
+        size_t same = i;
+        while (same < round.size.size() && round.size[same] == round.size[i]) ++same;
+        const size_t width = (same - i) * round.size[i];
+        const float *signs = round.signs.data() + (at - round.at);
+        hadamard::any_row(x + at, width, round.size[i], inverse ? nullptr : signs, inverse ? signs : nullptr, out + at);
+        at += width;
+        i = same;
+    }
+}
+
+}  // namespace
+
+Rotated::Rotated(nb::object inner, size_t d, const std::vector<std::tuple<size_t, Input<float, 1>, std::vector<size_t>>> &rounds)
+    : Matrix(nb::cast<const Matrix &>(inner).n, d), keep_(inner), inner_(nb::cast<const Matrix &>(inner)) {
+    if (d > inner_.d) throw nb::value_error("more columns than the weights have");
+    for (const auto &[at, signs, sizes] : rounds) {
+        size_t end = at;
+        for (size_t size : sizes) {
+            if (size == 0 || (size & (size - 1)) || size > inner_.d) throw nb::value_error("blocks are powers of two");
+            end += size;
+        }
+        if (end > inner_.d || signs.shape(0) != end - at) throw nb::value_error("the blocks do not fit the weights");
+        rounds_.push_back({at, signs, sizes});
+    }
+}
+
+void Rotated::forward(const float *x, float *a, float *b) const {  // the result is in a
+    std::memcpy(a, x, d * sizeof(float));
+    std::fill(a + d, a + inner_.d, 0.0f);
+    for (const Round &round : rounds_) {
+        std::memcpy(b, a, inner_.d * sizeof(float));
+        transform(round, b, a, false);
+    }
+}
+
+std::unique_ptr<Prepared> Rotated::prepare(const float *x, size_t m) const {
+    auto p = std::make_unique<Turned>();
+    p->x.resize(m * inner_.d);
+    parallel_for(ceil(m, 4), [&](size_t i) {
+        std::vector<float> room(inner_.d);
+        for (size_t t = 4 * i; t < std::min(m, 4 * i + 4); ++t) forward(x + t * d, p->x.data() + t * inner_.d, room.data());
+    });
+    p->inner = inner_.prepare(p->x.data(), m);
+    return p;
+}
+
+bool Rotated::shares(const Matrix &other) const {
+    const Rotated *o = dynamic_cast<const Rotated *>(&other);
+    if (!o || o->d != d || o->inner_.d != inner_.d || o->rounds_.size() != rounds_.size() || !inner_.shares(o->inner_)) return false;
+    for (size_t i = 0; i < rounds_.size(); ++i) {
+        const Round &a = rounds_[i], &b = o->rounds_[i];
+        if (a.at != b.at || a.size != b.size) return false;
+        if (a.signs.data() != b.signs.data() && std::memcmp(a.signs.data(), b.signs.data(), a.signs.shape(0) * sizeof(float))) return false;
+    }
+    return true;
+}
+
+void Rotated::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
+    inner_.range(first, last, *static_cast<const Turned &>(x).inner, y, stride);
+}
+
+void Rotated::row(size_t i, float *out) const {
+    std::vector<float> a(inner_.d), b(inner_.d);
+    inner_.row(i, a.data());
+    for (size_t k = rounds_.size(); k-- > 0;) {
+        std::memcpy(b.data(), a.data(), inner_.d * sizeof(float));
+        transform(rounds_[k], b.data(), a.data(), true);
+    }
+    std::memcpy(out, a.data(), d * sizeof(float));
+}
+
+// -- sums ----------------------------------------------------------------------------------------------------------------------
+namespace {
+
+struct Several : Prepared {
+    size_t m;
+    std::vector<std::unique_ptr<Prepared>> own;
+};
+
+}  // namespace
+
+Added::Added(std::vector<nb::object> terms)
+    : Matrix(terms.empty() ? 0 : nb::cast<const Matrix &>(terms[0]).n, terms.empty() ? 0 : nb::cast<const Matrix &>(terms[0]).d), keep_(terms) {
+    for (const nb::object &t : terms) {
+        terms_.push_back(&nb::cast<const Matrix &>(t));
+        if (terms_.back()->n != n || terms_.back()->d != d) throw nb::value_error("terms of a sum have the same shape");
+    }
+}
+
+std::unique_ptr<Prepared> Added::prepare(const float *x, size_t m) const {
+    auto p = std::make_unique<Several>();
+    p->m = m;
+    for (const Matrix *t : terms_) p->own.push_back(t->prepare(x, m));
+    return p;
+}
+
+bool Added::shares(const Matrix &other) const {
+    const Added *o = dynamic_cast<const Added *>(&other);
+    if (!o || o->terms_.size() != terms_.size()) return false;
+    for (size_t i = 0; i < terms_.size(); ++i)
+        if (!terms_[i]->shares(*o->terms_[i])) return false;
+    return true;
+}
+
+void Added::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
+    const Several &p = static_cast<const Several &>(x);
+    terms_[0]->range(first, last, *p.own[0], y, stride);
+    const size_t width = last - first;
+    std::vector<float> room(p.m * width);
+    for (size_t i = 1; i < terms_.size(); ++i) {
+        terms_[i]->range(first, last, *p.own[i], room.data() - first, width);
+        for (size_t t = 0; t < p.m; ++t)
+            for (size_t r = 0; r < width; ++r) y[t * stride + first + r] += room[t * width + r];
+    }
+}
+
+void Added::row(size_t i, float *out) const {
+    std::vector<float> room(d);
+    terms_[0]->row(i, out);
+    for (size_t k = 1; k < terms_.size(); ++k) {
+        terms_[k]->row(i, room.data());
+        for (size_t c = 0; c < d; ++c) out[c] += room[c];
+    }
+}
+
+// -- products in Python --------------------------------------------------------------------------------------------------------
+namespace {
+
+struct Results : Prepared {
+    size_t m;
+    std::vector<float> y;
+};
+
+}  // namespace
+
+std::unique_ptr<Prepared> Called::prepare(const float *x, size_t m) const {
+    auto p = std::make_unique<Results>();
+    p->m = m;
+    p->y.resize(m * n);
+    nb::gil_scoped_acquire gil;
+    const size_t shape[2] = {m, d};
+    nb::ndarray<nb::numpy, const float> lines(x, 2, shape, nb::handle());
+    const auto y = nb::cast<Input<float, 2>>(product_(nb::cast(lines, nb::rv_policy::copy)));
+    if (y.shape(0) != m || y.shape(1) != n) throw nb::value_error("a product has another shape than its weights");
+    std::memcpy(p->y.data(), y.data(), p->y.size() * sizeof(float));
+    return p;
+}
+
+void Called::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
+    const Results &p = static_cast<const Results &>(x);
+    for (size_t t = 0; t < p.m; ++t) std::memcpy(y + t * stride + first, p.y.data() + t * n + first, (last - first) * sizeof(float));
+}
+
+void Called::row(size_t i, float *out) const {
+    nb::gil_scoped_acquire gil;
+    const auto x = nb::cast<Input<float, 1>>(rows_(i));
+    if (x.shape(0) != d) throw nb::value_error("a row has another width than its weights");
+    std::memcpy(out, x.data(), d * sizeof(float));
+}
+
+}  // namespace compand::matmul

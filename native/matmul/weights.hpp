@@ -1,0 +1,119 @@
+// The kinds of weights. Each keeps the arrays it was made of alive.
+#pragma once
+#include <optional>
+#include <string>
+
+#include "arrays.hpp"
+#include "matmul/matmul.hpp"
+#include "matmul/matrix.hpp"
+
+namespace compand::matmul {
+
+namespace nb = nanobind;
+
+// Packed ids: see `Rows` in matmul.hpp.
+class Ids : public Matrix {
+public:
+    using Bytes = std::optional<Input<uint8_t, 1>>;
+    using Scales = std::optional<Input<float, 2>>;
+    using Brain = std::optional<Input<uint16_t, 2>>;
+    Ids(size_t d, Input<uint8_t, 2> bytes, int bits, int offset, float unit, size_t group, Brain brain, Scales scale, Bytes levels, Bytes high,
+        Scales zero);
+    std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool shares(const Matrix &other) const override;
+    void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
+    void row(size_t i, float *out) const override;
+
+private:
+    Input<uint8_t, 2> bytes_;
+    Bytes levels_, high_;
+    Brain brain_;
+    Scales scale_, zero_;
+    int offset_;
+    float unit_;
+    Rows rows_;
+};
+
+// A trellis: see `Strips` in matmul.hpp; the rows of a last strip that is not whole are levels.
+class Trellis : public Matrix {
+public:
+    Trellis(size_t d, Input<uint8_t, 1> bits, int k, Input<uint16_t, 1> factors, size_t block, size_t group, Input<float, 3> scale,
+            Input<int16_t, 2> rest, Input<float, 2> rest_scale);
+    std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool shares(const Matrix &other) const override;
+    void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
+    void row(size_t i, float *out) const override;
+
+private:
+    Input<uint8_t, 1> bits_;
+    Input<uint16_t, 1> factors_;
+    Input<float, 3> scale_;
+    Input<int16_t, 2> rest_;
+    Input<float, 2> rest_scale_;
+    Strips strips_;
+};
+
+// float32 or bfloat16 as it is; activations are not rounded.
+class Plain : public Matrix {
+public:
+    explicit Plain(Input<float, 2> values) : Matrix(values.shape(0), values.shape(1)), wide_(values) {}
+    explicit Plain(Input<uint16_t, 2> values) : Matrix(values.shape(0), values.shape(1)), brain_(values) {}
+    std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool shares(const Matrix &other) const override;
+    void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
+    void row(size_t i, float *out) const override;
+
+private:
+    std::optional<Input<float, 2>> wide_;
+    std::optional<Input<uint16_t, 2>> brain_;
+};
+
+// Weights behind signs and Hadamard transforms of blocks, in rounds: the activations are transformed instead.
+struct Round {
+    size_t at;                // first column
+    Input<float, 1> signs;    // of the columns from there on that it covers
+    std::vector<size_t> size; // blocks, one after the other
+};
+class Rotated : public Matrix {
+public:
+    Rotated(nb::object inner, size_t d, const std::vector<std::tuple<size_t, Input<float, 1>, std::vector<size_t>>> &rounds);
+    std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool shares(const Matrix &other) const override;
+    void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
+    void row(size_t i, float *out) const override;
+
+private:
+    void forward(const float *x, float *a, float *b) const;
+    nb::object keep_;
+    const Matrix &inner_;
+    std::vector<Round> rounds_;
+};
+
+// A sum of weights.
+class Added : public Matrix {
+public:
+    explicit Added(std::vector<nb::object> terms);
+    std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool shares(const Matrix &other) const override;
+    void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
+    void row(size_t i, float *out) const override;
+
+private:
+    std::vector<nb::object> keep_;
+    std::vector<const Matrix *> terms_;
+};
+
+// Any product in Python: product(x (m, d)) -> (m, n), rows(i) -> (d,).
+class Called : public Matrix {
+public:
+    Called(size_t n, size_t d, nb::callable product, nb::callable rows) : Matrix(n, d), product_(product), rows_(rows) {}
+    std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool shares(const Matrix &) const override { return false; }
+    void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
+    void row(size_t i, float *out) const override;
+
+private:
+    nb::callable product_, rows_;
+};
+
+}  // namespace compand::matmul

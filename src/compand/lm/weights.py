@@ -1,0 +1,146 @@
+"""The weights of a decoder as native matrices, from a .cpd file or a Hugging Face folder, coded or not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _native
+from .. import open as open_file
+from ..codec import Codec
+from ..codes import Codes
+from ..dtypes import is_float
+from ..errors import FormatError
+from ..modality import detect
+from ..modality.weights import LEAST_QUANTIZED
+from ..op.buffers import codes_of
+from ..op.matmul import matrix
+from ..stage import Form
+
+
+class Weights:
+    """Named tensors and files of a model. ``spec`` codes matrices that are not coded yet (embedding and head too)."""
+
+    def __init__(self, path, spec: str | None = None):
+        self.path, self.spec = Path(path), spec
+        self.bytes = 0  # of all weights taken, as they are in memory
+        self.values = 0
+        self._close: Callable[[], None]
+        if self.path.is_dir():
+            source = detect(self.path)
+            self._items = {item.name: item for item in source.items()}
+            self._close = source.close
+            self._entries: Any = {}
+        else:
+            file = open_file(self.path)
+            self._entries, self._items, self._close = file, {}, lambda: None  # matrices are views of its map
+        self.config = self.json("config.json")
+        if self.config is None:
+            raise FormatError(f"{self.path} holds no config.json: not a model")
+        self._coded = self.config.get("quantization_config") if isinstance(self.config, dict) else None
+        if self._coded and self._coded.get("quant_method") != "compand":
+            raise FormatError(f"{self.path}: weights of {self._coded.get('quant_method')!r} cannot be read here")
+        self._matrices: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """Let the folder go; matrices stay."""
+        self._close()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors."""
+        return [n for n in self._entries if self._entries[n].kind == "array"] if self._entries else list(self._items)
+
+    def file(self, name: str) -> bytes | None:
+        """A file of the model's folder."""
+        if self._entries:
+            if name not in self._entries or self._entries[name].kind != "file":
+                return None
+            return self._entries[name].array().tobytes()
+        path = self.path / name
+        return path.read_bytes() if path.is_file() else None
+
+    def json(self, name: str) -> Any:
+        """A JSON file of the folder, None if there is none."""
+        data = self.file(name)
+        if data is None:
+            return None
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as e:
+            raise FormatError(f"{self.path}: {name} is not JSON: {e}") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries if self._entries else name in self._items
+
+    def array(self, name: str) -> np.ndarray:
+        """A tensor decoded, in its own dtype."""
+        if name not in self:
+            raise FormatError(f"{self.path}: no tensor {name!r}")
+        return np.asarray(self._entries[name].array() if self._entries else self._items[name].load())
+
+    def vector(self, name: str, size: int) -> np.ndarray:
+        """A tensor of one axis: float32."""
+        a = self.array(name)
+        if a.shape != (size,) or not is_float(a.dtype.name):
+            raise FormatError(f"{self.path}: {name} is {a.dtype}{list(a.shape)}, the model needs {size} floats")
+        self.bytes += a.size * 4
+        return np.ascontiguousarray(a, np.float32)
+
+    def matrix(self, name: str, n: int, d: int) -> Any:
+        """A tensor (n, d) as a native matrix; kept, so that what is tied is there once."""
+        if name not in self._matrices:
+            self._matrices[name] = self._matrix(name, Form(n, d))
+        found = self._matrices[name]
+        if found.shape != (n, d):
+            raise FormatError(f"{self.path}: {name} is {list(found.shape)}, the model needs {[n, d]}")
+        return found
+
+    def _matrix(self, name: str, form: Form) -> Any:
+        codes = self._codes(name, form)
+        if codes is None:
+            a = self.array(name)
+            if a.ndim != 2 or not is_float(a.dtype.name):
+                raise FormatError(f"{self.path}: {name} is {a.dtype}{list(a.shape)}, not a float matrix")
+            if not self.spec or a.size < LEAST_QUANTIZED:
+                return self._plain(a)
+            codec = Codec(self.spec)
+            codes = (codec.fit(a) if codec.stage.state(codec.form(a.shape, a.dtype.name)) else codec).encode(a)
+        if len(codes.shape) != 2:
+            raise FormatError(f"{self.path}: {name} has the shape {list(codes.shape)}, not two axes")
+        if codes.codec.stage.raw:
+            return self._plain(codes.codec.decode(codes))
+        self.bytes += codes.nbytes
+        self.values += codes.size
+        return matrix(codes)
+
+    def _plain(self, a: np.ndarray) -> Any:
+        a = np.ascontiguousarray(a) if a.dtype.name == "bfloat16" else np.ascontiguousarray(a, np.float32)
+        self.bytes += a.nbytes
+        self.values += a.size
+        return _native.Plain(a.view(np.uint16) if a.dtype.name == "bfloat16" else a)
+
+    def _codes(self, name: str, form: Form) -> Codes | None:
+        """The codes of a tensor, None where it is not coded."""
+        if self._entries:
+            if name not in self._entries:
+                raise FormatError(f"{self.path}: no tensor {name!r}")
+            entry = self._entries[name]
+            if "base" in entry.attrs:
+                raise FormatError(f"{self.path}: {name} is stored as a difference to a base model; decompress the model first")
+            return None if entry.codec.stage.raw else entry.codes()
+        if self._coded is None or name not in self._items or self._items[name].dtype != "uint8":
+            return None
+        config, module = self._coded, name.removesuffix(".weight")
+        own = [n for n, item in self._items.items() if n.startswith(module + ".") and item.dtype == "uint8"]
+        buffers = {n[len(module) + 1:]: self.array(n) for n in own}
+        overrides = config.get("overrides") or {}
+        spec = next((own for pattern, own in overrides.items() if re.search(pattern, module)), config.get("spec"))
+        if not isinstance(spec, str):
+            raise FormatError(f"{self.path}: {name} is coded, and config.json has no spec for it")
+        return codes_of(Codec(spec), form, buffers)

@@ -1,0 +1,171 @@
+"""`compand.lm`: the same logits as transformers, whatever the family, the sizes and the form of the weights."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+import compand
+from compand import _native
+from compand.errors import CompandError, FormatError, InputError, UnsupportedError
+from compand.lm import Sampling, load
+
+os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+
+SMALL = dict(vocab_size=97, hidden_size=64, intermediate_size=136, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=96, eos_token_id=None, bos_token_id=None, pad_token_id=None)
+FAMILIES = {
+    "llama": ("Llama", {}),
+    "llama-odd": ("Llama", dict(hidden_size=60, intermediate_size=101, num_attention_heads=3, num_key_value_heads=1, head_dim=10,
+                                attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    "llama3": ("Llama", dict(rope_parameters=dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0,
+                                                  high_freq_factor=4.0, original_max_position_embeddings=32))),
+    "linear": ("Llama", dict(rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=2.0))),
+    "mistral": ("Mistral", dict(sliding_window=7)),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", dict(head_dim=32)),
+    "gemma": ("Gemma", dict(head_dim=16)),
+    "gemma2": ("Gemma2", dict(head_dim=16, sliding_window=6, query_pre_attn_scalar=24, num_hidden_layers=4)),
+    "gemma3": ("Gemma3", dict(head_dim=24, sliding_window=5, query_pre_attn_scalar=20, num_hidden_layers=7)),
+}
+IDS = np.random.default_rng(0).integers(0, 97, 75)
+
+
+def make(folder, family, **more):
+    name, own = FAMILIES[family]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}{'Text' if name == 'Gemma3' else ''}Config")(**{**SMALL, **own, **more})
+    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    with torch.no_grad():
+        for p in model.parameters():  # norms and biases too, so that each is seen to count
+            p.add_(torch.randn_like(p) * 0.15)
+    model.train(False).save_pretrained(folder)
+    return model
+
+
+def reference(model, ids=IDS):
+    with torch.no_grad():
+        return model(torch.from_numpy(np.asarray(ids))[None]).logits[0].numpy()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_those_of_transformers(family, tmp_path):
+    full = reference(make(tmp_path, family))
+    model = load(tmp_path, cache="float32")
+    y = model.logits(IDS, every=True)
+    assert np.abs(y - full).max() < 2e-4 * full.std()
+    model.reset()
+    one = np.stack([model.logits([t]) for t in IDS[:40]])  # token by token, over the same cache
+    np.testing.assert_array_equal(one, y[:40])
+    model.reset(20)
+    np.testing.assert_array_equal(model.logits(IDS[20:30]), y[29])
+    brain = load(tmp_path).logits(IDS, every=True)  # keys and values of 8 bits' precision
+    assert 0 < np.abs(brain - full).max() < 0.05 * full.std()
+
+
+def test_instructions_and_threads_change_no_bit(tmp_path):
+    for family in ("gemma2", "llama-odd"):
+        make(tmp_path / family, family)
+        for spec in (None, "int:4:group=16", "hadamard,trellis:3:memory=12"):
+            found = []
+            for isa in ("scalar", "avx2", "avx512"):
+                for threads in (1, 3):
+                    if _native.set_isa(isa):
+                        _native.set_threads(threads)
+                        found.append(load(tmp_path / family, spec=spec).logits(IDS[:20], every=True))
+            _native.set_isa("auto")
+            _native.set_threads(0)
+            assert all(np.array_equal(found[0], y) for y in found[1:]), (family, spec)
+
+
+@pytest.mark.parametrize("spec", ["int:8:group=32", "hadamard,int:6", "hadamard,trellis:4:memory=12",
+                                  "int:4:group=16+int:4:group=16", "pq:16x8", "float:e4m3"])
+def test_codes_give_what_their_weights_give(spec, tmp_path):
+    for family in ("llama", "gemma3"):
+        folder, file = tmp_path / family, tmp_path / f"{family}.cpd"
+        model = make(folder, family, vocab_size=300)
+        compand.modality.pack(folder, file, spec=spec)
+        compand.modality.unpack(file, tmp_path / f"{family}-again")
+        decoded = type(model).from_pretrained(tmp_path / f"{family}-again", dtype=torch.float32)
+        full = reference(decoded)
+        ours = load(file, cache="float32")
+        y = ours.logits(IDS, every=True)
+        assert np.abs(y - full).std() < 0.03 * full.std()
+        again = load(folder, spec=spec, cache="float32")
+        assert again.values == ours.values and np.array_equal(again.logits(IDS, every=True), y)
+        w = decoded.get_input_embeddings().weight[5].detach().numpy()
+        from compand.lm.weights import Weights
+
+        row = Weights(file).matrix("model.embed_tokens.weight", 300, 64).row(5)
+        np.testing.assert_allclose(row, w, atol=2e-3 * np.abs(w).max())
+
+
+def test_lossless_file_and_greedy_generation(tmp_path):
+    model = make(tmp_path / "m", "qwen3")
+    compand.modality.pack(tmp_path / "m", tmp_path / "m.cpd", lossless=True)
+    ours = load(tmp_path / "m.cpd", cache="float32")
+    ids = torch.from_numpy(IDS[:9])[None]
+    with torch.no_grad():
+        full = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False)[0, 9:].tolist()
+    assert list(ours.generate(IDS[:9], most=20)) == full
+    ours.reset()
+    a, b = (list(load(tmp_path / "m.cpd").generate(IDS[:9], most=20, sampling=Sampling(1.0, 20, 0.9, seed=s))) for s in (1, 1))
+    assert a == b and a != full
+    small = load(tmp_path / "m.cpd", context=12)
+    assert len(list(small.generate(IDS[:9], most=20))) == 4 and small.position == 12
+
+
+def test_coded_folder_of_transformers(tmp_path):
+    compand_hf = pytest.importorskip("compand.hf")
+    make(tmp_path / "m", "llama")
+    config = compand_hf.CompandConfig(bits=4, overrides={"down_proj": "int:8:group=16"}, modules_to_not_convert=[])
+    coded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", quantization_config=config)
+    coded.save_pretrained(tmp_path / "c")
+    full = reference(coded)
+    y = load(tmp_path / "c", cache="float32").logits(IDS, every=True)
+    off = np.abs(y - full) / full.std()  # now and then an activation rounds the other way, where its last bit differs
+    assert np.median(off) < 1e-5 and off.max() < 0.3
+
+
+def test_what_is_no_model_ends_in_a_named_error(tmp_path):
+    make(tmp_path / "m", "llama")
+    with pytest.raises(InputError, match="context"):
+        load(tmp_path / "m", context=1000)
+    model = load(tmp_path / "m", context=20)
+    for bad in ([], [97], [-1], [0.5], np.zeros((2, 2), int)):
+        with pytest.raises(InputError):
+            model.logits(bad)
+    with pytest.raises(InputError, match="context"):
+        model.logits(np.zeros(21, int))
+    with pytest.raises(InputError):
+        model.reset(3)
+    with pytest.raises(FormatError, match="tokenizer"):
+        model.tokens("hello")
+    path = tmp_path / "m" / "config.json"
+    good = json.loads(path.read_text())
+    changes = [(dict(model_type="bert"), UnsupportedError), (dict(num_hidden_layers=5), FormatError), (dict(hidden_size=32), FormatError),
+               (dict(num_attention_heads=0), FormatError), (dict(num_key_value_heads=3), FormatError), (dict(vocab_size=98), FormatError),
+               (dict(rms_norm_eps="x"), FormatError), (dict(hidden_act="relu"), UnsupportedError), (dict(head_dim=8), FormatError),
+               (dict(num_hidden_layers=10 ** 9), FormatError), (dict(layer_types=["x"]), UnsupportedError), (dict(head_dim=7), FormatError),
+               (dict(rope_parameters=dict(rope_type="yarn", rope_theta=1e4)), UnsupportedError), (dict(sliding_window=[]), FormatError),
+               (dict(rope_parameters=dict(rope_type="default", rope_theta="x")), FormatError), (dict(max_position_embeddings=None), None)]
+    for change, error in changes:
+        path.write_text(json.dumps({**good, **change}))
+        if error is None:
+            load(tmp_path / "m")
+            continue
+        if "sliding_window" in change:
+            path.write_text(json.dumps({**good, **change, "model_type": "mistral"}))
+        with pytest.raises(error):
+            load(tmp_path / "m")
+    for text in ("[]", "{", "1"):
+        path.write_text(text)
+        with pytest.raises(CompandError):
+            load(tmp_path / "m")
+    path.unlink()
+    with pytest.raises(FormatError, match="config.json"):
+        load(tmp_path / "m")
