@@ -23,8 +23,8 @@ READS = (".npy, .npz, Parquet and Arrow/Feather columns of vectors, .safetensors
 def detect(path, *, exact: bool = False) -> Source:
     """Open a foreign object with the reader its content asks for.
 
-    ``exact`` gives GGUF blocks as they are instead of dequantized, and splats attribute by attribute. Raises `FormatError` for
-    anything not read, `InputError` for a path that cannot be opened.
+    ``exact`` gives GGUF blocks and quantized model folders as they are instead of dequantized, and splats attribute by attribute.
+    Raises `FormatError` for anything not read, `InputError` for a path that cannot be opened.
     """
     from .source import Mapped
     from .splats import Scene, format_of
@@ -33,9 +33,9 @@ def detect(path, *, exact: bool = False) -> Source:
     if format_of(path):
         return Scene(path, exact=exact)
     if path.is_dir():
-        from .hf import Folder
+        from .quantized import open_folder
 
-        return Folder(path)
+        return open_folder(path, exact=exact)
 
     file = Mapped(path)
     head = file.bytes(0, min(file.size, 16))

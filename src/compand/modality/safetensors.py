@@ -149,18 +149,23 @@ def write_shard(out, header: bytes, stored: list[str], tensors: list[Tensor], ar
         out.write(x.reshape(-1).view(np.uint8).data)
 
 
-def write_new(out, arrays: list[tuple[str, tuple[int, ...], str, object]], metadata: dict[str, str] | None = None) -> None:
-    """Write (name, shape, dtype name, load) as a new .safetensors, for arrays that came from elsewhere."""
+def new_header(arrays: list[tuple[str, tuple[int, ...], str]], metadata: dict[str, str] | None = None) -> bytes:
+    """The header of (name, shape, dtype name) one after another. Raises `FormatError` for a dtype that safetensors has not."""
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     at = 0
-    for name, shape, dtype, _ in arrays:
+    for name, shape, dtype in arrays:
         if dtype not in _CODES:
             raise FormatError(f"{name}: safetensors has no dtype {dtype}")
         stop = at + product(shape) * DTYPES[_CODES[dtype]][0] // 8
         header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [at, stop]}
         at = stop
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    return text + b" " * (-len(text) % 8)
+
+
+def write_new(out, arrays: list[tuple[str, tuple[int, ...], str, object]], metadata: dict[str, str] | None = None) -> None:
+    """Write (name, shape, dtype name, load) as a new .safetensors, for arrays that came from elsewhere."""
+    text = new_header([array[:3] for array in arrays], metadata)
     out.write(len(text).to_bytes(8, "little") + text)
     for _, _, _, load in arrays:
         out.write(np.ascontiguousarray(load()).reshape(-1).view(np.uint8).data)

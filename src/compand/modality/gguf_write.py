@@ -1,0 +1,79 @@
+"""A new GGUF file (version 3) of metadata and tensors in any type that can be written."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..dtypes import dtype as dtype_of
+from ..errors import InputError
+from .gguf_grid import quantize
+from .gguf_types import TYPES
+from .output import whole_file
+
+_ALIGN = 32
+_KINDS = {t.name: kind for kind, t in TYPES.items()}
+
+
+def write_gguf(path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, Any] | None = None, *,
+               overwrite: bool = False) -> None:
+    """Write name → (type, array), as ``{"blk.0.ffn_up.weight": ("Q4_K", w)}``, and metadata (str, bool, int, float, lists of one kind).
+
+    Types are plain (F32, F16, BF16, ...) or those of `compand.modality.gguf_grid.GRIDS`. A uint8 array whose rows are as long as the type's
+    blocks is taken as blocks that are ready. Raises `InputError` for what GGUF cannot hold.
+    """
+    entries, data, at = [], [], 0
+    for name, (kind, x) in tensors.items():
+        shape, raw = _bytes(name, kind, np.asarray(x))
+        entries.append(_text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape[::-1], _KINDS[kind], at))
+        data.append(raw)
+        at += -(-raw.nbytes // _ALIGN) * _ALIGN
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(entries), len(metadata or {}))
+    head += b"".join(_text(key) + _value(key, value) for key, value in (metadata or {}).items()) + b"".join(entries)
+    with whole_file(path, overwrite=overwrite) as f:
+        f.write(head + bytes(-len(head) % _ALIGN))
+        for raw in data:
+            f.write(raw.data)
+            f.write(bytes(-raw.nbytes % _ALIGN))
+
+
+def _bytes(name: str, kind: str, x: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape in values, and the bytes."""
+    if kind not in _KINDS:
+        raise InputError(f"{name}: no GGUF type {kind}; there are {', '.join(_KINDS)}")
+    if not 1 <= x.ndim <= 4:
+        raise InputError(f"{name}: {x.ndim} axes, GGUF has 1 to 4")
+    t = TYPES[_KINDS[kind]]
+    if isinstance(t.read, str):
+        return x.shape, np.ascontiguousarray(x.astype(dtype_of(t.read))).reshape(-1).view(np.uint8)
+    if x.dtype == np.uint8:
+        if x.shape[-1] % t.nbytes:
+            raise InputError(f"{name}: rows of {x.shape[-1]:,} bytes are no whole blocks of {t.nbytes} ({kind})")
+        return (*x.shape[:-1], x.shape[-1] // t.nbytes * t.values), np.ascontiguousarray(x).reshape(-1)
+    return x.shape, quantize(kind, x).reshape(-1)
+
+
+def _text(s: str) -> bytes:
+    return struct.pack("<Q", len(s.encode())) + s.encode()
+
+
+def _value(key: str, v: Any) -> bytes:
+    """Type and bytes of a metadata value."""
+    if isinstance(v, (list, tuple, np.ndarray)):
+        parts = [_value(key, item) for item in (v.tolist() if isinstance(v, np.ndarray) else v)]
+        if len({p[:4] for p in parts}) > 1:
+            raise InputError(f"metadata {key}: a list of values of several kinds")
+        return struct.pack("<I", 9) + (parts[0][:4] if parts else struct.pack("<I", 4)) + struct.pack("<Q", len(parts)) \
+            + b"".join(p[4:] for p in parts)
+    if isinstance(v, str):
+        return struct.pack("<I", 8) + _text(v)
+    if isinstance(v, bool):
+        return struct.pack("<I?", 7, v)
+    if isinstance(v, int) and -1 << 63 <= v < 1 << 63:
+        return struct.pack("<II", 4, v) if 0 <= v < 1 << 32 else struct.pack("<Iq", 11, v)
+    if isinstance(v, float):
+        return struct.pack("<If", 6, v)
+    raise InputError(f"metadata {key}: {type(v).__name__} values cannot be stored")
