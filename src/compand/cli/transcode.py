@@ -1,4 +1,4 @@
-"""compand transcode: a scene of splats from one format into another, .cpd included."""
+"""compand transcode: a scene of splats from one format into another, .cpd included; a GGUF model into a folder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def add(app: typer.Typer) -> None:
 
 
 def transcode(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="PLY, compressed PLY, SPZ, SOG (or its folder), .splat, KSPLAT, .cpd.",
-                                           show_default=False)],
-    out: Annotated[Path, typer.Argument(metavar="OUTPUT", help=".ply .spz .sog .splat .cpd: the suffix says how.", show_default=False)],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="PLY, compressed PLY, SPZ, SOG (or its folder), .splat, KSPLAT, .cpd; "
+                                           "GGUF.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUTPUT", help=".ply .spz .sog .splat .cpd: the suffix says how; of a GGUF a folder.",
+                                        show_default=False)],
     quality: Annotated[float | None, typer.Option(min=1, max=100, help="Of a .cpd: 1 to 100.  [default: 50]", show_default=False)] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Of a .cpd: keep every bit.")] = False,
     degree: Annotated[int | None, typer.Option(min=0, max=4, help="Cut harmonics to this degree.", show_default=False)] = None,
@@ -36,12 +37,13 @@ def transcode(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No result line.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Turn a scene of splats into another format. Each format loses what its own steps lose.
+    """Turn a scene of splats into another format (each loses what its own steps lose), or a GGUF model into a Hugging Face folder.
 
     [bold]compand transcode scene.ply scene.spz[/]
     [bold]compand transcode scene.cpd scene.sog[/]
     [bold]compand transcode scene.sog scene.cpd --quality 60[/]
     [bold]compand transcode scene.ply light.spz --prune 0.2[/]
+    [bold]compand transcode model.gguf model/[/]                     dequantized: configuration, tokenizer, bfloat16 weights
     """
     from ..modality import pack
     from ..modality.splats import Scene, passes, read, write
@@ -50,6 +52,8 @@ def transcode(
     from .arrays import size_on_disk
     from .console import usage
 
+    if source.is_file() and source.open("rb").read(4) == b"GGUF":
+        return _model(source, out, force, quiet, json)
     packed = out.suffix.lower() == ".cpd"
     if (quality is not None or lossless) and not packed:
         raise usage("--quality and --lossless are for .cpd; other formats have steps of their own")
@@ -88,3 +92,19 @@ def transcode(
             note(TOLD[name].format(**d))
         typer.echo(f"{source.name} → {out.name}: {len(scene):,} splats, {size(before)} → {size(result['bytes_out'])}, "
                    f"{short(result['bytes_per_splat'])} bytes a splat, {short(result['seconds'])} s")
+
+
+def _model(source: Path, out: Path, force: bool, quiet: bool, json: bool) -> None:
+    """A language model in a GGUF file as a Hugging Face folder."""
+    from ..integration.gguf_folder import to_folder
+    from .arrays import size_on_disk
+
+    start = time.perf_counter()
+    config = to_folder(source, out, overwrite=force)
+    result = {"input": str(source), "output": str(out), "architecture": config["architectures"][0], "bytes_in": size_on_disk(source),
+              "bytes_out": size_on_disk(out), "seconds": time.perf_counter() - start}
+    if json:
+        put_json(result)
+    elif not quiet:
+        typer.echo(f"{source.name} → {out.name}/: {result['architecture']}, {size(result['bytes_in'])} → {size(result['bytes_out'])}, "
+                   f"{short(result['seconds'])} s")

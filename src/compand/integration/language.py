@@ -128,12 +128,15 @@ class Language:
         return seen
 
     def tokens(self, text: str, length: int, sequences: int | None = None):
-        """The first tokens of the text as sequences: int64 (at most sequences, length), each with the model's own start."""
+        """The first tokens of the text as sequences: int64 (at most sequences, length), each with the model's own start.
+
+        Words that look like special tokens (``<unk>``) are text.
+        """
         torch, _ = transformers()
         start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
         step = length - len(start)
         most = None if sequences is None else sequences * step * 12  # characters: enough for any language
-        ids = self.tokenizer(text[:most], add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self.tokenizer(text[:most], add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         count = min(len(ids) // step, sequences or len(ids))
         if not count:
             raise InputError(f"the text has {len(ids)} tokens, {step} are needed; give more text")
