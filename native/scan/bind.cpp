@@ -94,20 +94,21 @@ size_t check_sizes(Input<int32_t, 1> sizes, size_t d) {
     return width;
 }
 
-// Ids of the nearest codeword of each group, x (n, d) in consecutive runs of sizes[g] columns, codebooks as for Index; and <x, x_hat>.
+// Ids of the nearest codeword of each group, x (n, d) in consecutive runs of sizes[g] columns, codebooks as for Index; <x, x_hat> and |x|^2.
 nb::tuple encode(Input<float, 2> x, Input<float, 1> codebooks, Input<float, 2> half, Input<int32_t, 1> sizes, size_t k) {
     const size_t n = x.shape(0), d = x.shape(1), groups = sizes.shape(0);
     if (k < 1 || k > 256) throw nb::value_error("k must be from 1 to 256");
     if (half.shape(0) != groups || half.shape(1) != k) throw nb::value_error("half must have a value for each codeword");
     if (codebooks.shape(0) != check_sizes(sizes, d) * k) throw nb::value_error("codebooks must have k values for each coordinate");
     Fresh<uint8_t> ids({n, groups});
-    Fresh<float> dots({n});
+    Fresh<float> dots({n}), squares({n});
     {
         nb::gil_scoped_release release;
         constexpr size_t rows = 256;
         parallel_for((n + rows - 1) / rows, [&](size_t task) {
             const size_t first = task * rows, count = std::min(rows, n - first);
             std::fill_n(dots.data() + first, count, 0.0f);
+            COMPAND_DISPATCH(squares, x.data() + first * d, count, d, squares.data() + first);
             for (size_t g = 0, at = 0; g < groups; ++g) {
                 const auto size = static_cast<size_t>(sizes.data()[g]);
                 COMPAND_DISPATCH(nearest, x.data() + first * d + at, count, d, codebooks.data() + at * k, half.data() + g * k, size, k,
@@ -116,7 +117,7 @@ nb::tuple encode(Input<float, 2> x, Input<float, 1> codebooks, Input<float, 2> h
             }
         });
     }
-    return nb::make_tuple(ids.release(), dots.release());
+    return nb::make_tuple(ids.release(), dots.release(), squares.release());
 }
 
 // Weighted sums of the rows of each codeword, (width, k), and of their weights, (groups, k): rows in order, in float64.
@@ -168,7 +169,7 @@ void bind_scan(nb::module_ &m) {
     m.def("scan_sums_of", &scan::sums_by_rows, "rows"_a.noconvert(), "queries"_a.noconvert(), "ids"_a.noconvert(), "zero"_a,
           "Inner products (q, m) of queries (q, c) with rows[ids] + zero, ids (q, m); float32, in a fixed order.");
     m.def("scan_encode", &scan::encode, "x"_a.noconvert(), "codebooks"_a.noconvert(), "half"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
-          "Ids (n, groups) of the nearest codewords, ties to the lowest, and inner products (n) with them; float32, in a fixed order.");
+          "Ids (n, groups) of the nearest codewords, ties to the lowest, inner products (n) with them, and |x|^2 (n); float32, in a fixed order.");
     m.def("scan_sums", &scan::sums, "x"_a.noconvert(), "ids"_a.noconvert(), "weights"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
           "Sums (width, k) and weights (groups, k) of the rows of each codeword.");
 }

@@ -227,8 +227,9 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
         }
     }
     const Store store{codes_.get(), gain_.get(), has_term_ ? term_.get() : nullptr, allow.data(), laid_, bits_, bounded ? &bounds_ : nullptr};
-    // blocks that stay in the cache (of 8 bits, the nearest one) while all queries of a tile pass over them
-    const size_t chunk = bits_ == 8 ? std::max<size_t>(1, 20480 / block_bytes(laid_, 8)) : 16;
+    // blocks that stay in the cache (of 8 bits, the nearest one) while all queries of a tile pass over them; with bounds
+    // the scan sees to that itself
+    const size_t chunk = bounded ? 256 : bits_ == 8 ? std::max<size_t>(1, 20480 / block_bytes(laid_, 8)) : 16;
     std::vector<Tables> tables(std::min(wave, r.count));
     std::vector<Best> best;
     for (size_t from = 0; from < r.count; from += wave) {
@@ -253,8 +254,7 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
                                             &best[segment * count + q], &t.asked};
             }
             for (size_t at = begin; at < end; at += chunk)
-                for (size_t q = 0; q < last_query - first_query; q += kQueries)
-                    COMPAND_DISPATCH(scan, store, at, std::min(at + chunk, end), queries + q, std::min(kQueries, last_query - first_query - q), scanned);
+                COMPAND_DISPATCH(scan, store, at, std::min(at + chunk, end), queries, last_query - first_query, scanned);
         });
         parallel_for(count, [&](size_t q) {
             std::vector<Hit> hits;

@@ -112,7 +112,7 @@ struct Query {
 };
 
 #define COMPAND_SCAN_FUNCTIONS                                                                                        \
-    /* offers the vectors of blocks [first, last) to count <= 4 queries */                                            \
+    /* offers the vectors of blocks [first, last) to all queries */                                                   \
     void scan(const Store &store, size_t first, size_t last, const Query *queries, size_t count, size_t groups);      \
     /* out[i] = sum_j query[j] * (row ids[i] column j + zero) for m of n rows of `columns` bytes */                    \
     void sums_of(const float *query, const uint8_t *rows, size_t n, size_t columns, float zero, const int64_t *ids,   \
@@ -128,7 +128,9 @@ struct Query {
     /* nearest of k codewords (table as above, half = |c|^2/2) to each of n rows: id of the largest x.c - half; */     \
     /* adds x.c of that codeword to dots */                                                                           \
     void nearest(const float *x, size_t n, size_t stride, const float *table, const float *half, size_t d, size_t k,  \
-                 uint8_t *ids, size_t ids_stride, float *dots);
+                 uint8_t *ids, size_t ids_stride, float *dots);                                                      \
+    /* out[i] = |row i|^2 of n rows of d values */                                                                     \
+    void squares(const float *x, size_t n, size_t d, float *out);
 namespace scalar {
 COMPAND_SCAN_FUNCTIONS
 }

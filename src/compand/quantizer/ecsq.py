@@ -81,7 +81,7 @@ class Ecsq(Quantizer, name="ecsq"):
         factors = np.where(power > 0, (sample * ids).sum(axis=0) / np.maximum(power, 1), high)
         fitted = replace(self, factors_=factors.astype(np.float32), reach_=reach.astype(np.uint16), range_=np.float32([high, 1, 0]))
         if self.gain:
-            low, high = np.quantile(fitted._gain(sample, ids), [0.0005, 0.9995])
+            low, high = np.quantile(_gain(*fitted._products(sample, ids)), [0.0005, 0.9995])
             fitted = replace(fitted, range_=np.float32([fitted.range_[0], low, (high - low) / 255]))
         return fitted
 
@@ -96,16 +96,24 @@ class Ecsq(Quantizer, name="ecsq"):
             found += (20 + len(p)) / max(1.0, (1 << 20) / ends[-1])
         return found
 
-    def _gain(self, x: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def _products(self, x: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """|x|² and ⟨x, factors · ids⟩ of each row: (n,) float64."""
         x = np.asarray(x, np.float64)
-        squares, dots = total(x * x)[:, 0], total(x * (ids * self.factors_.astype(np.float64)))[:, 0]
-        fair = dots > 0.05 * squares
-        return np.where(fair, squares / np.where(fair, dots, 1), 1)
+        return total(x * x)[:, 0], total(x * (ids * self.factors_.astype(np.float64)))[:, 0]
 
     def encode(self, x):
-        return concat([self._encode(x[rows]) for rows in chunks(x)])
+        y = to_numpy(x)
+        if y.dtype != np.float32 or not 1e-30 < float(self.range_[0]) < 1e30:
+            return concat([self._encode(x[rows]) for rows in chunks(x)])
+        from .. import _native
+
+        ids, dots, squares = _native.ecsq_encode(np.ascontiguousarray(y), self.factors_, float(np.float32(1 / self.range_[0])),
+                                                 np.array(self.ends(y.shape[1]), np.int64), self.reach_.astype(np.int64))
+        parts = {f"ids{c}": like(a, x) for c, a in enumerate(ids)}
+        return parts | (self._gains(squares, dots, x) if self.gain else {})
 
     def _encode(self, x):
+        """`encode` in plain NumPy, and of float64."""
         y = to_numpy(x)
         ends, ids = self.ends(y.shape[1]), _ids(y, float(self.range_[0]))
         starts = [0, *ends]
@@ -113,11 +121,13 @@ class Ecsq(Quantizer, name="ecsq"):
             np.clip(ids[:, a:b], -reach, reach, out=ids[:, a:b])
         parts = {f"ids{c}": like((ids[:, a:b] + reach).astype(np.uint8 if reach < 128 else np.uint16), x)
                  for c, (a, b, reach) in enumerate(zip(starts, ends, self.reach_.tolist(), strict=False))}
-        if self.gain:
-            low, step = (float(v) for v in self.range_[1:])
-            g = self._gain(y, ids)
-            parts["gain"] = like(np.clip(np.rint((g - low) / step if step else g * 0), 0, 255).astype(np.uint8)[:, None], x)
-        return parts
+        return parts | (self._gains(*self._products(y, ids), x) if self.gain else {})
+
+    def _gains(self, squares, dots, x):
+        """The part of gains |x|² / ⟨x, y⟩ where y points the way of x, else 1."""
+        low, step = (float(v) for v in self.range_[1:])
+        g = _gain(squares, dots)
+        return {"gain": like(np.clip(np.rint((g - low) / step if step else g * 0), 0, 255).astype(np.uint8)[:, None], x)}
 
     def gains(self, parts) -> np.ndarray:
         """The gain of each row: (n,) float32."""
@@ -132,6 +142,13 @@ class Ecsq(Quantizer, name="ecsq"):
     def decode(self, parts, form):
         y = self.integers(parts) * self.factors_ * self.gains(parts)[:, None]
         return cast(like(y.astype(np.float32), parts["ids0"]), form.dtype)
+
+
+def _gain(squares: np.ndarray, dots: np.ndarray) -> np.ndarray:
+    """|x|² / ⟨x, y⟩ where y points the way of x, else 1."""
+    squares, dots = squares.astype(np.float64), dots.astype(np.float64)
+    fair = dots > 0.05 * squares
+    return np.where(fair, squares / np.where(fair, dots, 1), 1)
 
 
 def _ids(x: np.ndarray, step: float) -> np.ndarray:

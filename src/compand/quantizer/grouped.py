@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ..array import cast, like, to_numpy, total
+from ..array import cast, like, to_numpy
 from ..errors import FitError
 from ..fit import waterfill
 from ..stage import KW_ONLY, Part, Quantizer, replace
@@ -95,12 +95,12 @@ class Grouped(Quantizer, name="grouped"):
         fitted = replace(self, codewords_=codewords, sizes_=sizes.astype(np.uint16), unit_=np.float32([unit, 1, 0]))
         if self.gain:
             y = y[:: max(1, n >> 14)]
-            low, high = np.quantile(_gain(y, fitted._ids(y)[1]), [0.0005, 0.9995])
+            low, high = np.quantile(_gain(*fitted._ids(y)[1:]), [0.0005, 0.9995])
             fitted = replace(fitted, unit_=np.float32([unit, low, (high - low) / 255]))
         return fitted
 
-    def _ids(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ids (n, groups) of the nearest codewords, and inner products (n,) with them, in units of unit."""
+    def _ids(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """ids (n, groups) of the nearest codewords, inner products (n,) with them and |x|² (n,), in units of unit."""
         from .. import _native
 
         books = self.codebooks()
@@ -122,11 +122,11 @@ class Grouped(Quantizer, name="grouped"):
     def encode(self, x):
         y = to_numpy(x)
         y = np.ascontiguousarray(y / y.dtype.type(self.unit_[0]), np.float32)
-        ids, dots = self._ids(y)
+        ids, dots, squares = self._ids(y)
         parts = {"ids": like(ids, x)}
         if self.gain:
             low, step = (float(v) for v in self.unit_[1:])
-            g = _gain(y, dots)
+            g = _gain(dots, squares)
             parts["gain"] = like(np.clip(np.rint((g - low) / step if step else g * 0), 0, 255).astype(np.uint8)[:, None], x)
         return parts
 
@@ -136,9 +136,8 @@ class Grouped(Quantizer, name="grouped"):
         return cast(like(y, parts["ids"]), form.dtype)
 
 
-def _gain(x: np.ndarray, dots: np.ndarray) -> np.ndarray:
+def _gain(dots: np.ndarray, squares: np.ndarray) -> np.ndarray:
     """|x|² / ⟨x, y⟩ where y points the way of x, else 1."""
-    squares = total(x * x)[:, 0]
     fair = dots > 0.05 * squares
     return np.where(fair, squares / np.where(fair, dots, 1), 1).astype(np.float32)
 
@@ -170,7 +169,7 @@ def _codewords(x: np.ndarray, sizes: np.ndarray, k: int, weight: np.ndarray | No
     widths, none = sizes.astype(np.int32), np.zeros(0, np.float32)
     run = np.repeat(np.arange(len(sizes)), sizes)
     for _ in range(_ROUNDS):
-        ids, _dots = _native.scan_encode(x, books.ravel(), _half(books, sizes), widths, k)
+        ids, *_ = _native.scan_encode(x, books.ravel(), _half(books, sizes), widths, k)
         total, count = _native.scan_sums(x, ids, none if weight is None else np.ascontiguousarray(weight, np.float32), widths, k)
         books = np.where(count[run] > 0, total / np.maximum(count[run], 1e-30), books).astype(np.float32)
         for g in np.flatnonzero((count == 0).any(axis=1) & (sizes > 0)):  # an unused codeword moves next to one of the most used

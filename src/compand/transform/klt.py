@@ -90,7 +90,9 @@ class Klt(Transform, name="klt"):
 
     def forward(self, x):
         mean, basis, scale = self._arrays(x)
-        return array_namespace(x).matmul(x - mean, basis) * scale, {}
+        y = array_namespace(x).matmul(x - mean, basis)
+        y *= scale
+        return y, {}
 
     def inverse(self, y, side, form):
         mean, basis, scale = self._arrays(y)

@@ -1,0 +1,3 @@
+#define ISA scalar
+#define LEVEL 0
+#include "ecsq/ecsq_impl.hpp"

@@ -1,0 +1,142 @@
+// Tables of queries from codebooks, and the nearest codeword of each group of a row.
+#pragma once
+#include <algorithm>
+#include <cstring>
+#if LEVEL
+#include <immintrin.h>
+#endif
+
+#include "scan/rows_impl.hpp"
+
+namespace compand::scan::ISA {
+namespace {
+template <size_t K> void products_of(const float *x, const float *table, size_t d, float *out) {  // sums stay in registers
+    typedef float Line __attribute__((vector_size(64)));
+    Line sums[K / 16] = {};
+    for (size_t j = 0; j < d; ++j)
+        for (size_t c = 0; c < K / 16; ++c) {
+            Line words;
+            std::memcpy(&words, table + j * K + c * 16, sizeof words);
+            sums[c] += x[j] * words;
+        }
+    std::memcpy(out, sums, sizeof sums);
+}
+}  // namespace
+
+void products(const float *x, const float *table, size_t d, size_t k, float *out) {
+    if (k == 16) return products_of<16>(x, table, d, out);
+    if (k == 64) return products_of<64>(x, table, d, out);
+    for (size_t c = 0; c < k; ++c) out[c] = 0;
+    for (size_t j = 0; j < d; ++j)
+        for (size_t c = 0; c < k; ++c) out[c] += x[j] * table[j * k + c];
+}
+
+void bounds(const float *table, size_t k, float *least, float *most) {
+    constexpr size_t lanes = 16;
+    alignas(64) float low[lanes], high[lanes];
+    for (size_t l = 0; l < lanes; ++l) low[l] = high[l] = table[l];
+    for (size_t c = lanes; c + lanes <= k; c += lanes)
+        for (size_t l = 0; l < lanes; ++l) {
+            low[l] = table[c + l] < low[l] ? table[c + l] : low[l];
+            high[l] = table[c + l] > high[l] ? table[c + l] : high[l];
+        }
+    for (size_t half = lanes / 2; half; half /= 2)
+        for (size_t l = 0; l < half; ++l) {
+            low[l] = low[l + half] < low[l] ? low[l + half] : low[l];
+            high[l] = high[l + half] > high[l] ? high[l + half] : high[l];
+        }
+    *least = low[0], *most = high[0];
+}
+
+void round(const float *table, size_t k, float least, float scale, float most, uint8_t *out) {
+    for (size_t c = 0; c < k; ++c) {
+        float v = (table[c] - least) * scale + 0.5f;
+        v = v < most ? v : most;
+        out[c] = static_cast<uint8_t>(static_cast<int32_t>(v));
+    }
+}
+
+namespace {
+// The best of `from` lanes into the lower half of them, equal scores by the lower id.
+#define COMPAND_HALVE(...)                                                                   \
+    {                                                                                        \
+        const Floats other = __builtin_shufflevector(top, top, __VA_ARGS__);                 \
+        const Ints their = __builtin_shufflevector(row, row, __VA_ARGS__);                   \
+        const Ints take = (other > top) | ((other == top) & (their < row));                  \
+        top = take ? other : top;                                                            \
+        row = take ? their : row;                                                            \
+    }
+
+template <size_t K> void nearest_of(const float *x, size_t n, size_t stride, const float *table, const float *half, size_t d, uint8_t *ids,
+                                    size_t ids_stride, float *dots) {
+    constexpr size_t many = K / kLanes;
+    const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Floats start[many];
+    std::memcpy(start, half, sizeof start);
+    for (size_t c = 0; c < many; ++c) start[c] = -start[c];
+    for (size_t i = 0; i < n; ++i, x += stride, ids += ids_stride) {
+        Floats scores[many];
+        for (size_t c = 0; c < many; ++c) scores[c] = start[c];
+        for (size_t j = 0; j < d; ++j)
+            for (size_t c = 0; c < many; ++c) {
+                Floats words;
+                std::memcpy(&words, table + j * K + c * kLanes, sizeof words);
+                scores[c] += x[j] * words;
+            }
+        Floats top = scores[0];
+        Ints row = lane;
+        for (size_t c = 1; c < many; ++c) {
+            const Ints take = scores[c] > top;
+            top = take ? scores[c] : top;
+            row = take ? lane + static_cast<int32_t>(c * kLanes) : row;
+        }
+        COMPAND_HALVE(8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15)
+        COMPAND_HALVE(4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7)
+        COMPAND_HALVE(2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3)
+        COMPAND_HALVE(1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1)
+        *ids = static_cast<uint8_t>(row[0] & static_cast<int32_t>(K - 1));
+        dots[i] += top[0] + half[*ids];
+    }
+}
+#undef COMPAND_HALVE
+}  // namespace
+
+void nearest(const float *x, size_t n, size_t stride, const float *table, const float *half, size_t d, size_t k, uint8_t *ids,
+             size_t ids_stride, float *dots) {
+    if (k == 16) return nearest_of<16>(x, n, stride, table, half, d, ids, ids_stride, dots);
+    if (k == 64) return nearest_of<64>(x, n, stride, table, half, d, ids, ids_stride, dots);
+    if (k == 256) return nearest_of<256>(x, n, stride, table, half, d, ids, ids_stride, dots);
+    for (size_t i = 0; i < n; ++i, x += stride, ids += ids_stride) {
+        size_t id = 0;
+        float top = 0;
+        for (size_t c = 0; c < k; ++c) {
+            float score = -half[c];
+            for (size_t j = 0; j < d; ++j) score += x[j] * table[j * k + c];
+            if (c == 0 || score > top) id = c, top = score;
+        }
+        *ids = static_cast<uint8_t>(id);
+        dots[i] += top + half[id];
+    }
+}
+
+void squares(const float *x, size_t n, size_t d, float *out) {
+    for (size_t i = 0; i < n; ++i, x += d) {
+        Floats sums[2] = {};
+        size_t j = 0;
+        for (; j + 2 * kLanes <= d; j += 2 * kLanes)
+            for (size_t c = 0; c < 2; ++c) {
+                Floats v;
+                std::memcpy(&v, x + j + c * kLanes, sizeof v);
+                sums[c] += v * v;
+            }
+        const Floats both = sums[0] + sums[1];
+        float lane[kLanes];
+        std::memcpy(lane, &both, sizeof lane);
+        for (; j < d; ++j) lane[j % kLanes] += x[j] * x[j];
+        for (size_t half = kLanes / 2; half; half /= 2)
+            for (size_t l = 0; l < half; ++l) lane[l] += lane[l + half];
+        out[i] = lane[0];
+    }
+}
+
+}  // namespace compand::scan::ISA

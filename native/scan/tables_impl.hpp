@@ -1,0 +1,237 @@
+// Sums of table look-ups over blocks of 64 vectors, 4 and 6 bits; what they offer to the queries. LEVELs below 2: 8 bits, too.
+#pragma once
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#if LEVEL
+#include <immintrin.h>
+#endif
+
+#include "scan/rows_impl.hpp"
+
+namespace compand::scan::ISA {
+namespace {
+
+// Offers 64 sums of one query, vector v at sums[v].
+[[maybe_unused]] void offer(const Store &store, size_t block, const Query &query, const int32_t *sums) {
+    const float *gain = store.gain + block * kBlock, *term = store.term ? store.term + block * kBlock : nullptr;
+    const float extra = store.bounds ? margin(store, block, *query.asked) : 0;
+    for (size_t v = 0; v < kBlock; ++v) {
+        if (!(store.allow[block] >> v & 1)) continue;
+        float f = (static_cast<float>(sums[v]) + query.bias) * gain[v];
+        if (term) f = f + query.factor * term[v];
+        if (store.bounds) {
+            const auto id = static_cast<uint32_t>(block * kBlock + v);
+            alignas(64) uint8_t room[kMaxGroups + 128];
+            if (f + query.asked->rest * store.bounds->rest[id] + extra > least(query) &&
+                possible(store, id, sums[v], whole_row(*store.bounds, id, room), query, least(query) - extra))
+                offer_exact(store, id, query);
+            continue;
+        }
+        if (f > query.best->threshold) query.best->push(f, static_cast<uint32_t>(block * kBlock + v));
+    }
+}
+
+#if LEVEL < 2
+// The ids of one group of a block, in the order of vectors.
+void unpack(const Store &store, const uint8_t *at, size_t group, uint8_t *ids) {
+    if (store.bits == 4) {
+        at += group / 8 * 256;
+        for (size_t v = 0; v < kBlock; ++v) ids[v] = at[v * 4 + group % 4] >> (group % 8 / 4 * 4) & 15;
+    } else if (store.bits == 6) {
+        at += group * 48;
+        for (size_t q = 0; q < 16; ++q, at += 3) {  // 4 fields: vectors 2q, 32 + 2q, 2q + 1, 33 + 2q
+            const uint32_t word = at[0] | at[1] << 8 | static_cast<uint32_t>(at[2]) << 16;
+            ids[2 * q] = word & 63;
+            ids[32 + 2 * q] = word >> 6 & 63;
+            ids[2 * q + 1] = word >> 12 & 63;
+            ids[33 + 2 * q] = word >> 18;
+        }
+    } else {
+        at += group / 4 * 256;
+        for (size_t v = 0; v < kBlock; ++v) ids[v] = at[v * 4 + group % 4];
+    }
+}
+#endif
+
+#if LEVEL == 2
+template <size_t Q>  // sums of 16 vectors each, in order
+void offer_sums(const Store &store, size_t block, const Query *queries, const __m512i (&sums)[Q][4]) {
+    const float *gain = store.gain + block * kBlock;
+    for (size_t q = 0; q < Q; ++q) {
+        const __m512 bias = _mm512_set1_ps(queries[q].bias), least = _mm512_set1_ps(queries[q].best->threshold);
+        __m512 f[4];
+        uint64_t found = 0;
+        for (size_t s = 0; s < 4; ++s) {
+            f[s] = _mm512_mul_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sums[q][s]), bias), _mm512_loadu_ps(gain + 16 * s));
+            if (store.term) {
+                const __m512 term = _mm512_loadu_ps(store.term + block * kBlock + 16 * s);
+                f[s] = _mm512_add_ps(f[s], _mm512_mul_ps(_mm512_set1_ps(queries[q].factor), term));
+            }
+            found |= static_cast<uint64_t>(_mm512_cmp_ps_mask(f[s], least, _CMP_GT_OQ)) << 16 * s;
+        }
+        found &= store.allow[block];
+        if (!found) continue;
+        alignas(64) float scores[kBlock];
+        for (size_t s = 0; s < 4; ++s) _mm512_store_ps(scores + 16 * s, f[s]);
+        for (; found; found &= found - 1) {
+            const auto v = static_cast<size_t>(std::countr_zero(found));
+            if (scores[v] > queries[q].best->threshold) queries[q].best->push(scores[v], static_cast<uint32_t>(block * kBlock + v));
+        }
+    }
+}
+
+template <size_t Q>
+inline __attribute__((always_inline)) void look_up_four(const Query *queries, size_t quad, const __m512i (&ids)[4], __m512i (&sums)[Q][4]) {
+    for (size_t q = 0; q < Q; ++q) {
+        const __m512i table = _mm512_loadu_si512(queries[q].tables + quad * 64);
+        int32_t four;
+        std::memcpy(&four, queries[q].weights + quad * 4, 4);
+        const __m512i weight = _mm512_set1_epi32(four);
+        for (size_t s = 0; s < 4; ++s) sums[q][s] = _mm512_dpbusd_epi32(sums[q][s], _mm512_permutexvar_epi8(ids[s], table), weight);
+    }
+}
+
+template <size_t Q> void scan4(const Store &store, size_t first, size_t last, const Query *queries, size_t groups) {
+    const size_t size = block_bytes(store.groups, 4);
+    const __m512i low = _mm512_set1_epi8(15), place = _mm512_set1_epi32(0x30201000);
+    const size_t quads = (groups + 3) / 4;
+    for (size_t block = first; block < last; ++block) {
+        if (!store.allow[block]) continue;
+        const uint8_t *at = store.codes + block * size;
+        __m512i sums[Q][4] = {};
+        for (size_t quad = 0; quad < quads; quad += 2, at += 256) {
+            __m512i lo[4], hi[4];
+            for (size_t s = 0; s < 4; ++s) {
+                const __m512i line = _mm512_loadu_si512(at + 64 * s);
+                lo[s] = _mm512_ternarylogic_epi32(line, low, place, 0xEA);  // (line & low) | place
+                hi[s] = _mm512_ternarylogic_epi32(_mm512_srli_epi16(line, 4), low, place, 0xEA);
+            }
+            look_up_four<Q>(queries, quad, lo, sums);
+            if (quad + 1 < quads) look_up_four<Q>(queries, quad + 1, hi, sums);
+        }
+        offer_sums<Q>(store, block, queries, sums);
+    }
+}
+
+inline __attribute__((always_inline)) __m512i six_bits(const uint8_t *at) {  // 48 bytes (64 are read) to 64 ids; upper bits are not ids
+    const __m512i spread = _mm512_set_epi64(0x00002f2e2d2c2b2a, 0x0000292827262524, 0x0000232221201f1e, 0x00001d1c1b1a1918,
+                                            0x0000171615141312, 0x000011100f0e0d0c, 0x00000b0a09080706, 0x0000050403020100);
+    const __m512i fields = _mm512_set1_epi64(0x2a241e18120c0600);
+    return _mm512_multishift_epi64_epi8(fields, _mm512_permutexvar_epi8(spread, _mm512_loadu_si512(at)));
+}
+
+// Two blocks at a time (the last may stand alone), so that a table is loaded once for 128 vectors. Every sum is below 2^16
+// (see Index::make_tables): `all` adds pairs of bytes as 16-bit words, `odd` their upper bytes, which leaves the lower ones.
+template <size_t Q, size_t B> void scan6_blocks(const Store &store, size_t block, const Query *queries, size_t groups) {
+    const size_t size = block_bytes(store.groups, 6), last = (groups + 1) / 2 * 2;
+    const uint8_t *at = store.codes + block * size;
+    __m512i low[B][Q], high[B][Q];  // vectors 0..31 and 32..63
+    for (size_t c = 0, g = 0; c < kClasses; ++c) {
+        const size_t end = std::min(class_end(store.groups, c), last);
+        __m512i all[B][Q] = {}, odd[B][Q] = {};
+        for (; g < end; g += 2) {
+            __m512i ids[B][2];
+            for (size_t b = 0; b < B; ++b) {
+                ids[b][0] = six_bits(at + b * size + g * 48);
+                ids[b][1] = six_bits(at + b * size + g * 48 + 48);
+            }
+            for (size_t q = 0; q < Q; ++q) {
+                const __m512i one = _mm512_loadu_si512(queries[q].tables + g * 64), two = _mm512_loadu_si512(queries[q].tables + g * 64 + 64);
+                for (size_t b = 0; b < B; ++b) {
+                    const __m512i sum = _mm512_add_epi8(_mm512_permutexvar_epi8(ids[b][0], one), _mm512_permutexvar_epi8(ids[b][1], two));
+                    all[b][q] = _mm512_add_epi16(all[b][q], sum);
+                    odd[b][q] = _mm512_add_epi16(odd[b][q], _mm512_srli_epi16(sum, 8));
+                }
+            }
+        }
+        for (size_t b = 0; b < B; ++b)
+            for (size_t q = 0; q < Q; ++q) {
+                const __m128i shift = _mm_cvtsi32_si128(queries[q].shift[c]);
+                const __m512i even = _mm512_sll_epi16(_mm512_sub_epi16(all[b][q], _mm512_slli_epi16(odd[b][q], 8)), shift);
+                const __m512i upper = _mm512_sll_epi16(odd[b][q], shift);
+                low[b][q] = c ? _mm512_add_epi16(low[b][q], even) : even;
+                high[b][q] = c ? _mm512_add_epi16(high[b][q], upper) : upper;
+            }
+    }
+    for (size_t b = 0; b < B; ++b) {
+        __m512i sums[Q][4];
+        for (size_t q = 0; q < Q; ++q) {
+            sums[q][0] = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(low[b][q]));
+            sums[q][1] = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(low[b][q], 1));
+            sums[q][2] = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(high[b][q]));
+            sums[q][3] = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(high[b][q], 1));
+        }
+        offer_sums<Q>(store, block + b, queries, sums);
+    }
+}
+
+template <size_t Q> void scan6(const Store &store, size_t first, size_t last, const Query *queries, size_t groups) {
+    size_t block = first;
+    for (; block + 2 <= last; block += 2)
+        if (store.allow[block] | store.allow[block + 1]) scan6_blocks<Q, 2>(store, block, queries, groups);
+    if (block < last && store.allow[block]) scan6_blocks<Q, 1>(store, block, queries, groups);
+}
+#elif LEVEL == 1
+void add_bytes(__m256i bytes, __m256i weight, int32_t *sums) {  // 32 bytes times a weight of -128..127
+    for (int h = 0; h < 2; ++h) {
+        const __m256i wide = _mm256_cvtepu8_epi16(h ? _mm256_extracti128_si256(bytes, 1) : _mm256_castsi256_si128(bytes));
+        const __m256i low = _mm256_mullo_epi16(wide, weight), high = _mm256_mulhi_epi16(wide, weight);
+        const __m256i a = _mm256_unpacklo_epi16(low, high), b = _mm256_unpackhi_epi16(low, high);
+        auto *out = reinterpret_cast<__m256i *>(sums + 16 * h);
+        const __m256i first = _mm256_permute2x128_si256(a, b, 0x20), second = _mm256_permute2x128_si256(a, b, 0x31);
+        _mm256_store_si256(out, _mm256_add_epi32(_mm256_load_si256(out), first));
+        _mm256_store_si256(out + 1, _mm256_add_epi32(_mm256_load_si256(out + 1), second));
+    }
+}
+
+__m256i sixteen(const uint8_t *table, __m256i ids) {
+    const __m256i row = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(table)));
+    return _mm256_shuffle_epi8(row, ids);
+}
+
+__m256i look_up(const Store &store, const uint8_t *tables, size_t group, __m256i ids) {
+    if (store.bits == 8) return ids;
+    if (store.bits == 4) return sixteen(tables + group * 16, ids);
+    const uint8_t *table = tables + group * 64;
+    const __m256i low = _mm256_and_si256(ids, _mm256_set1_epi8(15));
+    const __m256i bit4 = _mm256_slli_epi16(ids, 3), bit5 = _mm256_slli_epi16(ids, 2);  // to the sign of each byte
+    const __m256i a = _mm256_blendv_epi8(sixteen(table, low), sixteen(table + 16, low), bit4);
+    const __m256i b = _mm256_blendv_epi8(sixteen(table + 32, low), sixteen(table + 48, low), bit4);
+    return _mm256_blendv_epi8(a, b, bit5);
+}
+#endif
+
+#if LEVEL < 2
+void scan_blocks(const Store &store, size_t first, size_t last, const Query *queries, size_t count, size_t groups) {
+    const size_t size = block_bytes(store.groups, store.bits);
+    for (size_t block = first; block < last; ++block) {
+        if (!store.allow[block]) continue;
+        alignas(64) int32_t sums[kQueries][kBlock] = {};
+        for (size_t g = 0; g < groups; ++g) {
+            alignas(64) uint8_t ids[kBlock];
+            unpack(store, store.codes + block * size, g, ids);
+            for (size_t q = 0; q < count; ++q) {
+#if LEVEL == 1
+                for (size_t h = 0; h < 2; ++h) {
+                    const __m256i half = _mm256_load_si256(reinterpret_cast<const __m256i *>(ids) + h);
+                    add_bytes(look_up(store, queries[q].tables, g, half), _mm256_set1_epi16(queries[q].weights[g]), sums[q] + 32 * h);
+                }
+#else
+                const int32_t weight = queries[q].weights[g];
+                const uint8_t *table = queries[q].tables + (g << store.bits);
+                if (store.bits == 8)
+                    for (size_t v = 0; v < kBlock; ++v) sums[q][v] += weight * ids[v];
+                else
+                    for (size_t v = 0; v < kBlock; ++v) sums[q][v] += weight * table[ids[v]];
+#endif
+            }
+        }
+        for (size_t q = 0; q < count; ++q) offer(store, block, queries[q], sums[q]);
+    }
+}
+#endif
+
+}  // namespace
+
+}  // namespace compand::scan::ISA
