@@ -23,6 +23,7 @@ std::unique_ptr<Lists> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits
     if (starts.shape(0) < 2 || starts.data()[0] != 0 || starts.data()[starts.shape(0) - 1] != static_cast<int64_t>(n))
         throw nb::value_error("starts must run from 0 to the number of rows");
     const size_t lists = starts.shape(0) - 1;
+    const bool coded = scan::is_coded(bits, sizes);
     if (centroids.shape(0) != lists || weight.shape(0) != lists || (cell_term.shape(0) != lists && cell_term.shape(0) != 0))
         throw nb::value_error("every list must have a centroid, a weight and a term");
     if (lists >= size_t{1} << 32 || centroids.shape(1) < 1 || centroids.shape(1) > scan::kMaxGroups)
@@ -35,9 +36,9 @@ std::unique_ptr<Lists> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits
         cells.starts.push_back(static_cast<size_t>(starts.data()[l]));
     }
     nb::gil_scoped_release release;
-    auto index = std::make_unique<Lists>(rows.data(), n, rows.shape(1), groups, bits, gain.data(),
+    auto index = std::make_unique<Lists>(rows.data(), n, rows.shape(1), groups, bits, coded, gain.data(),
                                          term.shape(0) && n ? term.data() : nullptr, cells);
-    if (bits != 8) index->set_codebooks(codebooks.data(), sizes.data());
+    if (coded) index->set_codebooks(codebooks.data(), sizes.data());
     index->set_zero(zero);
     return index;
 }

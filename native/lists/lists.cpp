@@ -52,8 +52,9 @@ struct Lists::Tile {
     std::vector<float> exact;            // what they add
 };
 
-Lists::Lists(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term, const Cells &cells)
-    : Index(rows, n, row_bytes, groups, bits, gain, term), d_(cells.d), bounds_(cells.starts) {
+Lists::Lists(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, bool coded, const float *gain, const float *term,
+             const Cells &cells)
+    : Index(rows, n, row_bytes, groups, bits, coded, gain, term), d_(cells.d), bounds_(cells.starts) {
     const size_t count = lists();
     centroids_.assign(cells.centroids, cells.centroids + count * d_);
     weight_.assign(cells.weight, cells.weight + count);
@@ -82,7 +83,7 @@ void Lists::choose(const Probe &p, size_t count, Tile &t) const {
         c.make_tables(p.whole + (t.first + i) * d_, c.has_term_ ? 1 : 0, d_, t.choice[i]);
         t.lists[i].start(std::min(p.probes, lists()));
     }
-    const scan::Store store{c.codes_.get(), c.gain_.get(), c.has_term_ ? c.term_.get() : nullptr, used_.data(), d_, 8};
+    const scan::Store store{c.codes_.get(), c.gain_.get(), c.has_term_ ? c.term_.get() : nullptr, used_.data(), d_, 8, false};
     for (size_t at = 0; at < used_.size(); at += chunk)
         for (size_t i = 0; i < count; i += scan::kQueries) {
             scan::Query four[scan::kQueries];
@@ -132,7 +133,7 @@ void Lists::scan_list(const Probe &p, size_t list, size_t first_call, size_t las
     }
     if (!any) return;
     const scan::Store store{codes_.get() + block * scan::block_bytes(groups_, bits_), gain_.get() + block * kBlock,
-                            has_term_ ? term_.get() + block * kBlock : nullptr, t.allow.data(), groups_, bits_};
+                            has_term_ ? term_.get() + block * kBlock : nullptr, t.allow.data(), groups_, bits_, coded_};
     for (size_t from = first_call; from < last_call; from += scan::kQueries) {
         const size_t some = std::min(scan::kQueries, last_call - from);
         scan::Query four[scan::kQueries];
@@ -162,7 +163,7 @@ void Lists::scan_list(const Probe &p, size_t list, size_t first_call, size_t las
 
 // Leaves out hits that rounding of the tables has not kept from the k best: six standard deviations, at most half a step a group.
 void Lists::settle(const Tables &t, size_t k, std::vector<Found> &hits) const {
-    if (bits_ == 8 || hits.size() <= k) return;
+    if (!coded_ || hits.size() <= k) return;
     float all = 0, squares = 0;
     for (size_t g = 0; g < groups_; ++g) {
         const auto weight = static_cast<float>(t.weights[g]);
@@ -208,7 +209,7 @@ void Lists::finish(const Probe &p, size_t q, Tile &t) const {
     }
     settle(tables, p.k, t.hits);
     const float *query = p.queries + (t.first + q) * p.stride;
-    if (bits_ != 8) {
+    if (coded_) {
         for (size_t g = 0; g < groups_; ++g)
             scan::products(query + starts_[g], codebooks_.data() + offsets_[g], starts_[g + 1] - starts_[g], size_t{1} << bits_,
                            t.table.data() + (g << bits_));

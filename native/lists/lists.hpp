@@ -32,7 +32,7 @@ struct Probe {
 class Lists : public scan::Index {
 public:
     // Rows as for scan::Index; copies what it needs of cells.
-    Lists(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term, const Cells &cells);
+    Lists(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, bool coded, const float *gain, const float *term, const Cells &cells);
     size_t lists() const { return bounds_.size() - 1; }
     size_t d() const { return d_; }
     // scores (count, k) falling, rows (count, k); -inf and -1 where there are fewer than k. Returns rows scanned, all queries together.
@@ -61,7 +61,7 @@ private:
     std::unique_ptr<Lists> chooser_;  // those laid out for scanning
 
     Lists(const std::vector<uint8_t> &bytes, size_t lists, size_t d, const float *weight, const float *term)
-        : Index(bytes.data(), lists, d, d, 8, weight, term), d_(d) {
+        : Index(bytes.data(), lists, d, d, 8, false, weight, term), d_(d) {
         set_zero(-128);
     }
 };

@@ -23,11 +23,12 @@ std::unique_ptr<Index> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits
                             std::optional<Input<float, 1>> units, size_t lead) {
     const size_t n = rows.shape(0);
     check_codes(rows, groups, bits, gain, term, codebooks, sizes);
-    if (units && (bits != 8 || units->shape(0) != groups || lead < 1)) throw nb::value_error("units are for 8 bits, one for each column, with lead of 1 or more");
+    const bool coded = is_coded(bits, sizes);
+    if (units && (coded || units->shape(0) != groups || lead < 1)) throw nb::value_error("units are for columns, one for each, with lead of 1 or more");
     const uint8_t *from = rows.data();
     nb::gil_scoped_release release;
-    auto index = std::make_unique<Index>(from, n, rows.shape(1), groups, bits, gain.data(), term.shape(0) && n ? term.data() : nullptr, units ? lead : 0);
-    if (bits != 8) index->set_codebooks(codebooks.data(), sizes.data());
+    auto index = std::make_unique<Index>(from, n, rows.shape(1), groups, bits, coded, gain.data(), term.shape(0) && n ? term.data() : nullptr, units ? lead : 0);
+    if (coded) index->set_codebooks(codebooks.data(), sizes.data());
     index->set_zero(zero);
     if (units) index->set_bounds(units->data());
     return index;
@@ -59,7 +60,7 @@ void check_rows(Input<int64_t, 2> ids, size_t count, size_t n) {
 }
 
 nb::object sums_by_index(const Index &index, Input<float, 2> queries, Input<int64_t, 2> ids) {
-    if (index.bits() == 8 || queries.shape(1) != index.width()) throw nb::value_error("queries must have the width of the codebooks, of 4 or 6 bits");
+    if (!index.coded() || queries.shape(1) != index.width()) throw nb::value_error("queries must have the width of the codebooks");
     check_rows(ids, queries.shape(0), index.n());
     Fresh<float> out({ids.shape(0), ids.shape(1)});
     {
@@ -133,16 +134,18 @@ nb::tuple sums(Input<float, 2> x, Input<uint8_t, 2> ids, Input<float, 1> weights
         nb::gil_scoped_release release;
         std::vector<size_t> starts(groups + 1, 0);
         for (size_t g = 0; g < groups; ++g) starts[g + 1] = starts[g] + static_cast<size_t>(sizes.data()[g]);
-        parallel_for(groups, [&](size_t g) {
-            const size_t at = starts[g], size = starts[g + 1] - at;
-            double *own = total.data() + at * k, *weight = count.data() + g * k;
-            std::fill_n(own, size * k, 0.0);
-            std::fill_n(weight, k, 0.0);
+        constexpr size_t some = 8;  // groups summed together: they share lines of x
+        parallel_for((groups + some - 1) / some, [&](size_t task) {
+            const size_t first = task * some, last = std::min(groups, first + some);
+            std::fill(total.data() + starts[first] * k, total.data() + starts[last] * k, 0.0);
+            std::fill(count.data() + first * k, count.data() + last * k, 0.0);
             for (size_t i = 0; i < n; ++i) {
-                const size_t id = ids.data()[i * groups + g];
                 const double w = weights.shape(0) ? static_cast<double>(weights.data()[i]) : 1.0;
-                weight[id] += w;
-                for (size_t j = 0; j < size; ++j) own[j * k + id] += w * static_cast<double>(x.data()[i * d + at + j]);
+                for (size_t g = first; g < last; ++g) {
+                    const size_t id = ids.data()[i * groups + g];
+                    count.data()[g * k + id] += w;
+                    for (size_t at = starts[g]; at < starts[g + 1]; ++at) total.data()[at * k + id] += w * static_cast<double>(x.data()[i * d + at]);
+                }
             }
         });
     }

@@ -26,6 +26,7 @@ template <size_t K> void products_of(const float *x, const float *table, size_t 
 void products(const float *x, const float *table, size_t d, size_t k, float *out) {
     if (k == 16) return products_of<16>(x, table, d, out);
     if (k == 64) return products_of<64>(x, table, d, out);
+    if (k == 256) return products_of<256>(x, table, d, out);
     for (size_t c = 0; c < k; ++c) out[c] = 0;
     for (size_t j = 0; j < d; ++j)
         for (size_t c = 0; c < k; ++c) out[c] += x[j] * table[j * k + c];

@@ -16,13 +16,12 @@ void Best::cut() {
     threshold = hits_[k_ - 1].score;
 }
 
-Index::Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term, size_t laid)
+Index::Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, bool coded, const float *gain, const float *term,
+             size_t laid)
     : rows_(rows), row_bytes_(row_bytes), n_(n), blocks_((n + kBlock - 1) / kBlock), groups_(groups), laid_(laid ? std::min((laid + 3) / 4 * 4, groups) : groups),
-      bits_(bits), has_term_(term != nullptr), codes_(blocks_ * block_bytes(laid_, bits)), gain_(blocks_ * kBlock), term_(term ? blocks_ * kBlock : 0), valid_(blocks_) {
+      bits_(bits), coded_(coded), has_term_(term != nullptr), codes_(blocks_ * block_bytes(laid_, bits)), gain_(blocks_ * kBlock), term_(term ? blocks_ * kBlock : 0), valid_(blocks_) {
     const size_t size = block_bytes(laid_, bits);
-    if (bits == 8) {
-        width_ = groups;
-    }
+    if (!coded) width_ = groups;
     for (size_t b = 0; b < blocks_; ++b) valid_[b] = n - b * kBlock >= kBlock ? ~uint64_t{0} : (uint64_t{1} << (n - b * kBlock)) - 1;
     std::memset(codes_.get() + blocks_ * size, 0, 64);
     parallel_for(blocks_, [&](size_t b) {
@@ -49,6 +48,8 @@ Index::Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, uns
                     to[0] |= static_cast<uint8_t>(id);
                     if (id >> 8) to[1] |= static_cast<uint8_t>(id >> 8);
                 }
+            } else if (coded) {
+                for (size_t g = 0; g < groups; ++g) out[g * kBlock + v] = row[g];
             } else {
                 for (size_t g = 0; g < laid_; ++g) out[g / 4 * 256 + v * 4 + g % 4] = row[g];
             }
@@ -90,7 +91,7 @@ void Index::make_tables(const float *query, float factor, size_t scanned, Tables
     const size_t padded = padded_groups(groups_, bits_), k = size_t{1} << bits_;
     t.weights.assign(padded, 0);
     double step = 1, bias = 0;
-    if (bits_ == 8) {
+    if (!coded_) {
         float top = 0;
         for (size_t j = 0; j < groups_; ++j) top = std::max(top, std::fabs(query[j]));
         if (top > 0) step = static_cast<double>(top) / 127;
@@ -176,7 +177,10 @@ void Index::make_asked(const float *query, float factor, Tables &t) const {
 float Index::score(const Tables &t, const float *query, uint32_t id) const {
     const uint8_t *row = rows_ + id * row_bytes_;
     float lanes[4] = {};
-    if (bits_ == 8) {
+    if (bits_ == 8 && coded_) {
+        const float *table = t.exact.data();
+        for (size_t g = 0; g < groups_; ++g, table += 256) lanes[g % 4] += table[row[g]];
+    } else if (bits_ == 8) {
         for (size_t g = 0; g < groups_; ++g) lanes[g % 4] += query[g] * (static_cast<float>(row[g]) + zero_);
     } else if (bits_ == 4) {
         const float *table = t.exact.data();
@@ -212,12 +216,12 @@ void Index::sums(const float *queries, size_t count, const int64_t *ids, size_t 
 
 void Index::search(const Request &r, float *scores, int64_t *ids) const {
     constexpr size_t most_tile = 256;
-    const size_t tile = bits_ == 8 ? most_tile : 32;  // queries that pass over a chunk together: their tables stay in the cache
+    const size_t tile = coded_ ? 32 : most_tile;  // queries that pass over a chunk together: their tables stay in the cache
     const bool bounded = bounds_.columns;
     const size_t scanned = bounded ? bounds_.lead : std::min(std::max<size_t>(r.scanned, 1), groups_);
     const size_t shortlist = bounded ? r.k : std::max(r.k, std::min(r.shortlist, n_));
     const size_t keep = std::max<size_t>(1, std::min(shortlist, n_));
-    const size_t wave = std::clamp<size_t>((size_t{1} << 22) / keep, 1, 1024);  // queries at once, so that hits stay in bounds
+    const size_t wave = std::clamp<size_t>((size_t{1} << 22) / std::max(keep, coded_ ? groups_ << bits_ : 1), 1, 1024);  // queries at once, so that hits and tables stay in bounds
     std::vector<uint64_t> allow = valid_;
     if (r.allowed) {
         for (size_t b = 0; b < blocks_; ++b) {
@@ -226,10 +230,10 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
             allow[b] &= word;
         }
     }
-    const Store store{codes_.get(), gain_.get(), has_term_ ? term_.get() : nullptr, allow.data(), laid_, bits_, bounded ? &bounds_ : nullptr};
-    // blocks that stay in the cache (of 8 bits, the nearest one) while all queries of a tile pass over them; with bounds
+    const Store store{codes_.get(), gain_.get(), has_term_ ? term_.get() : nullptr, allow.data(), laid_, bits_, coded_, bounded ? &bounds_ : nullptr};
+    // blocks that stay in the cache (of columns, the nearest one) while all queries of a tile pass over them; with bounds
     // the scan sees to that itself
-    const size_t chunk = bounded ? 256 : bits_ == 8 ? std::max<size_t>(1, 20480 / block_bytes(laid_, 8)) : 16;
+    const size_t chunk = bounded ? 256 : !coded_ ? std::max<size_t>(1, 20480 / block_bytes(laid_, 8)) : 16;
     std::vector<Tables> tables(std::min(wave, r.count));
     std::vector<Best> best;
     for (size_t from = 0; from < r.count; from += wave) {

@@ -34,23 +34,24 @@ struct Request {
 
 class Index {
 public:
-    // rows: n packed rows of `groups` ids of `bits` (4, 6 or 8) bits, row_bytes apart; they must outlive the index.
-    // Of 8 bits only the first `laid` groups may be laid out, if bounds follow.
-    Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, const float *gain, const float *term, size_t laid = 0);
-    // codebooks: for each group (size, k) values, one after the other; sizes (groups). None for 8 bits, whose values are id + zero.
+    // rows: n packed rows of `groups` ids of `bits` (4, 6 or 8) bits, row_bytes apart; they must outlive the index. `coded`: ids are of
+    // codewords, always so for 4 and 6 bits. Of columns only the first `laid` may be laid out, if bounds follow.
+    Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, bool coded, const float *gain, const float *term, size_t laid = 0);
+    // codebooks: for each group (size, k) values, one after the other; sizes (groups). None for columns, whose values are id + zero.
     void set_codebooks(const float *values, const int32_t *sizes);
     void set_zero(float zero) { zero_ = zero; }
-    // 8 bits: search as Bounds tells, units (groups) >= 0 the worth of each column.
+    // Columns: search as Bounds tells, units (groups) >= 0 the worth of each column.
     void set_bounds(const float *units);
     size_t n() const { return n_; }
     size_t groups() const { return groups_; }
     unsigned bits() const { return bits_; }
+    bool coded() const { return coded_; }
     size_t width() const { return width_; }  // coordinates of a query
     bool has_term() const { return has_term_; }
     size_t nbytes() const { return blocks_ * block_bytes(laid_, bits_) + 4 * kBlock * blocks_ * (has_term_ ? 2 : 1) + 4 * (rest_.size() + most_.size()); }
     // scores (count, k) falling, ids (count, k); -inf and -1 where there are fewer than k.
     void search(const Request &request, float *scores, int64_t *ids) const;
-    // out (count, m): the sums of rows ids (count, m), below n, without gain, term or offset. 4 and 6 bits.
+    // out (count, m): the sums of rows ids (count, m), below n, without gain, term or offset. Not of columns.
     void sums(const float *queries, size_t count, const int64_t *ids, size_t m, float *out) const;
 
 protected:  // for native/lists, which scans some of the blocks
@@ -71,7 +72,7 @@ protected:  // for native/lists, which scans some of the blocks
     const uint8_t *rows_;
     size_t row_bytes_, n_, blocks_, groups_, laid_, width_ = 0;
     unsigned bits_;
-    bool has_term_;
+    bool coded_, has_term_;
     float zero_ = 0;
     Aligned<uint8_t> codes_;
     Aligned<float> gain_, term_;

@@ -9,7 +9,8 @@
 //           ids of groups j (low nibble) and 4+j (high nibble) of vector v. One byte permute looks up 4 groups of 16 vectors.
 //   6 bits: groups padded to a multiple of 2. For each group 48 bytes, 64 fields of 6 bits; field 2v is vector v, field 2v+1
 //           is vector 32+v. One byte permute looks up one group of 64 vectors.
-//   8 bits: columns padded to a multiple of 4, a line of 64 bytes for each 4 columns and each 16 vectors: byte 4v+j. The
+//   8 bits, codewords: groups padded to a multiple of 4, a line of 64 bytes for each: byte v is vector v.
+//   8 bits, columns: padded to a multiple of 4, a line of 64 bytes for each 4 columns and each 16 vectors: byte 4v+j. The
 //           table of a column is its id times a weight in -127..127.
 #pragma once
 #include <cstddef>
@@ -20,8 +21,8 @@ namespace compand::scan {
 
 inline constexpr size_t kBlock = 64;
 inline constexpr size_t kQueries = 4;  // queries that share one pass over the codes
-inline constexpr size_t kClasses = 3;  // 6 bits: runs of groups that share a weight, a power of two
-inline constexpr size_t kMaxGroups = 4096;  // 512 for 6 bits, whose sums are kept below 2^16
+inline constexpr size_t kClasses = 3;  // 6 and 8 bits: runs of groups that share a weight, a power of two
+inline constexpr size_t kMaxGroups = 4096;  // 512 for codewords of 6 and 8 bits, whose sums are kept below 2^16
 
 inline size_t padded_groups(size_t groups, unsigned bits) {
     const size_t step = bits == 4 ? 8 : bits == 6 ? 2 : 4;
@@ -99,13 +100,14 @@ struct Store {
     const uint64_t *allow;  // (blocks) bits of vectors that may be found
     size_t groups;
     unsigned bits;
+    bool coded;             // ids are of codewords; otherwise columns of numbers
     const Bounds *bounds = nullptr;
 };
 
 struct Query {
-    const uint8_t *tables;   // 4 bits: (padded / 4, 4, 16); 6 bits: (padded, 64); 8 bits: none
+    const uint8_t *tables;   // 4 bits: (padded / 4, 4, 16); 6 bits: (padded, 64); 8 bits: (padded, 256), none of columns
     const int8_t *weights;   // (padded)
-    int shift[kClasses];     // 6 bits: weight = 2^shift
+    int shift[kClasses];     // 6 and 8 bits: weight = 2^shift
     float bias, factor;      // of the sum, of the term
     Best *best;
     const Asked *asked = nullptr;  // with Store::bounds

@@ -12,8 +12,9 @@ namespace {
 
 template <size_t Q> void scan_bits(const Store &store, size_t first, size_t last, const Query *queries, size_t groups) {
     if (store.bits == 4) scan4<Q>(store, first, last, queries, groups);
-    if (store.bits == 6) scan6<Q>(store, first, last, queries, groups);
-    if (store.bits == 8) scan8<Q>(store, first, last, queries, groups);
+    if (store.bits == 6) scan_words<6, Q>(store, first, last, queries, groups);
+    if (store.bits == 8 && store.coded) scan_words<8, Q>(store, first, last, queries, groups);
+    if (!store.coded) scan8<Q>(store, first, last, queries, groups);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Sums of table look-ups over blocks of 64 vectors, 4 and 6 bits; what they offer to the queries. LEVELs below 2: 8 bits, too.
+// Sums of table look-ups over blocks of 64 vectors, and what they offer to the queries. Below LEVEL 2 sums of columns, too.
 #pragma once
 #include <algorithm>
 #include <bit>
@@ -47,6 +47,8 @@ void unpack(const Store &store, const uint8_t *at, size_t group, uint8_t *ids) {
             ids[2 * q + 1] = word >> 12 & 63;
             ids[33 + 2 * q] = word >> 18;
         }
+    } else if (store.coded) {
+        std::memcpy(ids, at + group * kBlock, kBlock);
     } else {
         at += group / 4 * 256;
         for (size_t v = 0; v < kBlock; ++v) ids[v] = at[v * 4 + group % 4];
@@ -121,25 +123,37 @@ inline __attribute__((always_inline)) __m512i six_bits(const uint8_t *at) {  // 
     return _mm512_multishift_epi64_epi8(fields, _mm512_permutexvar_epi8(spread, _mm512_loadu_si512(at)));
 }
 
-// Two blocks at a time (the last may stand alone), so that a table is loaded once for 128 vectors. Every sum is below 2^16
-// (see Index::make_tables): `all` adds pairs of bytes as 16-bit words, `odd` their upper bytes, which leaves the lower ones.
-template <size_t Q, size_t B> void scan6_blocks(const Store &store, size_t block, const Query *queries, size_t groups) {
-    const size_t size = block_bytes(store.groups, 6), last = (groups + 1) / 2 * 2;
+// What 64 ids of a group say of one table: 64 entries by one permute, 256 by two of 128 and the upper bit of the id.
+template <unsigned Bits> inline __attribute__((always_inline)) __m512i looked_up(__m512i ids, __mmask64 upper, const uint8_t *table) {
+    const __m512i a = _mm512_loadu_si512(table);
+    if constexpr (Bits == 6) return _mm512_permutexvar_epi8(ids, a);
+    const __m512i b = _mm512_loadu_si512(table + 64), c = _mm512_loadu_si512(table + 128), d = _mm512_loadu_si512(table + 192);
+    return _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(a, ids, b), _mm512_permutex2var_epi8(c, ids, d));
+}
+
+// Codewords of 6 or 8 bits, two blocks at a time (the last may stand alone), so that a table is loaded once for 128 vectors. Every
+// sum is below 2^16 (see Index::make_tables): `all` adds pairs of bytes as 16-bit words, `odd` their upper bytes, which leaves the lower ones.
+template <unsigned Bits, size_t Q, size_t B> void scan_words(const Store &store, size_t block, const Query *queries, size_t groups) {
+    constexpr size_t line = 8 * Bits, k = size_t{1} << Bits;
+    const size_t size = block_bytes(store.groups, Bits), last = (groups + 1) / 2 * 2;
     const uint8_t *at = store.codes + block * size;
-    __m512i low[B][Q], high[B][Q];  // vectors 0..31 and 32..63
+    __m512i low[B][Q], high[B][Q];  // of 6 bits vectors 0..31 and 32..63, of 8 bits even and odd ones
     for (size_t c = 0, g = 0; c < kClasses; ++c) {
         const size_t end = std::min(class_end(store.groups, c), last);
         __m512i all[B][Q] = {}, odd[B][Q] = {};
         for (; g < end; g += 2) {
             __m512i ids[B][2];
-            for (size_t b = 0; b < B; ++b) {
-                ids[b][0] = six_bits(at + b * size + g * 48);
-                ids[b][1] = six_bits(at + b * size + g * 48 + 48);
-            }
+            __mmask64 upper[B][2] = {};
+            for (size_t b = 0; b < B; ++b)
+                for (size_t i = 0; i < 2; ++i) {
+                    const uint8_t *from = at + b * size + (g + i) * line;
+                    ids[b][i] = Bits == 6 ? six_bits(from) : _mm512_loadu_si512(from);
+                    if (Bits == 8) upper[b][i] = _mm512_movepi8_mask(ids[b][i]);
+                }
             for (size_t q = 0; q < Q; ++q) {
-                const __m512i one = _mm512_loadu_si512(queries[q].tables + g * 64), two = _mm512_loadu_si512(queries[q].tables + g * 64 + 64);
+                const uint8_t *table = queries[q].tables + g * k;
                 for (size_t b = 0; b < B; ++b) {
-                    const __m512i sum = _mm512_add_epi8(_mm512_permutexvar_epi8(ids[b][0], one), _mm512_permutexvar_epi8(ids[b][1], two));
+                    const __m512i sum = _mm512_add_epi8(looked_up<Bits>(ids[b][0], upper[b][0], table), looked_up<Bits>(ids[b][1], upper[b][1], table + k));
                     all[b][q] = _mm512_add_epi16(all[b][q], sum);
                     odd[b][q] = _mm512_add_epi16(odd[b][q], _mm512_srli_epi16(sum, 8));
                 }
@@ -149,29 +163,36 @@ template <size_t Q, size_t B> void scan6_blocks(const Store &store, size_t block
             for (size_t q = 0; q < Q; ++q) {
                 const __m128i shift = _mm_cvtsi32_si128(queries[q].shift[c]);
                 const __m512i even = _mm512_sll_epi16(_mm512_sub_epi16(all[b][q], _mm512_slli_epi16(odd[b][q], 8)), shift);
-                const __m512i upper = _mm512_sll_epi16(odd[b][q], shift);
+                const __m512i uneven = _mm512_sll_epi16(odd[b][q], shift);
                 low[b][q] = c ? _mm512_add_epi16(low[b][q], even) : even;
-                high[b][q] = c ? _mm512_add_epi16(high[b][q], upper) : upper;
+                high[b][q] = c ? _mm512_add_epi16(high[b][q], uneven) : uneven;
             }
     }
+    const __m512i first = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0), second = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
     for (size_t b = 0; b < B; ++b) {
         __m512i sums[Q][4];
         for (size_t q = 0; q < Q; ++q) {
-            sums[q][0] = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(low[b][q]));
-            sums[q][1] = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(low[b][q], 1));
-            sums[q][2] = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(high[b][q]));
-            sums[q][3] = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(high[b][q], 1));
+            __m512i one = low[b][q], two = high[b][q];
+            if (Bits == 8) {  // back into the order of vectors: pairs within 128 bits, then 128 bits
+                const __m512i a = _mm512_unpacklo_epi16(one, two), c = _mm512_unpackhi_epi16(one, two);
+                one = _mm512_permutex2var_epi64(a, first, c), two = _mm512_permutex2var_epi64(a, second, c);
+            }
+            sums[q][0] = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(one));
+            sums[q][1] = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(one, 1));
+            sums[q][2] = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(two));
+            sums[q][3] = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(two, 1));
         }
         offer_sums<Q>(store, block + b, queries, sums);
     }
 }
 
-template <size_t Q> void scan6(const Store &store, size_t first, size_t last, const Query *queries, size_t groups) {
+template <unsigned Bits, size_t Q> void scan_words(const Store &store, size_t first, size_t last, const Query *queries, size_t groups) {
     size_t block = first;
     for (; block + 2 <= last; block += 2)
-        if (store.allow[block] | store.allow[block + 1]) scan6_blocks<Q, 2>(store, block, queries, groups);
-    if (block < last && store.allow[block]) scan6_blocks<Q, 1>(store, block, queries, groups);
+        if (store.allow[block] | store.allow[block + 1]) scan_words<Bits, Q, 2>(store, block, queries, groups);
+    if (block < last && store.allow[block]) scan_words<Bits, Q, 1>(store, block, queries, groups);
 }
+
 #elif LEVEL == 1
 void add_bytes(__m256i bytes, __m256i weight, int32_t *sums) {  // 32 bytes times a weight of -128..127
     for (int h = 0; h < 2; ++h) {
@@ -191,7 +212,7 @@ __m256i sixteen(const uint8_t *table, __m256i ids) {
 }
 
 __m256i look_up(const Store &store, const uint8_t *tables, size_t group, __m256i ids) {
-    if (store.bits == 8) return ids;
+    if (!store.coded) return ids;
     if (store.bits == 4) return sixteen(tables + group * 16, ids);
     const uint8_t *table = tables + group * 64;
     const __m256i low = _mm256_and_si256(ids, _mm256_set1_epi8(15));
@@ -203,6 +224,10 @@ __m256i look_up(const Store &store, const uint8_t *tables, size_t group, __m256i
 #endif
 
 #if LEVEL < 2
+[[maybe_unused]] void add_entries(const uint8_t *table, int32_t weight, const uint8_t *ids, int32_t *sums) {
+    for (size_t v = 0; v < kBlock; ++v) sums[v] += weight * table[ids[v]];
+}
+
 void scan_blocks(const Store &store, size_t first, size_t last, const Query *queries, size_t count, size_t groups) {
     const size_t size = block_bytes(store.groups, store.bits);
     for (size_t block = first; block < last; ++block) {
@@ -213,6 +238,10 @@ void scan_blocks(const Store &store, size_t first, size_t last, const Query *que
             unpack(store, store.codes + block * size, g, ids);
             for (size_t q = 0; q < count; ++q) {
 #if LEVEL == 1
+                if (store.coded && store.bits == 8) {
+                    add_entries(queries[q].tables + (g << 8), queries[q].weights[g], ids, sums[q]);
+                    continue;
+                }
                 for (size_t h = 0; h < 2; ++h) {
                     const __m256i half = _mm256_load_si256(reinterpret_cast<const __m256i *>(ids) + h);
                     add_bytes(look_up(store, queries[q].tables, g, half), _mm256_set1_epi16(queries[q].weights[g]), sums[q] + 32 * h);
@@ -220,10 +249,10 @@ void scan_blocks(const Store &store, size_t first, size_t last, const Query *que
 #else
                 const int32_t weight = queries[q].weights[g];
                 const uint8_t *table = queries[q].tables + (g << store.bits);
-                if (store.bits == 8)
+                if (!store.coded)
                     for (size_t v = 0; v < kBlock; ++v) sums[q][v] += weight * ids[v];
                 else
-                    for (size_t v = 0; v < kBlock; ++v) sums[q][v] += weight * table[ids[v]];
+                    add_entries(table, weight, ids, sums[q]);
 #endif
             }
         }

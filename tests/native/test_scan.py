@@ -10,14 +10,18 @@ LEVELS = ["scalar", "avx2", "avx512"]
 EMPTY = np.zeros(0, np.float32)
 
 
+KINDS = [4, 6, 8, "columns"]  # bits of codewords; or bytes that are numbers
+
+
 def case(n, groups, bits, seed=0, term=False, spread=1.0):
     """An index of random ids, its float tables for some queries, and the exact scores (q, n)."""
+    columns, bits = bits == "columns", 8 if bits == "columns" else bits
     rng = np.random.default_rng([seed, n, groups, bits])
     ids = rng.integers(0, 1 << bits, (n, groups)).astype(np.uint8)
     gain = rng.uniform(0.5, 2, n).astype(np.float32)
     extra = rng.standard_normal(n).astype(np.float32) if term else EMPTY
     q, k = 7, 1 << bits
-    if bits == 8:
+    if columns:
         sizes, width, books, zero = np.zeros(0, np.int32), groups, EMPTY, -128.0
         queries = rng.standard_normal((q, width)).astype(np.float32)
         sums = queries @ (ids.astype(np.float32) + zero).T
@@ -41,7 +45,7 @@ def find(index, queries, factors, k, shortlist, allowed=None, groups=None):
     return index.search(queries, np.zeros(len(queries), np.float32), factors, k, shortlist, groups or index.groups, bits)
 
 
-@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("bits", KINDS)
 @pytest.mark.parametrize("term", [False, True])
 def test_whole_short_list_is_the_exact_order(bits, term):
     for n, groups in [(1, 1), (63, 3), (64, 8), (65, 9), (130, 17), (1000, 33)]:
@@ -53,7 +57,7 @@ def test_whole_short_list_is_the_exact_order(bits, term):
         np.testing.assert_allclose(np.take_along_axis(exact, rows, 1), scores, rtol=2e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("bits", KINDS)
 @pytest.mark.parametrize("spread", [1.0, 1.05])
 def test_the_integer_ranking_is_close_to_exact(bits, spread):
     index, queries, factors, exact = case(3000, 60, bits, spread=spread)
@@ -62,7 +66,7 @@ def test_the_integer_ranking_is_close_to_exact(bits, spread):
     assert (rows[:, :, None] == order[:, None, :]).any(-1).mean() > 0.98
 
 
-@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("bits", KINDS)
 def test_every_level_and_thread_count_gives_the_same(bits):
     for n in [*range(0, 131, 13), 63, 64, 65, 127, 128, 129, 9000]:
         for groups in (1, 2, 7, 31):
@@ -92,7 +96,7 @@ def test_ties_go_to_the_lowest_row(level):
         assert rows.tolist() == [[0, 1, 2, 3, 4, 5]] * 2 and (scores == 4).all()
 
 
-@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("bits", KINDS)
 def test_masks_and_missing_rows(bits):
     index, queries, factors, _exact = case(300, 5, bits)
     allowed = np.zeros(300, bool)
@@ -131,7 +135,8 @@ def test_nearest_codewords(k):
         if _native.set_isa(level):
             found.append(_native.scan_encode(x, books.ravel(), half, sizes, k))
     assert all(np.array_equal(a, b) for f in found for a, b in zip(f, found[0], strict=True))
-    ids, dots = found[0]
+    ids, dots, squares = found[0]
+    np.testing.assert_allclose(squares, (x ** 2).sum(1), rtol=1e-5)
     products = np.zeros(333, np.float32)
     for g, (a, b) in enumerate([(0, 1), (1, 3), (3, 3), (3, 8)]):
         cost = ((x[:, a:b, None] - books[None, a:b]) ** 2).sum(1)

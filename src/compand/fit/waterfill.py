@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 # Least squared error of k codewords for s independent Gaussian values of variance 1, a value (k-means, measured; k = 256 for
@@ -14,6 +16,7 @@ _ERROR = {
 _SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 48)
 
 
+@lru_cache(maxsize=256)
 def error(k: int, size: int) -> float:
     """Squared error left of a unit Gaussian by k codewords for ``size`` values together.
 

@@ -27,9 +27,9 @@ class Leaf:
     groups: int
     gain: np.ndarray       # (n,) float32
     codebooks: np.ndarray  # (values,) float32: for each group (size, 2^bits)
-    sizes: np.ndarray      # (groups,) int32
+    sizes: np.ndarray      # (groups,) int32; none: columns
     columns: np.ndarray    # (width,) float32 factors of the query's coordinates
-    zero: float            # 8 bits: value = id + zero
+    zero: float            # columns, without codebooks: value = id + zero
     affine: Affine
     debiased: bool = False            # the gain makes inner products unbiased
     take: np.ndarray | None = None    # the query's coordinate of each column; None: in order
@@ -81,7 +81,7 @@ def _rows(codes: Codes, path: str, coder: str, k: int) -> np.ndarray:
 
 def _grouped(q: Grouped, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | None:
     books = q.codebooks()
-    if q.bits == 8 or (q.bits == 6 and q.groups > 512) or len(books) != int(q.sizes_.sum(dtype=np.int64)):
+    if (q.bits > 4 and q.groups > 512) or len(books) != int(q.sizes_.sum(dtype=np.int64)):
         return None
     parts = {"ids": codes.part(path + "ids") if not coder else codes.symbols(path + "ids")}
     if q.gain:

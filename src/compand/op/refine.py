@@ -15,7 +15,7 @@ class Refiner:
         from .. import _native
 
         self.terms, self.metric, self.norm2 = terms, metric, norm2
-        self.indexes = [None if t.bits == 8 else _native.scan_index(t.rows, t.groups, t.bits, t.gain, np.zeros(0, np.float32), t.codebooks,
+        self.indexes = [None if not len(t.sizes) else _native.scan_index(t.rows, t.groups, t.bits, t.gain, np.zeros(0, np.float32), t.codebooks,
                                                                     t.sizes, t.zero) for t in terms]
 
     def scores(self, q: np.ndarray, rows: np.ndarray) -> np.ndarray:

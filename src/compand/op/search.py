@@ -124,7 +124,7 @@ class Scanner:
         if metric != "ip":
             norm2 = _norms(codes, leaf)
             gain, term = (gain / np.sqrt(norm2), 1 / np.sqrt(norm2)) if metric == "cosine" else (gain, -norm2)
-        unit = units(leaf.affine.matrix, leaf.columns, leaf.take) if leaf.bits == 8 else None
+        unit = units(leaf.affine.matrix, leaf.columns, leaf.take) if not len(leaf.sizes) else None
         self.index = _native.scan_index(leaf.rows, leaf.groups, leaf.bits, np.ascontiguousarray(gain, np.float32),
                                         np.ascontiguousarray(term, np.float32), leaf.codebooks, leaf.sizes, leaf.zero, unit,
                                         0 if unit is None else lead(leaf.rows, leaf.gain, unit, leaf.zero))

@@ -168,9 +168,13 @@ def _codewords(x: np.ndarray, sizes: np.ndarray, k: int, weight: np.ndarray | No
             books[at:at + size] = x[(quantile + at * 7919) % n, at:at + size].T
     widths, none = sizes.astype(np.int32), np.zeros(0, np.float32)
     run = np.repeat(np.arange(len(sizes)), sizes)
-    for _ in range(_ROUNDS):
-        ids, *_ = _native.scan_encode(x, books.ravel(), _half(books, sizes), widths, k)
-        total, count = _native.scan_sums(x, ids, none if weight is None else np.ascontiguousarray(weight, np.float32), widths, k)
+    w = none if weight is None else np.ascontiguousarray(weight, np.float32)
+    step = max(1, min(3, n // (64 * k)))  # a part of the rows brings codewords near
+    few = (np.ascontiguousarray(x[::step]), np.ascontiguousarray(w[::step]))
+    for turn in range(_ROUNDS):
+        rows, own = few if turn < _ROUNDS // 2 else (x, w)
+        ids, *_ = _native.scan_encode(rows, books.ravel(), _half(books, sizes), widths, k)
+        total, count = _native.scan_sums(rows, ids, own, widths, k)
         books = np.where(count[run] > 0, total / np.maximum(count[run], 1e-30), books).astype(np.float32)
         for g in np.flatnonzero((count == 0).any(axis=1) & (sizes > 0)):  # an unused codeword moves next to one of the most used
             empty, at = np.flatnonzero(count[g] == 0), starts[g]
