@@ -141,13 +141,21 @@ class Codec:
         return rows // 64 * 64 if rows >= 64 else rows
 
     # -- fit, encode, decode -------------------------------------------------------------------------------------------
-    def fit(self, x, *, weight=None, sample: int | None = SAMPLE_ROWS) -> Codec:
+    def fit(self, x, *, weight=None, queries=None, sample: int | None = SAMPLE_ROWS) -> Codec:
         """A codec fitted to x (n, ...), looking at no more than ``sample`` evenly spaced rows (None: all).
 
         ``weight`` is the importance of values: non-negative, (n, d), (n, 1) or (1, d).
+        ``queries`` (q, d) are examples of what rows will be searched with, for stages that fit to the error of inner products with
+        them (``klt`` at the start of the spec or of a term); without them the rows themselves stand in.
         Raises `FitError` if there are too few rows, `InputError` for NaN or infinite values.
         """
         y, form = self._rows(x)
+        if queries is not None:
+            queries = self._flow(*self._rows(queries))
+            if queries.shape[1] != form.d or not len(queries):
+                raise InputError(f"queries must be (q, {form.d}) like the rows, with q >= 1, not {list(queries.shape)}")
+            if not self.stage.queried:
+                raise InputError(f"{self.spec} has no stage that fits to queries; begin it with klt")
         if not self.stage.state(form):
             return self
         if form.n == 0 or form.d == 0:
@@ -159,7 +167,8 @@ class Codec:
             if weight.ndim == 1:
                 weight = xp.reshape(weight, (-1, 1) if weight.shape[0] == form.n else (1, -1))
             weight = weight[::step] if weight.shape[0] == form.n > 1 else weight
-        fitted = self.stage.fit(self._flow(y[::step], form), weight=weight)
+        asked = {} if queries is None else {"queries": queries}
+        fitted = self.stage.fit(self._flow(y[::step], form), weight=weight, **asked)
         return Codec(fitted)
 
     def encode_blocks(self, x) -> Iterator[Block]:

@@ -21,6 +21,7 @@ class Expression(Stage):
     def __init__(self, items: tuple[Stage, ...]):
         object.__setattr__(self, "items", items)
         object.__setattr__(self, "exact", all(s.exact for s in items))
+        object.__setattr__(self, "queried", any([s.queried for s in items]))
 
     @property
     def most_rows(self) -> int:
@@ -57,7 +58,7 @@ class Chain(Expression):
         self.__dict__.update(
             transforms=transforms, quantizer=quantizer, coder=next((s for s in rest if s.kind == "entropy"), None),
             kind="quantizer" if quantizer else "transform", raw=all([s.raw for s in items if s.kind != "entropy"]),
-            elementwise=all([getattr(s, "elementwise", False) for s in transforms]))
+            queried=items[0].queried, elementwise=all([getattr(s, "elementwise", False) for s in transforms]))
 
     def __str__(self) -> str:
         return _remembered(self, lambda: ",".join(map(str, self.items)))
@@ -88,16 +89,16 @@ class Chain(Expression):
     def out(self, form):
         return self._forms(form)[-1]
 
-    def fit(self, x, *, weight=None):
+    def fit(self, x, *, weight=None, queries=None):
         fitted: list[Stage] = []
         for t in self.transforms:
-            t = t.fit(x, weight=weight)
+            t = t.fit(x, weight=weight, **_asked(t, None if fitted else queries))
             fitted.append(t)
             if weight is not None:
                 weight = t.carry(weight, Form(*x.shape, dtype_name(x)))
             x, _ = t.forward(x)
         if self.quantizer:
-            fitted.append(self.quantizer.fit(x, weight=weight))
+            fitted.append(self.quantizer.fit(x, weight=weight, **_asked(self.quantizer, None if fitted else queries)))
         return Chain((*fitted, *(self.items[len(fitted):])))
 
     def forward(self, x):
@@ -137,11 +138,11 @@ class Sum(Expression):
     def layout(self, form):
         return _join((i, s.layout(form)) for i, s in enumerate(self.items))
 
-    def _passes(self, x, weight=None, fit=False):
+    def _passes(self, x, weight=None, fit=False, queries=None):
         form, fitted, parts = Form(*x.shape, dtype_name(x)), [], {}
         for i, term in enumerate(self.items):
             if fit:
-                term = term.fit(x, weight=weight)
+                term = term.fit(x, weight=weight, **_asked(term, queries))
                 fitted.append(term)
             if not fit or i + 1 < len(self.items):
                 own = term.encode(x)
@@ -150,8 +151,8 @@ class Sum(Expression):
                 x = x - term.decode(own, form)
         return tuple(fitted), parts
 
-    def fit(self, x, *, weight=None):
-        return Sum(self._passes(x, weight, fit=True)[0])
+    def fit(self, x, *, weight=None, queries=None):
+        return Sum(self._passes(x, weight, fit=True, queries=queries)[0])
 
     def encode(self, x):
         return self._passes(x)[1]
@@ -162,6 +163,11 @@ class Sum(Expression):
             value = term.decode(_under(i, parts), form)
             total = value if total is None else total + value
         return total
+
+
+def _asked(stage: Stage, queries) -> dict[str, Any]:
+    """What a stage is told of queries. They live in the space of the rows, so no transform may come before it."""
+    return {} if queries is None or not stage.queried else {"queries": queries}
 
 
 def used(stage: Stage, paths: Iterable[str], terms: int | None = None) -> set[str]:

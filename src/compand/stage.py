@@ -94,6 +94,8 @@ class Stage:
         """The fitted arrays this stage needs for such an input; {} if it needs no fit."""
         return {}
 
+    queried: ClassVar[bool] = False  # whether fit takes ``queries`` (q, d), too: what inner products with rows will be taken with
+
     def fit(self, x, *, weight=None) -> Self:
         """A copy fitted to x (n, d). ``weight`` is None or non-negative importance broadcastable to x."""
         return self

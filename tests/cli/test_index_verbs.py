@@ -50,3 +50,16 @@ def test_row_numbers_and_lists(ok, there):
     assert json.loads(ok("delete", "x.cpd", "3", "--json"))["vectors"] == 20_999
     assert json.loads(ok("add", "x.cpd", "q.npy", "--json"))["vectors"] == 21_499
     ok("decompress", "x.cpd", "-o", "back.npz")
+
+
+def test_codes_fitted_to_queries(ok, run, vectors):
+    np.save("x.npy", vectors)
+    np.save("q.npy", vectors[:50] * np.linspace(2, 0, vectors.shape[1], dtype=np.float32))
+    ok("compress", "x.npy", "--bytes", "16", "-o", "own.cpd")
+    ok("compress", "x.npy", "--bytes", "16", "--queries", "q.npy", "-o", "asked.cpd")
+    assert Path("own.cpd").read_bytes() != Path("asked.cpd").read_bytes()
+    ok("search", "asked.cpd", "q.npy", "-k", "1", "-o", "ids.npy")
+    np.save("wide.npy", np.ones((3, vectors.shape[1] + 1), np.float32))
+    for words, code in (((), 2), (("int:8",), 1), (("klt,int:8", "--queries", "wide.npy"), 1)):
+        wrong = run("compress", "x.npy", *words, *([] if "--queries" in words else ["--queries", "q.npy"]), "-o", "w.cpd")
+        assert wrong.exit_code == code and "fault of compand" not in wrong.stderr and not Path("w.cpd").exists()

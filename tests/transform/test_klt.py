@@ -46,3 +46,22 @@ def test_wrong_width(x):
 def test_laws(monkeypatch):
     monkeypatch.setattr(laws, "DONE_WITH", "float:e5m2:scale=none")  # a scale of a row may fall either way in torch
     laws.check(Klt, examples=6)
+
+
+def test_queries_decide_which_directions_matter():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2000, 8), dtype=np.float32) * np.float32([4, 4, 4, 4, 1, 1, 1, 1])
+    q = np.zeros((50, 8), np.float32)
+    q[:, 4:] = rng.standard_normal((50, 4))  # of no use to ask for the strong half
+    own, asked = (compand.Codec("klt:power=1,grouped:4:bits=4").fit(x, **kw) for kw in ({}, {"queries": q}))
+    error = [np.square((codec.decode(codec.encode(x)) - x) @ q.T).mean() for codec in (own, asked)]
+    assert error[1] < 0.5 * error[0]
+    assert compand.Codec("(vq:4)+(klt,grouped:4:bits=4)").fit(x, queries=q).stage.items[1].transforms[0].scale_.argmax() == 0
+
+
+@pytest.mark.parametrize("spec, queries", [("klt,int:8", np.zeros((3, 7))), ("klt,int:8", np.full((3, 8), np.nan)), ("klt,int:8", np.zeros((0, 8))),
+                                           ("grouped:4:bits=4", np.ones((3, 8))), ("center,klt,int:8", np.ones((3, 8)))])
+def test_queries_that_cannot_be_used_are_refused(spec, queries):
+    x = np.random.default_rng(0).standard_normal((100, 8), dtype=np.float32)
+    with pytest.raises(compand.errors.InputError):
+        compand.Codec(spec).fit(x, queries=queries)

@@ -36,6 +36,8 @@ def compress(
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit.")] = False,
     nbytes: Annotated[int | None, typer.Option("--bytes", min=4, help="Embeddings to search: so many bytes a vector; the best spec for "
                                                "them, with lists if there are many.", show_default=False)] = None,
+    queries: Annotated[Path | None, typer.Option(help="Embeddings to search: examples of queries, to fit the codes to (with --bytes "
+                                                 "or a SPEC that begins with klt).", show_default=False)] = None,
     bits: Annotated[float | None, typer.Option(help="At most so many bits a value, all bytes counted.", show_default=False)] = None,
     limit: Annotated[str | None, typer.Option("--size", help="At most this size: 10MB, 10MiB.", show_default=False)] = None,
     ratio: Annotated[float | None, typer.Option(help="At least so many times smaller.", show_default=False)] = None,
@@ -105,6 +107,8 @@ def compress(
     stage = ready(source, spec if nbytes is None else for_search(source, nbytes, quiet or json), seed)
     path = out or source.with_name(source.resolve().name + ".cpd")
     set_threads(threads)
+    if queries is not None:
+        stage = asked_for(source, stage, queries)
     if stdout:
         with tempfile.TemporaryDirectory(prefix="compand-") as folder:
             path = Path(folder, "out.cpd")
@@ -140,6 +144,23 @@ def for_search(source: Path, nbytes: int, quiet: bool) -> str:
     spec, why = preset(nbytes, d, n)
     note(f"{nbytes} bytes a vector: using {spec} ({why})", quiet)
     return spec
+
+
+def asked_for(source: Path, stage: Stage | None, queries: Path) -> Stage:
+    """The stage fitted to the one array of vectors of the source and to these queries."""
+    import numpy as np
+
+    from .. import Codec
+    from ..modality import detect
+    from .search import pick
+
+    if stage is None:
+        raise usage("--queries goes with --bytes or a SPEC that begins with klt")
+    with detect(source) as opened, detect(queries) as asked:
+        rows, own = ({i.name: i for i in o.items() if len(i.shape) == 2} for o in (opened, asked))
+        x = rows[pick(list(rows), None, source)].load()
+        q = own[pick(list(own), None, queries)].load()
+        return Codec(stage).fit(x, queries=np.asarray(q, np.float32)).stage
 
 
 def set_threads(n: int) -> None:

@@ -26,7 +26,7 @@ class Klt(Transform, name="klt"):
         0: a rotation, squared errors stay as they are. 1: the squared error of a row is the mean squared error of its inner
         products with queries. 0.5 (default): between the two, best for codes of 1 to 4 bits a value on measured embeddings.
 
-    The energy of direction v is E[(q·v)²] over queries q, for which the rows themselves stand in. The basis is stored as
+    The energy of direction v is E[(q·v)²] over queries q; where a fit is given none, the rows themselves stand in. The basis is stored as
     float16, so a row comes back to about 2^-11 of its norm and what the dropped directions hold.
     Raises `SpecError` for k > d, `FitError` for more than 8192 columns. Karhunen 1947, Loève 1948; query-weighted loss as in
     score-aware quantization (Guo et al. 2020).
@@ -38,6 +38,7 @@ class Klt(Transform, name="klt"):
     """
 
     exact = False
+    queried = True
     examples = ("klt:16,int:8", "klt,grouped:8:bits=4")
     k: Annotated[int, range(1, 1 << 20)] | None = None
     _: KW_ONLY
@@ -58,7 +59,7 @@ class Klt(Transform, name="klt"):
         k = self._width(form.d)
         return {"mean_": Part((form.d,), "float32"), "basis_": Part((form.d, k), "float16"), "scale_": Part((k,), "float32")}
 
-    def fit(self, x, *, weight=None):
+    def fit(self, x, *, weight=None, queries=None):
         x = to_numpy(x)
         n, d = x.shape
         if d > _MOST:
@@ -76,7 +77,7 @@ class Klt(Transform, name="klt"):
             z = ((x[at:at + _ROWS] / top - mean) * rows[at:at + _ROWS]).astype(np.float32)
             covariance += z.T @ z
         variance, basis = np.linalg.eigh(covariance / total)
-        energy = np.maximum(variance, 0) + (mean @ basis) ** 2
+        energy = np.maximum(variance, 0) + (mean @ basis) ** 2 if queries is None else _energy(to_numpy(queries), basis)
         order = np.argsort(-variance * energy ** self.power, kind="stable")[:self._width(d)]
         basis, energy = basis[:, order], energy[order]
         basis *= np.where(basis[np.abs(basis).argmax(axis=0), np.arange(len(order))] < 0, -1, 1)
@@ -97,3 +98,10 @@ class Klt(Transform, name="klt"):
     def inverse(self, y, side, form):
         mean, basis, scale = self._arrays(y)
         return array_namespace(y).matmul(y / scale, basis.T) + mean
+
+
+def _energy(queries: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """E[(q·v)²] of each direction, up to a factor; one that no query asks for is worth a thousandth of the mean."""
+    q = queries / (float(np.abs(queries).max()) or 1.0)
+    energy = np.square((q @ basis).astype(np.float64)).mean(axis=0)
+    return np.maximum(energy, 1e-3 * energy.mean())
