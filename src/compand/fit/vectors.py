@@ -25,7 +25,8 @@ def preset(size: int, d: int) -> tuple[str, str]:
         return "int:8", f"one byte a value fits: recall is that of float32 to about half a point ({d + 2} bytes)"
     kept = "klt" if 8 * size >= d else f"klt:{8 * size}"
     if size <= d / 14:
-        return f"{kept},grouped:{size}:bits=8", "principal directions, 256 codewords for each run of them, unbiased inner products; searched as stored"
+        return f"{kept},grouped:{size}:bits=8", ("principal directions, 256 codewords for each run of them, unbiased inner products; "
+                                                 "searched as stored")
     if size <= d / 5:
         return f"{kept},grouped:{size}", "principal directions, codewords where queries look, unbiased inner products; searched as stored"
     return f"klt,ecsq:{size},rans", (f"above {d // 5} bytes entropy coding finds more than codes of fixed length; "

@@ -15,8 +15,8 @@ class Refiner:
         from .. import _native
 
         self.terms, self.metric, self.norm2 = terms, metric, norm2
-        self.indexes = [None if not len(t.sizes) else _native.scan_index(t.rows, t.groups, t.bits, t.gain, np.zeros(0, np.float32), t.codebooks,
-                                                                    t.sizes, t.zero) for t in terms]
+        self.indexes = [_native.scan_index(t.rows, t.groups, t.bits, t.gain, np.zeros(0, np.float32), t.codebooks, t.sizes, t.zero)
+                        if len(t.sizes) else None for t in terms]
 
     def scores(self, q: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Scores (q, m) float32 of rows (q, m) int64, as `compand.search` gives them; q of length 1 for cosine."""
