@@ -7,7 +7,7 @@ import compand
 from compand import _native
 from compand.op.search import search_reference, top
 
-SCANNED = ["klt,grouped:12", "klt,grouped:12:bits=4", "klt,grouped:12:bits=8", "klt:20:power=0,grouped:9:gain=false", "int:8", 
+SCANNED = ["klt,grouped:12", "klt,grouped:12:bits=4", "klt,grouped:12:bits=8", "klt:20:power=0,grouped:9:gain=false", "int:8",
            "hadamard,int:8", "center,int:8:per=column", "rotate,int:8:per=tensor", "pca:16,grouped:8"]
 DECODED = ["int:4:group=8", "hadamard,int:3", "int:8:group=8", "center,sign"]
 

@@ -60,7 +60,8 @@ def test_queries_decide_which_directions_matter():
 
 
 @pytest.mark.parametrize("spec, queries", [("klt,int:8", np.zeros((3, 7))), ("klt,int:8", np.full((3, 8), np.nan)),
-                                           ("klt,int:8", np.zeros((0, 8))), ("grouped:4:bits=4", np.ones((3, 8))), ("center,klt,int:8", np.ones((3, 8)))])
+                                           ("klt,int:8", np.zeros((0, 8))),
+                                           ("grouped:4:bits=4", np.ones((3, 8))), ("center,klt,int:8", np.ones((3, 8)))])
 def test_queries_that_cannot_be_used_are_refused(spec, queries):
     x = np.random.default_rng(0).standard_normal((100, 8), dtype=np.float32)
     with pytest.raises(compand.errors.InputError):
