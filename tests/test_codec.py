@@ -165,3 +165,34 @@ def test_first_terms_are_decoded_from_their_parts_alone(spec, tmp_path, monkeypa
     for wrong in (0, -1, 1.5, True):
         with pytest.raises(compand.InputError, match="terms"):
             codec.decode(codes, terms=wrong)
+
+
+WEIGHED = ("sign", "sign:complex=true", "sign:16+sign:16", "ternary", "ternary:rule=best", "ternary:rule=absmean", "lattice:e8:bits=4",
+           "lattice:e8:bits=1:group=16", "pyramid:9:dim=8", "int:2", "float:e2m1", "scale:rms:per=row,sign:group=20")
+
+
+@pytest.mark.parametrize("spec", WEIGHED)
+def test_weights_move_the_scales_that_are_stored_with_rows(spec):
+    rng = np.random.default_rng(8)
+    x = (rng.standard_normal((50, 60)) * np.where(np.arange(60) < 12, 3, 1)).astype(np.float32)
+    weight = np.where(np.arange(60) % 5 == 0, 200, 1).astype(np.float32)
+    codec = Codec(spec).fit(x)
+    plain, weighted = (float((weight * (codec.decode(c) - x) ** 2).sum()) for c in (codec.encode(x), codec.encode(x, weight=weight)))
+    assert weighted < plain
+    even = codec.encode(x, weight=np.ones((50, 1)))
+    assert np.allclose(codec.decode(even), codec.decode(codec.encode(x)), atol=1e-2 * np.abs(x).max())
+
+
+def test_weights_of_zero_mean_no_preference():
+    x = np.random.default_rng(9).standard_normal((4, 32)).astype(np.float32)
+    for spec in ("sign:8", "ternary:8:rule=best", "ternary:8", "lattice:e8", "pyramid:8:dim=8"):
+        assert np.isfinite(Codec(spec).decode(Codec(spec).encode(x, weight=np.zeros((4, 32))))).all(), spec
+
+
+def test_weights_of_rows_follow_the_rows_from_block_to_block():
+    x = np.random.default_rng(10).standard_normal((3000, 1024)).astype(np.float32)  # three blocks
+    weight = np.random.default_rng(11).uniform(0, 1, x.shape).astype(np.float32)
+    whole = Codec("sign").encode(x, weight=weight)
+    assert len(whole.blocks) == 3
+    last = Codec("sign").encode(x[2048:], weight=weight[2048:])
+    assert np.array_equal(whole.blocks[2].parts["scale"], last.blocks[0].parts["scale"])

@@ -13,7 +13,7 @@ from .codes import Block, Codes, pack_part, unpack_part
 from .dtypes import dtype as dtype_of
 from .dtypes import is_float
 from .errors import CompandError, CorruptError, FitError, InputError
-from .expression import Chain, Sum, used
+from .expression import Chain, Sum, encode, used
 from .stage import Form, Part, Stage
 
 BLOCK_VALUES = 1 << 20  # values of a block of rows; a block is coded on its own
@@ -162,38 +162,47 @@ class Codec:
             raise FitError(f"{self.spec}: cannot fit to an empty array {list(x.shape)}")
         step = 1 if sample is None else -(-form.n // sample)
         if weight is not None:
-            xp = array_namespace(y)
-            weight = cast(weight if hasattr(weight, "shape") else xp.asarray(weight), form.dtype)
-            if weight.ndim == 1:
-                weight = xp.reshape(weight, (-1, 1) if weight.shape[0] == form.n else (1, -1))
+            weight = self._weight(weight, y, form)
             weight = weight[::step] if weight.shape[0] == form.n > 1 else weight
         asked = {} if queries is None else {"queries": queries}
         fitted = self.stage.fit(self._flow(y[::step], form), weight=weight, **asked)
         return Codec(fitted)
 
-    def encode_blocks(self, x) -> Iterator[Block]:
+    def encode_blocks(self, x, weight=None) -> Iterator[Block]:
         """The blocks of x's codes one by one, for streaming to a file."""
         y, form = self._rows(x)
         if form.n == 0 or form.d == 0:
             return
+        if weight is not None:
+            weight = self._weight(weight, y, form)
         self.stage.require(form)
         step = self.block_rows(form)
         for at in range(0, form.n, step):
             rows = self._flow(y[at:at + step], form, at)
             layout = self.layout(form._replace(n=rows.shape[0]))
-            parts = self.stage.encode(rows)
+            parts = encode(self.stage, rows, weight if weight is None or len(weight) == 1 else weight[at:at + step])
             if parts.keys() != layout.keys():
                 raise TypeError(f"{self.spec}: encode gave parts {sorted(parts)}, layout declares {sorted(layout)}")
             yield Block(rows.shape[0], {path: pack_part(to_numpy(parts[path]), p) for path, p in layout.items()})
 
-    def encode(self, x) -> Codes:
+    @staticmethod
+    def _weight(weight, y, form: Form):
+        """The importance of values in the library and dtype of the rows y, of two axes."""
+        xp = array_namespace(y)
+        weight = cast(weight if hasattr(weight, "shape") else xp.asarray(weight), form.dtype)
+        return weight if weight.ndim == 2 else xp.reshape(weight, (-1, 1) if weight.shape[0] == form.n else (1, -1))
+
+    def encode(self, x, *, weight=None) -> Codes:
         """The codes of x, any shape, any real dtype, of NumPy or another array-API library.
+
+        ``weight``, as in `fit`, is for scales that are stored with rows (int, float, table, sign, ternary, lattice, pyramid); other
+        stages do without.
 
         Raises `FitError` if the codec needs fitting first, `InputError` for NaN or infinite values.
         """
         shape = tuple(getattr(x, "shape", np.shape(x)))
         dtype = dtype_name(x) if hasattr(x, "dtype") else str(np.asarray(x).dtype)
-        return Codes(self, shape, dtype, tuple(self.encode_blocks(x)))
+        return Codes(self, shape, dtype, tuple(self.encode_blocks(x, weight)))
 
     def decode_block(self, block: Block, form: Form, like_array=None, terms: int | None = None):
         """The rows of one block, as they flow into the stages (float32 or float64, or the source dtype if lossless)."""

@@ -58,7 +58,7 @@ class Chain(Expression):
         self.__dict__.update(
             transforms=transforms, quantizer=quantizer, coder=next((s for s in rest if s.kind == "entropy"), None),
             kind="quantizer" if quantizer else "transform", raw=all([s.raw for s in items if s.kind != "entropy"]),
-            queried=items[0].queried, elementwise=all([getattr(s, "elementwise", False) for s in transforms]))
+            queried=items[0].queried, weighs=True, elementwise=all([getattr(s, "elementwise", False) for s in transforms]))
 
     def __str__(self) -> str:
         return _remembered(self, lambda: ",".join(map(str, self.items)))
@@ -113,9 +113,17 @@ class Chain(Expression):
             y = t.inverse(y, _under(i, side), f)
         return y
 
-    def encode(self, x):
-        y, parts = self.forward(x)
-        return parts | _join([(len(self.transforms), self.quantizer.encode(y))])
+    def encode(self, x, weight=None):
+        if weight is None:
+            y, parts = self.forward(x)
+            return parts | _join([(len(self.transforms), self.quantizer.encode(y))])
+        parts = {}
+        for i, t in enumerate(self.transforms):
+            if weight is not None:
+                weight = t.carry(weight, Form(*x.shape, dtype_name(x)))
+            x, own = t.forward(x)
+            parts |= _join([(i, own)])
+        return parts | _join([(len(self.transforms), encode(self.quantizer, x, weight))])
 
     def decode(self, parts, form, terms: int | None = None):
         i = len(self.transforms)
@@ -128,6 +136,7 @@ class Sum(Expression):
 
     kind = "quantizer"
     raw = False
+    weighs = True
 
     def __str__(self) -> str:
         return _remembered(self, lambda: "+".join(f"({s})" if isinstance(s, Chain) else str(s) for s in self.items))
@@ -145,7 +154,7 @@ class Sum(Expression):
                 term = term.fit(x, weight=weight, **_asked(term, queries))
                 fitted.append(term)
             if not fit or i + 1 < len(self.items):
-                own = term.encode(x)
+                own = encode(term, x, None if fit else weight)
                 parts |= _join([(i, own)])
             if i + 1 < len(self.items):
                 x = x - term.decode(own, form)
@@ -154,8 +163,8 @@ class Sum(Expression):
     def fit(self, x, *, weight=None, queries=None):
         return Sum(self._passes(x, weight, fit=True, queries=queries)[0])
 
-    def encode(self, x):
-        return self._passes(x)[1]
+    def encode(self, x, weight=None):
+        return self._passes(x, weight)[1]
 
     def decode(self, parts, form, terms: int | None = None):
         total = None

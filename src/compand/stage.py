@@ -194,6 +194,7 @@ class Quantizer(Stage):
     """Array → codes: a dict of symbols (integer ids) and side information, declared by ``layout``."""
 
     kind = "quantizer"
+    weighs: ClassVar[bool] = False  # encode also takes ``weight``, the importance of values, for what is stored with rows
 
     def layout(self, form: Form) -> dict[str, Part]:
         """The parts of the codes of n rows."""

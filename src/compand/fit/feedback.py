@@ -16,7 +16,6 @@ the terms before it lost of the outputs: ``(hadamard,trellis:2)+lowrank:16``.
 
 from __future__ import annotations
 
-import inspect
 from math import ceil
 from typing import Any, Literal
 
@@ -109,7 +108,7 @@ def _feed(stage: Stage, w: np.ndarray, h: np.ndarray, block: int, order: str) ->
         return _scalar(stage, w, h, first, order)
     if (getattr(stage, "group", None) or 0) >= form.d:
         return first  # a row is one group: there is nothing before it to make up for
-    unit = _unit(stage, w, first)
+    unit = _unit(stage, w, h, first)
     if unit:
         return _pieces(stage, w, h, first, max(unit, block // unit * unit))
     if isinstance(stage, Sum):
@@ -135,7 +134,7 @@ def _inner(stage: Stage, w: np.ndarray, h: np.ndarray, block: int, order: str) -
 
 def _encode(stage: Stage, w: np.ndarray, h: np.ndarray) -> dict[str, Any]:
     """Parts of w alone, with scales that know what columns are worth where the stage can use it."""
-    if "weight" in inspect.signature(stage.encode).parameters:
+    if getattr(stage, "weighs", False):
         return stage.encode(w, weight=np.diag(h)[None].astype(np.float32))
     return stage.encode(w)
 
@@ -172,7 +171,7 @@ def _widths(stage: Stage, d: int) -> dict[str, int] | None:
     return widths
 
 
-def _unit(stage: Stage, w: np.ndarray, parts: dict[str, Any]) -> int | None:
+def _unit(stage: Stage, w: np.ndarray, h: np.ndarray, parts: dict[str, Any]) -> int | None:
     """The least number of columns that are coded without regard to all others; None if whole rows are."""
     n, d = w.shape
     if any(len(p.shape) != 2 or p.shape[0] != n for p in stage.layout(Form(n, d)).values()) or not (widths := _widths(stage, d)):
@@ -182,7 +181,7 @@ def _unit(stage: Stage, w: np.ndarray, parts: dict[str, Any]) -> int | None:
         return None
     changed = w.copy()
     changed[:, unit:] = changed[:, unit:] * 2 + 1
-    again = stage.encode(changed)
+    again = _encode(stage, changed, h)
     same = all(np.array_equal(np.asarray(parts[name])[:, :unit // v], np.asarray(again[name])[:, :unit // v]) for name, v in widths.items())
     return unit if same else None
 

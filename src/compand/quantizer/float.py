@@ -37,6 +37,7 @@ class Float(Quantizer, name="float"):
     array([[ 0,  1, 12,  7]], dtype=uint8)
     """
 
+    weighs = True
     examples = ("float:e4m3", "float:e2m1:scale=mx", "float:e2m1:scale=nvfp4")
     format: str
     _: KW_ONLY

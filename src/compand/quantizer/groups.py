@@ -86,14 +86,31 @@ def float32(x):
     return cast(xp.clip(x, -3.4e38, 3.4e38) if dtype_name(x) == "float64" else x, "float32")
 
 
-def statistic(x, group: int | None, kind: str):
-    """Mean or median of each group of non-negative x (n, d): (n, groups), padding left out."""
+def weights(weight, x):
+    """The importance of values (n or 1, d or 1) as float32 of the shape of x; None stays None."""
+    return None if weight is None else array_namespace(x).broadcast_to(cast(weight, "float32"), x.shape)
+
+
+def of_rows(weight, rows: slice):
+    """The importance of some rows."""
+    return weight if weight is None or weight.shape[0] == 1 else weight[rows]
+
+
+def statistic(x, group: int | None, kind: str, weight=None):
+    """Mean or median of each group of non-negative x (n, d): (n, groups), padding left out. ``weight`` (n, d) is for the mean."""
     xp = array_namespace(x)
     real = mask(x, group)
     y = split(x, group)
     if kind == "mean":
         top = xp.max(y, axis=2, keepdims=True)  # so that the sum of large values stays finite
         y = y / xp.where(top == 0, xp.ones_like(top), top)
+        if weight is not None:
+            w = split(weight, group)
+            w = w if real is None else w * real
+            most = xp.max(w, axis=2, keepdims=True)
+            w = xp.where(most == 0, xp.ones_like(w), w / xp.where(most == 0, xp.ones_like(most), most))
+            w = w if real is None else w * real
+            return (total(y * w) / total(w) * top)[:, :, 0]
         if real is None:
             return (total(y) / y.shape[2] * top)[:, :, 0]
         return (total(y * real) / total(real) * top)[:, :, 0]

@@ -43,6 +43,7 @@ class Int(Quantizer, name="int"):
     (array([[ 8,  9,  0, 13, 15,  8]], dtype=uint8), array([[ 1., 10.]], dtype=float32))
     """
 
+    weighs = True
     examples = ("int:4:group=16", "int:2", "int:8:per=column")
     bits: Annotated[int, range(1, 17)] | None = None
     _: KW_ONLY

@@ -25,7 +25,8 @@ class Lattice(Quantizer, name="lattice"):
     =========================  ============================================================================
 
     For 3 bits and more a point p is v + h/2 with integers v, h in {0, 1}, sum v even: ids are v_1..v_7 and v_8 with its parity,
-    which the others give away, replaced by h. A row's last vector is padded with zeros.
+    which the others give away, replaced by h. A row's last vector is padded with zeros. ``encode(x, weight)``
+    weighs the errors by which ``search=mse`` chooses a scale.
 
     Conway and Sloane, Fast quantizing and decoding algorithms for lattice quantizers (1982); QuIP# (Tseng, 2024).
 
@@ -36,6 +37,7 @@ class Lattice(Quantizer, name="lattice"):
     array([[14, 14,  8,  8,  8,  8,  8,  8]], dtype=uint8)
     """
 
+    weighs = True
     examples = ("lattice:e8", "lattice:e8:bits=4:group=16")
 
     points: Literal["e8"]
@@ -59,10 +61,10 @@ class Lattice(Quantizer, name="lattice"):
         ids = Part((n, pieces), k=1 << (8 * self.bits)) if self._ball else Part((n, pieces * 8), k=1 << self.bits)
         return {"ids": ids, "scale": Part((n, groups.count(d, self.group)), self.scales)}
 
-    def encode(self, x):
-        return groups.concat([self._encode(groups.float32(x[rows])) for rows in groups.chunks(x)])
+    def encode(self, x, weight=None):
+        return groups.concat([self._encode(groups.float32(x[rows]), groups.of_rows(weight, rows)) for rows in groups.chunks(x)])
 
-    def _encode(self, x):
+    def _encode(self, x, weight):
         xp = array_namespace(x)
         n, d = x.shape
         top = xp.max(xp.abs(x), axis=1, keepdims=True)
@@ -72,8 +74,9 @@ class Lattice(Quantizer, name="lattice"):
         rms = xp.sqrt(real)
         peak = xp.max(xp.abs(groups.split(y, self.group)), axis=2)
         size = 8 * -(-d // 8)
+        w = groups.weights(weight, x)
         if size > d:
-            y = xp.concat([y, like(np.zeros((n, size - d), np.float32), y)], axis=1)
+            y, w = (a if a is None else xp.concat([a, like(np.zeros((n, size - d), np.float32), a)], axis=1) for a in (y, w))
         tried = []
         if self._ball:
             best = {1: 1.65, 2: 0.98}[self.bits]
@@ -86,7 +89,7 @@ class Lattice(Quantizer, name="lattice"):
         kept = found = least = None
         for s in tried:
             s = groups.widen(groups.store(s * unit, self.scales))
-            ids, error = self._ids(y, s / unit)
+            ids, error = self._ids(y, s / unit, w)
             if least is None:
                 kept, found, least = s, ids, error
             else:
@@ -100,8 +103,8 @@ class Lattice(Quantizer, name="lattice"):
             dtype = xp.int32
         return {"ids": xp.astype(found, dtype), "scale": groups.narrow(kept, self.scales)}
 
-    def _ids(self, y, s):
-        """Ids of y (n, 8·pieces) for the scales s (n, groups), and the squared error of each group."""
+    def _ids(self, y, s, weight):
+        """Ids of y (n, 8·pieces) for the scales s (n, groups), and the (weighted) squared error of each group."""
         xp = array_namespace(y)
         n, size = y.shape
         wide = groups.spread(s, size, self.group)
@@ -109,7 +112,8 @@ class Lattice(Quantizer, name="lattice"):
         t = xp.reshape(xp.where(wide == 0, xp.zeros_like(t), xp.clip(t, -1e6, 1e6)), (-1, 8))
         ids, points = self._ball_ids(t) if self._ball else self._box_ids(t)
         error = xp.reshape(points, (n, size)) * wide - y
-        error = total(groups.split(error * error, self.group))[:, :, 0]
+        error = error * error if weight is None else error * error * weight
+        error = total(groups.split(error, self.group))[:, :, 0]
         return xp.reshape(ids, (n, -1)), error
 
     def _ball_ids(self, t):

@@ -21,7 +21,8 @@ class Pyramid(Quantizer, name="pyramid"):
 
     Parts: ``ids``, the number of y among all such vectors (``high`` holds what is above 2^32); ``gain``, in 256 steps
     of 0.376 dB below the largest of the row (0 = zero vector); ``scale``, the largest gain of each row.
-    ``pulses`` and ``dim`` may give up to 2^63 vectors. The last vector of a row is padded with zeros.
+    ``pulses`` and ``dim`` may give up to 2^63 vectors. The last vector of a row is padded with zeros. ``encode(x, weight)`` chooses
+    gains of least weighted error.
 
     Fischer, A pyramid vector quantizer (1986); greedy search as in Opus (Valin, 2012).
 
@@ -32,6 +33,7 @@ class Pyramid(Quantizer, name="pyramid"):
     array([[ 2.,  0., -2.]], dtype=float32)
     """
 
+    weighs = True
     examples = ("pyramid:8:dim=8", "pyramid:24")
 
     pulses: Annotated[int, range(1, 129)]
@@ -55,18 +57,26 @@ class Pyramid(Quantizer, name="pyramid"):
             parts["high"] = Part((form[0], pieces), k=-(-self.k // (1 << 32)))
         return parts | {"gain": Part((form[0], pieces), k=256), "scale": Part((form[0], 1), self.scales)}
 
-    def encode(self, x):
+    def encode(self, x, weight=None):
         rows = to_numpy(groups.float32(x))
-        found = groups.concat([self._encode(rows[at]) for at in groups.chunks(rows)])
+        weight = None if weight is None else to_numpy(weight)
+        found = groups.concat([self._encode(rows[at], groups.of_rows(weight, at)) for at in groups.chunks(rows)])
         return {name: like(a, x) for name, a in found.items()}
 
-    def _encode(self, x):
+    def _encode(self, x, weight):
         (n, d), dim = x.shape, self.dim
-        x = np.pad(x, ((0, 0), (0, -d % dim))) if d % dim else x
+        w = groups.weights(weight, x)
+        if d % dim:
+            x, w = (a if a is None else np.pad(a, ((0, 0), (0, -d % dim))) for a in (x, w))
         top = np.abs(x).max(1, keepdims=True)
         v = (x / np.where(top == 0, 1, top)).reshape(-1, dim).astype(np.float64)
         y = pulses(v, self.pulses)
         length = ((v * y).sum(1) / np.sqrt((y * y).sum(1))).reshape(n, -1)  # along y: the gain of least error
+        if w is not None:
+            w = w.reshape(-1, dim).astype(np.float64)
+            mass = (w * y * y).sum(1)
+            own = (w * v * y).sum(1) * np.sqrt((y * y).sum(1)) / np.where(mass > 0, mass, 1)
+            length = np.where(mass.reshape(n, -1) > 0, own.reshape(n, -1), length)
         scale = groups.store((length.max(1, keepdims=True) * top.astype(np.float64)).clip(max=3.4e38).astype(np.float32), self.scales)
         stored = groups.widen(scale).astype(np.float64) / np.where(top == 0, 1, top)
         ratio = length / np.where(stored == 0, 1, stored)

@@ -14,7 +14,8 @@ class Sign(Quantizer, name="sign"):
 
     ``scale=mean`` is mean |x|, the least squared error (XNOR-Net, Rastegari 2016); ``median`` is robust to outliers.
     ``complex=true`` takes pairs (x_2i, x_2i+1) as complex numbers and keeps the nearest of 1, i, -1, -i, ids (n, ceil(d/2)) in
-    that order (iFairy, 2025): also one bit a value. Repeated by ``+`` it is residual binarization (DB-LLM, BitStack).
+    that order (iFairy, 2025): also one bit a value. ``encode(x, weight)`` weighs the mean. Repeated by ``+`` it is residual
+    binarization (DB-LLM, BitStack).
 
     >>> import numpy as np
     >>> parts = Sign().encode(np.float32([[3, -1, 2, -2]]))
@@ -22,6 +23,7 @@ class Sign(Quantizer, name="sign"):
     (array([[1, 0, 1, 0]], dtype=uint8), 2.0)
     """
 
+    weighs = True
     examples = ("sign", "sign:64", "sign:complex=true", "sign:16+sign:16")
 
     group: Annotated[int, range(1, 1 << 24)] | None = None
@@ -38,22 +40,23 @@ class Sign(Quantizer, name="sign"):
         ids = Part((form.n, -(-form.d // 2)), k=4) if self.complex else Part((form.n, form.d), k=2)
         return {"ids": ids, "scale": Part((form.n, groups.count(form.d, self.group)), self.scales)}
 
-    def encode(self, x):
-        return groups.concat([self._encode(groups.float32(x[rows])) for rows in groups.chunks(x)])
+    def encode(self, x, weight=None):
+        return groups.concat([self._encode(groups.float32(x[rows]), groups.of_rows(weight, rows)) for rows in groups.chunks(x)])
 
-    def _encode(self, x):
-        xp = array_namespace(x)
+    def _encode(self, x, weight):
+        xp, w = array_namespace(x), groups.weights(weight, x)
         if not self.complex:
-            s = groups.statistic(xp.abs(x), self.group, self.scale)
+            s = groups.statistic(xp.abs(x), self.group, self.scale, w)
             return {"ids": xp.astype(x >= 0, xp.uint8), "scale": groups.store(s, self.scales)}
         n, d = x.shape
         if d % 2:
-            x = xp.concat([x, xp.zeros((n, 1), dtype=x.dtype)], axis=1)
+            x, w = (a if a is None else xp.concat([a, xp.zeros((n, 1), dtype=a.dtype)], axis=1) for a in (x, w))
         pairs = xp.reshape(x, (n, -1, 2))
         re, im = pairs[:, :, 0], pairs[:, :, 1]
         real = xp.abs(re) >= xp.abs(im)
         size = xp.where(real, xp.abs(re), xp.abs(im))
-        s = groups.statistic(size, self.group and self.group // 2, self.scale)
+        w = None if w is None else xp.where(real, w[:, ::2], w[:, 1::2])
+        s = groups.statistic(size, self.group and self.group // 2, self.scale, w)
         ids = xp.where(real, xp.astype(re < 0, xp.uint8) * 2, xp.astype(im < 0, xp.uint8) * 2 + 1)
         return {"ids": xp.astype(ids, xp.uint8), "scale": groups.store(s, self.scales)}
 

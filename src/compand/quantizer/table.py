@@ -33,6 +33,7 @@ class Table(Quantizer, name="table"):
     (array([1.  , 7.25], dtype=float32), array([[0, 0, 1, 1, 0]], dtype=uint8))
     """
 
+    weighs = True
     examples = ("table:16", "table:nf4")
     levels: str
     _: KW_ONLY

@@ -19,12 +19,15 @@ class Ternary(Quantizer, name="ternary"):
     ``rule=median``      s = median |x|, rounded to the nearest level: robust to outliers
     ===================  ======================================================================================
 
+    ``encode(x, weight)`` weighs means and errors; the median takes no weights.
+
     >>> import numpy as np
     >>> parts = Ternary().encode(np.float32([[4, -0.5, 0, -2]]))
     >>> parts["ids"], float(parts["scale"][0, 0])
     (array([[2, 1, 1, 0]], dtype=uint8), 3.0)
     """
 
+    weighs = True
     examples = ("ternary", "ternary:16:rule=best")
 
     group: Annotated[int, range(1, 1 << 24)] | None = None
@@ -35,38 +38,48 @@ class Ternary(Quantizer, name="ternary"):
     def layout(self, form):
         return {"ids": Part((form.n, form.d), k=3), "scale": Part((form.n, groups.count(form.d, self.group)), self.scales)}
 
-    def encode(self, x):
-        return groups.concat([self._encode(groups.float32(x[rows])) for rows in groups.chunks(x)])
+    def encode(self, x, weight=None):
+        return groups.concat([self._encode(groups.float32(x[rows]), groups.of_rows(weight, rows)) for rows in groups.chunks(x)])
 
-    def _encode(self, x):
+    def _encode(self, x, weight):
         xp = array_namespace(x)
-        a = xp.abs(x)
+        a, w = xp.abs(x), groups.weights(weight, x)
         if self.rule in ("absmean", "median"):
-            s = groups.statistic(a, self.group, "mean" if self.rule == "absmean" else "median")
+            s = groups.statistic(a, self.group, "mean" if self.rule == "absmean" else "median", w)
             least = groups.spread(s * 0.5, x.shape[1], self.group)
         else:
             if self.rule == "twn":
-                limit = groups.statistic(a, self.group, "mean") * 0.7
+                limit = groups.statistic(a, self.group, "mean", w) * 0.7
             else:
-                limit = self._best(a)
+                limit = self._best(a, w)
             least = groups.spread(limit, x.shape[1], self.group)
             kept = xp.astype(a > least, xp.float32)
-            share = groups.statistic(kept, self.group, "mean")
-            s = groups.statistic(a * kept, self.group, "mean") / xp.where(share == 0, xp.ones_like(share), share)
+            share = groups.statistic(kept, self.group, "mean", w)
+            s = groups.statistic(a * kept, self.group, "mean", w) / xp.where(share == 0, xp.ones_like(share), share)
         beyond = a > least
         ids = xp.astype(beyond & (x > 0), xp.uint8) + xp.astype(~(beyond & (x < 0)), xp.uint8)
         return {"ids": ids, "scale": groups.store(s, self.scales)}
 
-    def _best(self, a):
-        """The threshold of each group that maximises (sum of the j largest)² / j, which is the error removed."""
+    def _best(self, a, w=None):
+        """The threshold of each group that maximises (sum of the j largest)² / j, the error removed; with weights (Σ w a)² / Σ w."""
         xp = array_namespace(a)
         y = groups.split(a, self.group)
         real = groups.mask(a, self.group)
         top = xp.max(y, axis=2, keepdims=True)
         y = y / xp.where(top == 0, xp.ones_like(top), top)
-        y = xp.sort(y if real is None else y * real, axis=2, descending=True)
-        total, count = xp.cumulative_sum(y, axis=2), xp.cumulative_sum(xp.ones_like(y), axis=2)
-        j = xp.argmax(total * total / count, axis=2, keepdims=True)
+        y = y if real is None else y * real
+        if w is None:
+            y = xp.sort(y, axis=2, descending=True)
+            total, count = xp.cumulative_sum(y, axis=2), xp.cumulative_sum(xp.ones_like(y), axis=2)
+            mass = count
+        else:
+            w = groups.split(w, self.group)
+            order = xp.argsort(y, axis=2, descending=True)
+            y, w = (xp.take_along_axis(v, order, axis=2) for v in (y, w if real is None else w * real))
+            count = xp.cumulative_sum(xp.ones_like(y), axis=2)
+            total, mass = xp.cumulative_sum(w * y, axis=2), xp.cumulative_sum(w, axis=2)
+            mass = xp.where(mass == 0, xp.ones_like(mass), mass)
+        j = xp.argmax(total * total / mass, axis=2, keepdims=True)
         next_ = xp.where(count > xp.astype(j, xp.float32) + 1, y, xp.zeros_like(y))  # the largest value left out
         return xp.max(next_, axis=2) * top[:, :, 0]
 
