@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
+import array_api_compat
 import numpy as np
-from array_api_compat import array_namespace, device, is_numpy_namespace, is_torch_array
+from array_api_compat import device, is_numpy_namespace, is_torch_array
 
 __all__ = ["array_namespace", "cast", "device", "dtype_name", "exponent", "host", "is_numpy", "like", "power", "rounded", "to_numpy",
            "total"]
@@ -16,9 +18,25 @@ def is_numpy(x) -> bool:
     return isinstance(x, np.ndarray)
 
 
+_NUMPY = array_api_compat.array_namespace(np.zeros(0))
+_NAMES: dict[Any, str] = {}  # of NumPy's dtypes, which take microseconds to say their names
+
+
+def array_namespace(*arrays):
+    """The array-API functions of the library that these arrays are of."""
+    if len(arrays) == 1 and type(arrays[0]) is np.ndarray:
+        return _NUMPY
+    return array_api_compat.array_namespace(*arrays)
+
+
 def dtype_name(x) -> str:
     """The dtype's name without its library: 'float32', 'bfloat16', 'uint8'."""
-    return str(x.dtype).rpartition(".")[2]
+    if type(x) is not np.ndarray:
+        return str(x.dtype).rpartition(".")[2]
+    name = _NAMES.get(x.dtype)
+    if name is None:
+        name = _NAMES[x.dtype] = str(x.dtype).rpartition(".")[2]
+    return name
 
 
 def to_numpy(x) -> np.ndarray:

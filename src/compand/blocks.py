@@ -21,19 +21,21 @@ WORK_FLOOR = 4096      # bytes added to a coded part when its expansion is judge
 
 
 class guarded:
-    """Turn whatever a stage raises over hostile input into a `CompandError`; arithmetic on it warns of nothing."""
+    """Turn whatever a stage raises over hostile input into a `CompandError`; ``values``: arithmetic on them warns of nothing."""
 
     __slots__ = ("quiet", "what", "where")
 
-    def __init__(self, what: str, **where):
+    def __init__(self, what: str, values: bool = True, **where):
         self.what, self.where = what, where
+        self.quiet = np.errstate(all="ignore") if values else None
 
     def __enter__(self) -> None:
-        self.quiet = np.errstate(all="ignore")
-        self.quiet.__enter__()
+        if self.quiet:
+            self.quiet.__enter__()
 
     def __exit__(self, kind, e, trace) -> None:
-        self.quiet.__exit__(kind, e, trace)
+        if self.quiet:
+            self.quiet.__exit__(kind, e, trace)
         if isinstance(e, MemoryError):
             raise LimitError(f"{self.what}: this machine has not the memory for it") from None
         if isinstance(e, Exception) and not isinstance(e, (CompandError, OSError)):  # met what no encoder makes

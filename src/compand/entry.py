@@ -68,7 +68,7 @@ class Entry:
     def _plan(self) -> Plan:
         file, record = self._file, self._record
         codec = file._codec(record["codec"])
-        with guarded("the entry cannot be read", entry=self.name):
+        with guarded("the entry cannot be read", False, entry=self.name):
             plan = file._planned(record["codec"], codec, self.shape, self.dtype, record["rows"])
             file._spend(plan.work, self.name)
             self._match(plan)

@@ -179,6 +179,11 @@ def _asked(stage: Stage, queries) -> dict[str, Any]:
     return {} if queries is None or not stage.queried else {"queries": queries}
 
 
+def encode(quantizer: Stage, x, weight=None) -> dict[str, Any]:
+    """The parts of x, with the importance of values for the stages that can use it."""
+    return quantizer.encode(x) if weight is None or not quantizer.weighs else quantizer.encode(x, weight=weight)
+
+
 def used(stage: Stage, paths: Iterable[str], terms: int | None = None) -> set[str]:
     """The parts that decoding needs if it stops after so many terms of the sum."""
     if terms is None or not isinstance(stage, (Chain, Sum)):

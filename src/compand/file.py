@@ -253,7 +253,7 @@ class File(Mapping):
     def __getitem__(self, name: str) -> Entry:
         if name not in self._entries:
             record = self._records[name]
-            with guarded("the entry cannot be read", entry=name):
+            with guarded("the entry cannot be read", False, entry=name):
                 self._entries[name] = self._entry(name, record)
         return self._entries[name]
 

@@ -5,6 +5,8 @@ NumPy's generators may change their streams between versions; what a file's seed
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -22,9 +24,20 @@ def bits(seed: int, n: int, start: int = 0) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def signs(seed: int, n: int, start: int = 0) -> np.ndarray:
-    """±1 by the top bit: float32 (n,)."""
-    return np.where(bits(seed, n, start) >> np.uint64(63), np.float32(-1), np.float32(1))
+def signs(seed: int, n: int) -> np.ndarray:
+    """±1 by the top bit: float32 (n,), read-only if short: those are remembered."""
+    return _short_signs(seed, n) if n <= 4096 else _signs(seed, n)
+
+
+@lru_cache(64)
+def _short_signs(seed: int, n: int) -> np.ndarray:
+    found = _signs(seed, n)
+    found.flags.writeable = False
+    return found
+
+
+def _signs(seed: int, n: int) -> np.ndarray:
+    return np.where(bits(seed, n) >> np.uint64(63), np.float32(-1), np.float32(1))
 
 
 def uniform(seed: int, n: int, start: int = 0) -> np.ndarray:

@@ -5,6 +5,8 @@ The native kernels do the work; `pack_reference` and `unpack_reference` are the 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from .errors import CorruptError
@@ -27,6 +29,7 @@ def width(k: int) -> int:
     return (k - 1).bit_length()
 
 
+@lru_cache(1024)
 def digits(k: int) -> int:
     """Base-k digits put into one byte where that beats fixed-width bits (5 for k = 3, 3 for k = 5 and 6), else 0."""
     m = 0
