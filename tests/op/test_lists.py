@@ -7,6 +7,7 @@ import compand
 from compand import _native
 from compand.errors import InputError
 from compand.op.lists import ListScanner, cells
+from compand.op.refine import refiner
 from compand.op.search import search_reference
 
 SPECS = ["(vq:16,runs)+(klt,grouped:12)", "vq:16:codewords=float16+(klt,grouped:12:bits=4)", "klt,(vq:16+int:8)",
@@ -142,3 +143,21 @@ def test_a_centroid_that_is_not_finite_is_refused(encoded):
     broken = compand.Codes(compand.Codec(codes.codec.stage.with_arrays(arrays)), codes.shape, codes.dtype, codes.blocks)
     with pytest.raises(compand.CorruptError, match="centroid"):
         compand.search(encoded[1], broken, 5)
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize("spec", ["(vq:32)+(klt,grouped:8)+(klt,ecsq:8,rans)", "(vq:32)+(klt,refined:8:8,rans)",
+                                  "klt,vq:32+grouped:8+ecsq:8", "(vq:32)+(klt,grouped:8)+(klt,grouped:8:bits=8)", "klt,refined:8:8,rans"])
+def test_short_lists_are_scored_as_decoding_would(spec, metric):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5000, 32)) * np.exp(-np.arange(32) / 10) + 2 * rng.standard_normal((20, 32))[rng.integers(0, 20, 5000)] + 0.3
+    x = x.astype(np.float32)
+    q = x[:40] + 0.1 * rng.standard_normal((40, 32), dtype=np.float32)
+    codes = compand.Codec(spec).fit(x).encode(x)
+    assert refiner(codes, metric)
+    scores, rows = compand.search(q, codes, 10, metric=metric, rerank=200, **({"recall": 1} if "vq" in spec else {}))
+    unit = q / np.linalg.norm(q, axis=1, keepdims=True) if metric == "cosine" else q
+    expected, best = search_reference(unit, codes, 10, metric=metric)
+    assert (rows[:, :, None] == best[:, None, :]).any(-1).mean() > 0.97
+    agree = rows == best
+    np.testing.assert_allclose(scores[agree], expected[agree], rtol=1e-5, atol=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ..quantizer.ecsq import Ecsq
 from ..quantizer.grouped import Grouped
 from ..quantizer.int import Int
 from ..quantizer.refined import Refined
+from ..stage import Stage
 from ..symbols import pack
 from .affine import Affine, affine
 
@@ -35,44 +37,84 @@ class Leaf:
     take: np.ndarray | None = None    # the query's coordinate of each column; None: in order
 
 
-def leaf(codes: Codes, terms: int, term: int = 0) -> Leaf | None:
-    """The leaf of codes, of one term if they are a sum and it is the last of ``terms``; None if only decoding can tell scores."""
-    stage, path, transforms, form = codes.codec.stage, "", (), codes.form
-    coder = ""
+class Place(NamedTuple):
+    """A quantizer in the expression of codes."""
+
+    stage: Stage
+    path: str                        # of its parts
+    coder: str                       # of the chain it stands in
+    transforms: tuple[Stage, ...]    # before it, outermost first
+
+
+def place(codes: Codes, terms: int, term: int = 0) -> Place | None:
+    """Where the quantizer of one term is, if codes are a sum and it is the last of ``terms``; else the only one's."""
+    stage, path, transforms, coder = codes.codec.stage, "", (), ""
     while isinstance(stage, (Chain, Sum)):
         if isinstance(stage, Chain):
             path += f"{len(stage.transforms)}."
             transforms += stage.transforms
             coder = str(stage.coder) if stage.coder else coder
             stage = stage.quantizer
-        elif terms == term + 1:
+        elif terms == term + 1 and term < len(stage.items):
             path, stage = path + f"{term}.", stage.items[term]
         else:
             return None
-    if isinstance(stage, Refined) and terms == 1:
-        stage = stage.coarse
-    make = {"ecsq": _ecsq, "grouped": _grouped, "int": _int}.get(stage.name)
-    if make is None or not codes.blocks:
-        return None
-    map_ = affine(transforms, form)
-    return map_ and make(stage, codes, path, coder, map_)
+    return Place(stage, path, coder, transforms)
 
 
-def leaves(codes: Codes) -> list[Leaf] | None:
-    """The leaves whose scores add up to those of all terms; None if codes have one term, or only decoding can tell."""
-    stage, path, transforms, coder = codes.codec.stage, "", (), ""
-    if isinstance(stage, Chain):
-        path, transforms, coder = f"{len(stage.transforms)}.", stage.transforms, str(stage.coder) if stage.coder else ""
-        stage = stage.quantizer
-    if isinstance(stage, Sum) and not any(isinstance(s, Chain) for s in stage.items):
-        found = [leaf(codes, i + 1, i) for i in range(len(stage.items))]
-    elif isinstance(stage, Refined) and codes.blocks and (map_ := affine(transforms, codes.form)):
-        gain = np.ascontiguousarray(stage.gains({"whole": codes.part(path + "whole")}), np.float32)
-        found = [make(s, codes, path, coder, map_) for make, s in ((_grouped, stage.coarse), (_ecsq, stage.fine))]
-        found = [one and replace(one, gain=gain) for one in found]
-    else:
+def leaf(codes: Codes, terms: int, term: int = 0) -> Leaf | None:
+    """The leaf of codes, of one term if they are a sum and it is the last of ``terms``; None if only decoding can tell scores."""
+    found = place(codes, terms, term)
+    if found is None or not codes.blocks:
         return None
-    return None if any(one is None for one in found) else found
+    stage = found.stage
+    refined = isinstance(stage, Refined) and terms == term + 1
+    made = _made(codes, found._replace(stage=stage.coarse) if refined else found)
+    return made and (replace(made, debiased=False) if refined else made)  # a refined row's length is known from both its codes
+
+
+def leaves(codes: Codes, first: int = 0) -> tuple[list[Leaf], np.ndarray] | None:
+    """The leaves of all terms from ``first`` on, whose scores add up, and the shift (d,) of a row by all of them together.
+
+    None if there is only one leaf, or only decoding can tell scores.
+    """
+    stage = codes.codec.stage
+    whole = stage.transforms if isinstance(stage, Chain) else ()
+    stage = stage.quantizer if isinstance(stage, Chain) else stage
+    outer = _affine(codes, whole)
+    if outer is None or not codes.blocks:
+        return None
+    out: list[Leaf] = []
+    shift = outer.shift
+    for i in range(first, len(stage.items) if isinstance(stage, Sum) else 1):
+        found = place(codes, i + 1, i)
+        if found is None:
+            return None
+        refined = isinstance(found.stage, Refined)
+        made = [_made(codes, found._replace(stage=s)) for s in ((found.stage.coarse, found.stage.fine) if refined else (found.stage,))]
+        if any(one is None for one in made):
+            return None
+        if refined:
+            gain = np.ascontiguousarray(found.stage.gains({"whole": codes.part(found.path + "whole")}), np.float32)
+            made = [replace(one, gain=gain) for one in made]
+        out += made
+        shift = shift + made[0].affine.shift - outer.shift
+    return (out, shift) if len(out) > 1 else None
+
+
+def _made(codes: Codes, found: Place) -> Leaf | None:
+    make = {"ecsq": _ecsq, "grouped": _grouped, "int": _int}.get(found.stage.name)
+    map_ = _affine(codes, found.transforms) if make else None
+    return make(found.stage, codes, found.path, found.coder, map_) if make and map_ else None
+
+
+def _affine(codes: Codes, transforms: tuple[Stage, ...]) -> Affine | None:
+    """`affine` of transforms in the expression of codes, kept with them: terms of one chain share theirs."""
+    kept = codes.__dict__.setdefault("_affines", {})
+    key = tuple(map(id, transforms))
+    if key not in kept:
+        kept[key] = affine(transforms, codes.form)
+    return kept[key]
 
 
 def _rows(codes: Codes, path: str, coder: str, k: int) -> np.ndarray:

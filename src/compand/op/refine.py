@@ -6,15 +6,16 @@ import numpy as np
 
 from ..codes import Codes
 from .leaf import Leaf, leaves
+from .lists import Cells, cells
 
 
 class Refiner:
     """The terms of codes, each ready to be summed for chosen rows; kept with the codes."""
 
-    def __init__(self, terms: list[Leaf], metric: str, norm2: np.ndarray | None):
+    def __init__(self, terms: list[Leaf], lists: Cells | None, shift: np.ndarray, metric: str, norm2: np.ndarray | None):
         from .. import _native
 
-        self.terms, self.metric, self.norm2 = terms, metric, norm2
+        self.terms, self.lists, self.shift, self.metric, self.norm2 = terms, lists, shift, metric, norm2
         self.indexes = [_native.scan_index(t.rows, t.groups, t.bits, t.gain, np.zeros(0, np.float32), t.codebooks, t.sizes, t.zero)
                         if len(t.sizes) else None for t in terms]
 
@@ -22,10 +23,15 @@ class Refiner:
         """Scores (q, m) float32 of rows (q, m) int64, as `compand.search` gives them; q of length 1 for cosine."""
         from .. import _native
 
-        affine, wanted = self.terms[0].affine, np.ascontiguousarray(np.maximum(rows, 0))
-        y = q if affine.matrix is None else q @ affine.matrix.T
-        s = np.repeat((q @ affine.shift).astype(np.float32)[:, None], rows.shape[1], axis=1)
+        wanted = np.ascontiguousarray(np.maximum(rows, 0))
+        s = np.repeat((q @ self.shift).astype(np.float32)[:, None], rows.shape[1], axis=1)
+        if self.lists:
+            s += np.take_along_axis(q @ self.lists.centroids.T, self.lists.ids[wanted].astype(np.int64), 1)
+        y, matrix = q, None
         for t, index in zip(self.terms, self.indexes, strict=True):
+            if t.affine.matrix is not matrix:  # terms of one chain share it
+                matrix = t.affine.matrix
+                y = q if matrix is None else q @ matrix.T
             own = np.ascontiguousarray((y[:, :len(t.columns)] if t.take is None else y[:, t.take]) * t.columns, np.float32)
             s += t.gain[wanted] * (index.sums(own, wanted) if index else _native.scan_sums_of(t.rows, own, wanted, t.zero))
         if self.metric == "cosine":
@@ -39,8 +45,9 @@ def refiner(codes: Codes, metric: str) -> Refiner | None:
     """How to score rows of these codes by all their terms; None where only decoding can."""
     kept = codes.__dict__.setdefault("_refiners", {})
     if metric not in kept:
-        terms = leaves(codes)
-        kept[metric] = terms and Refiner(terms, metric, None if metric == "ip" else _norms(codes))
+        lists = cells(codes)
+        found = leaves(codes, 1 if lists else 0)
+        kept[metric] = found and Refiner(found[0], lists, found[1], metric, None if metric == "ip" else _norms(codes))
     return kept[metric]
 
 

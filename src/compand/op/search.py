@@ -205,7 +205,9 @@ def _score(q: np.ndarray, x: np.ndarray, metric: Metric) -> np.ndarray:
 
 def _terms(codec: Codec) -> int:
     stage = codec.stage.quantizer if isinstance(codec.stage, Chain) else codec.stage
-    return len(stage.items) if isinstance(stage, Sum) else 2 if isinstance(stage, Refined) else 1
+    items = stage.items if isinstance(stage, Sum) else (stage,)
+    last = items[-1].quantizer if isinstance(items[-1], Chain) else items[-1]
+    return len(items) + isinstance(last, Refined)
 
 
 def _queries(queries, d: int, metric: Metric) -> np.ndarray:
