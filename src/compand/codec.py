@@ -13,7 +13,7 @@ from .codes import Block, Codes, pack_part, unpack_part
 from .dtypes import dtype as dtype_of
 from .dtypes import is_float
 from .errors import CompandError, CorruptError, FitError, InputError
-from .expression import Chain, Sum, encode, used
+from .expression import encode, progressive, used
 from .stage import Form, Part, Stage
 
 BLOCK_VALUES = 1 << 20  # values of a block of rows; a block is coded on its own
@@ -218,7 +218,7 @@ class Codec:
             if like_array is not None and not self.stage.raw:
                 parts = {path: as_like(a, like_array) for path, a in parts.items()}
             decode = self.stage.decode
-            y = decode(parts, form, terms) if isinstance(self.stage, (Chain, Sum)) else decode(parts, form)
+            y = decode(parts, form, terms) if progressive(self.stage) else decode(parts, form)
         except CompandError:
             raise
         except (ArithmeticError, LookupError, TypeError, ValueError) as e:  # a stage met parts no encoder makes

@@ -137,6 +137,7 @@ class Sum(Expression):
     kind = "quantizer"
     raw = False
     weighs = True
+    progressive = True
 
     def __str__(self) -> str:
         return _remembered(self, lambda: "+".join(f"({s})" if isinstance(s, Chain) else str(s) for s in self.items))
@@ -186,18 +187,24 @@ def encode(quantizer: Stage, x, weight=None) -> dict[str, Any]:
 
 def used(stage: Stage, paths: Iterable[str], terms: int | None = None) -> set[str]:
     """The parts that decoding needs if it stops after so many terms of the sum."""
-    if terms is None or not isinstance(stage, (Chain, Sum)):
+    if terms is None or not progressive(stage):
         return set(paths)
-    if isinstance(stage, Sum):
-        return {path for path in paths if int(path.partition(".")[0]) < max(terms, 1)}
+    if not isinstance(stage, Chain):
+        first = {path: path.partition(".")[0] for path in paths}
+        return {path for path, i in first.items() if not i.isdigit() or int(i) < max(terms, 1)}
     inner = f"{len(stage.transforms)}."
     below = [path[len(inner):] for path in paths if path.startswith(inner)]
-    last = used(stage.quantizer, below, terms) if isinstance(stage.quantizer, Sum) else set(below)
+    last = used(stage.quantizer, below, terms)
     return {path for path in paths if not path.startswith(inner)} | {inner + path for path in last}
 
 
+def progressive(stage: Stage) -> bool:
+    """Whether decoding may stop after some terms."""
+    return getattr(stage.quantizer if isinstance(stage, Chain) else stage, "progressive", False)
+
+
 def _decode(quantizer, parts, form, terms):
-    return quantizer.decode(parts, form, terms) if isinstance(quantizer, Sum) else quantizer.decode(parts, form)
+    return quantizer.decode(parts, form, terms) if progressive(quantizer) else quantizer.decode(parts, form)
 
 
 def _fault(message: str, side: int) -> SpecError:

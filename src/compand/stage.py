@@ -195,6 +195,7 @@ class Quantizer(Stage):
 
     kind = "quantizer"
     weighs: ClassVar[bool] = False  # encode also takes ``weight``, the importance of values, for what is stored with rows
+    progressive: ClassVar[bool] = False  # parts "0.…", "1.…" are terms; ``decode(parts, form, terms)`` may stop after some
 
     def layout(self, form: Form) -> dict[str, Part]:
         """The parts of the codes of n rows."""

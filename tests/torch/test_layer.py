@@ -10,7 +10,10 @@ from compand.torch import CollapseWarning, Quantize, Recipe  # noqa: E402
 
 SPECS = ["vq:64", "vq:32:dim=4", "vq:16+vq:16", "pq:4x4", "pq:2x4+pq:2x4", "center,scale:std:column,fsq:8x8x4", "hadamard,int:4:group=8",
          "sign", "sign:complex=true", "ternary:rule=absmean", "int:4:per=tensor", "int:3:per=column", "table:16", "table:nf4", "lattice:e8",
-         "float:e2m1:group=16", "scale:norm:per=row,vq:16", "compand:mu,int:5", "pca:8,vq:16", "sign:4+sign:4+sign:4"]
+         "float:e2m1:group=16", "scale:norm:per=row,vq:16", "compand:mu,int:5", "pca:8,vq:16", "sign:4+sign:4+sign:4",
+         "nested:2x4x8", "nested:1x2x4:group=8:rule=round", "dynamic:16:dim=4", "vq:16+dynamic:16:dim=8", "pq:3x4", "lowrank:4+int:4",
+         "(columns:0:8,vq:16)+(columns:8:8,vq:16)+vq:16", "vq:16:codewords=float16", "compand:power:0.6,int:4", "center,vq:8+vq:8",
+         "int:8:per=tensor:pow2=true", "int:5:per=column:pow2=true:sym=false"]
 
 
 def rows(n=256, d=16, seed=0):

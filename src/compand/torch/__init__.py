@@ -3,8 +3,10 @@
 Needs PyTorch: ``pip install compand[torch]``.
 """
 
-from .layer import CollapseWarning, Output, Quantize, Use
-from .qat import convert, load, prepare, save
+from .health import CollapseWarning, Health, Use
+from .layer import Output, Quantize
+from .qat import convert, fade, load, prepare, save, switch
 from .recipe import Recipe
 
-__all__ = ["CollapseWarning", "Output", "Quantize", "Recipe", "Use", "convert", "load", "prepare", "save"]
+__all__ = ["CollapseWarning", "Health", "Output", "Quantize", "Recipe", "Use", "convert", "fade", "load", "prepare", "save",
+           "switch"]

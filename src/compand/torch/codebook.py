@@ -8,6 +8,9 @@ import torch.distributed as dist
 
 from .. import _native
 from ..array import to_numpy
+from ..errors import SpecError
+from ..fit.balance import Prices, evict
+from ..quantizer.dynamic import Dynamic
 from ..quantizer.pq import PQ
 from ..quantizer.vq import VQ
 from ..stage import Stage
@@ -15,20 +18,47 @@ from ..stage import Stage
 
 def has_codebook(stage: Stage) -> bool:
     """Whether the fitted array of this stage is a table of vectors that rows choose from."""
-    return isinstance(stage, (VQ, PQ))
+    return isinstance(stage, (VQ, PQ, Dynamic))
 
 
-def vectors(stage: Stage, x: np.ndarray) -> np.ndarray:
-    """The vectors (v, size) float32 that stage codes in rows x (n, d)."""
-    return stage._cut(x) if isinstance(stage, VQ) else stage._padded(x).reshape(len(x) * stage.m, -1)
+def seen(stage: Stage, x: np.ndarray, parts: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors (v, size) float32 that stage codes in rows x (n, d), and which of all its codewords each chose, (v,) uint32."""
+    if isinstance(stage, Dynamic):
+        v = stage.runs(x, to_numpy(parts["grain"]))
+    else:
+        v = stage._cut(x) if isinstance(stage, VQ) else stage._padded(x).reshape(len(x) * stage.m, -1)
+    return v, chosen(stage, parts, x.shape[1])
 
 
-def chosen(stage: Stage, ids: np.ndarray) -> np.ndarray:
-    """Which codeword of all the codebooks of stage each vector chose: ids (n, m) → (n · m,) uint32."""
-    ids = ids.astype(np.uint32)
+def chosen(stage: Stage, parts: dict, d: int) -> np.ndarray:
+    """Which of all the codewords of stage the vectors of rows of d values chose: (v,) uint32."""
+    ids = (stage.ids(parts, d) if isinstance(stage, Dynamic) else to_numpy(parts["ids"])).astype(np.uint32)
     if isinstance(stage, PQ):
         ids += np.arange(stage.m, dtype=np.uint32) * np.uint32(stage.k)
     return ids.reshape(-1)
+
+
+def balanced(stage: Stage, x: np.ndarray, prices: torch.Tensor, capacity: float, rounds: int) -> np.ndarray:
+    """Ids (n, m) uint32 of rows x (n, d), no codeword with more than so many even shares of them (rounded up).
+
+    ``prices`` (3, m, k) float64 are those of `compand.fit.balance.Prices`; they go on from here, the same in all processes. What they
+    leave too full is emptied by `evict`.
+    """
+    if isinstance(stage, Dynamic):
+        raise SpecError(f"balance is for vq and pq, not {stage}")
+    v = stage._cut(x) if isinstance(stage, VQ) else stage._padded(x)
+    words = np.asarray(stage.codebook_, np.float32)
+    words = words.reshape(prices.shape[1], -1, words.shape[-1])
+    cut, found = v.reshape(-1, len(words), words.shape[2]), []
+    for j, own in enumerate(words):
+        dual = Prices(*prices[:, j].numpy(force=True).copy(), capacity, reduce)
+        begun = bool(dual.price.any())
+        own_rows = np.ascontiguousarray(cut[:, j])
+        ids = dual.assign(own_rows, own, rounds if begun else 8 * rounds)[0]
+        found.append(evict(own_rows, own, ids, int(np.ceil(capacity * len(own_rows) / len(own)))))
+        if dual.step is not None:
+            prices[:, j] = torch.from_numpy(np.stack([dual.price, dual.step, dual.last]))
+    return np.stack(found, 1).reshape(len(x), -1)
 
 
 def statistics(v: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,8 +115,3 @@ def revive(words: np.ndarray, use: np.ndarray, rows: np.ndarray, share: float, r
         words[dead] = rows[rng.choice(len(rows), len(dead), replace=False)]
         use[dead] = even
     return len(dead)
-
-
-def as_rows(x: torch.Tensor) -> np.ndarray:
-    """Detached rows as a NumPy view."""
-    return to_numpy(x.detach())

@@ -11,28 +11,20 @@ from torch import nn
 
 from ..array import like, to_numpy
 from ..codec import Codec
+from ..dtypes import dtype
 from ..errors import FitError, InputError
+from ..expression import Chain, progressive
+from ..quantizer.int import Int
 from ..stage import Form, Stage
 from . import codebook as books
+from . import exponent, health
+from .estimator import valued
 from .recipe import Recipe
 from .step import Step, join, native, tensors
 from .through import Through
 
-SAMPLE = 1 << 16     # rows of a process that the first fit looks at
+SAMPLE = 1 << 16    # rows of a process that the first fit looks at
 REVIVALS = 1 << 12  # rows of a process that unused codewords may move to
-WATCH = 100          # steps between looks at the health of a layer
-
-
-class CollapseWarning(UserWarning):
-    """Codewords or dimensions that should be used are not; the text says what to change."""
-
-
-class Use(NamedTuple):
-    """How evenly the codewords of a codebook are used: exp(entropy) of the use, share of codewords used, dead ones."""
-
-    perplexity: float
-    used: float
-    dead: int
 
 
 class Output(NamedTuple):
@@ -46,6 +38,8 @@ class Output(NamedTuple):
     def ids(self) -> torch.Tensor:
         """The symbols (rows, m), of all terms side by side."""
         found = [p for path, p in self.parts.items() if path.rpartition(".")[2] == "ids"]
+        if not found:
+            raise InputError(f"the ids of these codes are not one array; their parts are {', '.join(self.parts)}")
         return found[0] if len(found) == 1 else torch.cat([p.reshape(len(p), -1).long() for p in found], 1)
 
 
@@ -61,8 +55,9 @@ class Quantize(nn.Module):
     recipe : Recipe
         Its fields may be given as keywords instead: ``Quantize("vq:512", 8, update="gradient")``.
 
-    In training the first batch fits the codec (k-means for codebooks), statistics follow the data, and output carries gradient and
-    loss. The ids a step returns decode to what it returned: what was learnt from a batch is used from the next one on. In
+    ``terms`` (None: all) stops a sum or the bits of `nested` after so many terms in evaluation, as ``decode(codes, terms=)`` of
+    the codec does. In training the first batch fits the codec (k-means for codebooks), statistics follow the data, and output
+    carries gradient and loss. The ids a step returns decode to what it returned: what was learnt from a batch is used from the next one on. In
     evaluation nothing changes, and the output is `export()`'s decode, bit for bit.
 
     Raises `FitError` in evaluation before anything was learnt, `InputError` for another number of features.
@@ -82,40 +77,68 @@ class Quantize(nn.Module):
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._pending: list[tuple] = []
-        self._steps, self._warned = 0, False
+        self._steps, self.watch, self.terms = 0, True, None
+        self._felt, self._loudest = 0.0, 0.0  # gradient that reached y, last and largest
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self.register_buffer("power", torch.ones(()))  # moving mean of the squared distance of a value from its mean
         learnt = self.recipe.update == "gradient"
-        hot = torch.tensor(float(np.log(max(self.recipe.temperature, 1e-6))))  # its logarithm
-        if learnt and self.recipe.estimator in ("gumbel", "soft"):
-            self.temperature = nn.Parameter(hot)
-        else:
-            self.register_buffer("temperature", hot)
+        self._own("temperature", torch.tensor(float(np.log(max(self.recipe.temperature, 1e-6)))),  # its logarithm
+                  learnt and self.recipe.estimator in ("gumbel", "soft"))
+        self._exponents: dict[str, str] = {}
+        for path, curve in exponent.found(self.stage) if self.recipe.exponent else ():
+            self._exponents[path] = name = "exponent_" + _plain(path)
+            self._own(name, torch.tensor(0.5 if curve.amount is None else float(curve.amount)), True)
         self._names: dict[str, str] = {}
-        for path, part in self.stage.state(Form(1, dim)).items():
-            a = like(np.zeros(part.shape, np.dtype(part.dtype) if part.dtype != "bfloat16" else np.float32), self.power)
-            name = "state_" + path.replace(".", "_")
-            self._names[path] = name
-            if learnt and a.is_floating_point():
-                self.register_parameter(name, nn.Parameter(a))
-            else:
-                self.register_buffer(name, a)
-        self._leaves = dict(_leaves(self.stage))
-        for path, leaf in self._leaves.items():
-            k = leaf.k * getattr(leaf, "m", 1)
-            self.register_buffer(_use(path), torch.zeros(k, dtype=torch.float64))
+        self._points: dict[str, str] = {}  # learned binary points by path
+        self._declared = self.stage.state(Form(1, dim))
+        for path, part in self._declared.items():
+            narrow = part.dtype in ("bfloat16", "float16")
+            a = like(np.zeros(part.shape, np.float32 if narrow else np.dtype(part.dtype)), self.power)
+            self._names[path] = name = "state_" + path.replace(".", "_")
+            self._own(name, a, learnt and a.is_floating_point() and not path.endswith("power_"))  # the power of x follows x
+            leaf = _at(self.stage, path)
+            if learnt and isinstance(leaf, Int) and leaf.pow2 and path.rpartition(".")[2] == "scale_":
+                where = path.rpartition(".")[0]
+                self._points[where] = point = "point_" + _plain(where)
+                self._own(point, torch.zeros(part.shape), True)
+        self._leaves = dict(_leaves(self.stage, dim))
+        for path, (leaf, _) in self._leaves.items():
+            m = getattr(leaf, "m", 1)
+            self.register_buffer(_use(path), torch.zeros(leaf.k * m, dtype=torch.float64))
+            if self.recipe.balance:
+                self.register_buffer("price_" + _plain(path), torch.zeros(3, m, leaf.k, dtype=torch.float64))
             if self.recipe.through:
                 self.add_module("through_" + _plain(path), Through(leaf, dim, self.recipe))
 
+    def _own(self, name: str, a: torch.Tensor, learnt: bool) -> None:
+        if learnt:
+            self.register_parameter(name, nn.Parameter(a))
+        else:
+            self.register_buffer(name, a)
+
     # -- what is fitted ------------------------------------------------------------------------------------------------
+    @property
+    def current(self) -> Stage:
+        """The expression with the exponents learnt so far, not fitted."""
+        return exponent.replaced(self.stage, {path: float(getattr(self, name).detach()) for path, name in self._exponents.items()})
+
     def _state(self) -> dict[str, torch.Tensor]:
-        """Fitted arrays by path; those of codebooks that are a function of frozen codewords are computed."""
+        """Fitted arrays by path, as they will be stored; those of codebooks that are a function of frozen codewords are computed."""
         found = {path: getattr(self, name) for path, name in self._names.items()}
+        for path, name in self._points.items():
+            found[join(path, "scale_")] = getattr(self, name).detach().round().clamp(-128, 127).to(torch.int8)
         if self.recipe.through:
             for path in self._leaves:
                 key = join(path, "codebook_")
                 found[key] = getattr(self, "through_" + _plain(path))(found[key])
+        for path, part in self._declared.items():
+            if part.dtype in ("bfloat16", "float16"):
+                found[path] = valued(found[path].to(getattr(torch, part.dtype)).float(), found[path])
         return found
+
+    def price(self, path: str) -> torch.Tensor:
+        """Of the codewords at this path, with balanced assignment: (3, m, k) float64, see `codebook.balanced`."""
+        return getattr(self, "price_" + _plain(path))
 
     def _arrays(self, state) -> dict[str, np.ndarray]:
         return {path: to_numpy(a) for path, a in state.items()}
@@ -124,25 +147,24 @@ class Quantize(nn.Module):
         """The core codec with what was learnt: a copy, that later training does not touch."""
         if not self.fitted:
             raise FitError(f"{self.stage}: nothing was learnt yet; train, or call fit(x)")
-        form, declared = Form(1, self.dim), {}
-        for path, a in self._arrays(self._state()).items():
-            from ..dtypes import dtype
-
-            declared[path] = np.array(a, dtype(self.stage.state(form)[path].dtype))
-        return Codec(self.stage.with_arrays(declared) if declared else self.stage)
+        declared = {path: np.array(a, dtype(self._declared[path].dtype)) for path, a in self._arrays(self._state()).items()}
+        return Codec(self.current.with_arrays(declared) if declared else self.current)
 
     @torch.no_grad()
     def fit(self, x: torch.Tensor) -> Quantize:
         """Fits the codec to x (..., dim), k-means and all, as the first training batch does by itself."""
         rows = books.gather(to_numpy(self._rows(x).float()), SAMPLE)
-        fitted = self.stage.fit(rows)
+        fitted = self.current.fit(rows)
         for path, a in fitted.arrays().items():
             getattr(self, self._names[path]).copy_(like(np.asarray(a, np.float32) if a.dtype.kind in "fV" else a, self.power))
+        for path, name in self._points.items():
+            getattr(self, name).copy_(getattr(self, self._names[join(path, "scale_")]).float())
         self.power.copy_(torch.tensor(float(np.var(rows, axis=0).mean())).clamp_min(1e-30))
         self.fitted.fill_(True)
-        parts = fitted.encode(rows)
-        for path, leaf in self._leaves.items():
-            ids, use = books.chosen(leaf, parts[join(path, "ids")]), getattr(self, _use(path))
+        parts = fitted.encode(rows) if self._leaves else {}
+        for path, (_, d) in self._leaves.items():
+            own = {name.rpartition(".")[2]: p for name, p in parts.items() if name.rpartition(".")[0] == path}
+            use, ids = getattr(self, _use(path)), books.chosen(_at(fitted, join(path, "codebook_")), own, d)
             use.copy_(torch.from_numpy(np.bincount(ids, minlength=len(use)).astype(np.float64)))
         return self
 
@@ -155,16 +177,27 @@ class Quantize(nn.Module):
             return Output(self.decode(parts, x), parts, rows.new_zeros(()))
         with torch.autocast(x.device.type, enabled=False):
             rows = rows.float()
-            if not bool(torch.isfinite(rows).all()):
-                raise InputError("NaN or infinite values reached the quantizer; look at the layers before it")
+            self._refuse(rows)
             if not self.fitted:
                 self.fit(x)
             self._learn()
             state = self._state()
             step = Step(self, state, self._arrays(state), rows)
             y = step.node(self.stage, "", rows)
-            self._watch(rows)
+            step.exponents(rows)
+            self._watch(rows, step.parts, y)
+            if self.recipe.columns:
+                y = y * (torch.arange(self.dim, device=y.device) < int(self._rng.integers(1, self.dim + 1)))
         return Output(self._shaped(y.to(x.dtype), x), step.parts, step.loss)
+
+    def _refuse(self, rows):
+        """Raises `InputError`, in all processes, where one of them has no rows, or NaN or infinite values."""
+        bad = not bool(torch.isfinite(rows.sum())) and not bool(torch.isfinite(rows).all())  # a sum of finite values may overflow
+        faults = books.reduce(np.array([float(bad), float(not len(rows))]))
+        if faults[0]:
+            raise InputError("NaN or infinite values reached the quantizer; look at the layers before it")
+        if faults[1]:
+            raise InputError("no rows reached the quantizer in training; drop empty batches, in all processes at once")
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -176,9 +209,11 @@ class Quantize(nn.Module):
     def decode(self, parts: dict[str, torch.Tensor], like_x: torch.Tensor | None = None) -> torch.Tensor:
         """What `encode`'s parts stand for: (rows, dim), or in the shape and dtype of like_x."""
         first = next(iter(parts.values()))
-        form = Form(len(first), self.dim)
+        form, some = Form(len(first), self.dim), {}
         stage = self._fitted_stage(first)
-        y = stage.decode({path: to_numpy(p) for path, p in parts.items()} if first.device.type == "cpu" else parts, form)
+        if progressive(stage):
+            some["terms"] = min(self.terms or 1 << 30, _terms(stage, parts))
+        y = stage.decode({path: to_numpy(p) for path, p in parts.items()} if first.device.type == "cpu" else parts, form, **some)
         y = like(y, self.power) if isinstance(y, np.ndarray) else y
         return y if like_x is None else self._shaped(y.to(like_x.dtype), like_x)
 
@@ -187,7 +222,7 @@ class Quantize(nn.Module):
         if not self.fitted and self._names:
             raise FitError(f"{self.stage}: nothing was learnt yet; train, or call fit(x)")
         state = self._state()
-        return self.stage.with_arrays(self._arrays(state)) if state else self.stage
+        return self.current.with_arrays(self._arrays(state)) if state else self.current
 
     def _rows(self, x):
         if x.shape[self.axis] != self.dim:
@@ -217,12 +252,12 @@ class Quantize(nn.Module):
                 self._put(_use(path), use)
                 if words is not None:
                     self._put(self._names[join(path, "codebook_")], words)
-            elif self.recipe.update == "ema":
-                (fitted,) = seen
-                for name, a in fitted.arrays().items():
+            else:
+                arrays, rate = seen
+                for name, a in arrays.items():
                     own = getattr(self, self._names[join(path, name)])
                     if own.is_floating_point():
-                        own.lerp_(like(books.reduce(np.asarray(a, np.float32), mean=True), own), 1 - self.recipe.decay)
+                        own.lerp_(like(np.asarray(a, np.float32), own), rate)
         self._pending.clear()
 
     def _put(self, name, a: np.ndarray):
@@ -233,8 +268,9 @@ class Quantize(nn.Module):
     def _revive(self, path, use, v):
         name = self._names[join(path, "codebook_")]
         words = to_numpy(getattr(self, name))
-        parts = len(use) // self._leaves[path].k
-        flat = words.reshape(parts, self._leaves[path].k, -1)
+        k = self._leaves[path][0].k
+        parts = len(use) // k
+        flat = words.reshape(parts, k, -1)
         for j in range(parts):
             own = use[j * flat.shape[1]:(j + 1) * flat.shape[1]]
             rows = v.reshape(-1, parts, v.shape[1])[:, j] if parts > 1 else v
@@ -242,55 +278,71 @@ class Quantize(nn.Module):
         self._put(name, words)
 
     @property
-    def use(self) -> dict[str, Use]:
+    def use(self) -> dict[str, health.Use]:
         """How the codewords of each codebook are used, by path (one product codebook counts as one), a moving average."""
-        found = {}
-        for path in self._leaves:
-            use = to_numpy(getattr(self, _use(path)))
-            p = use / max(use.sum(), 1e-300)
-            log = np.log(np.where(p > 0, p, 1))
-            dead = int((use < 0.01 * use.mean()).sum())
-            found[path] = Use(float(np.exp(-(p * log).sum())), 1 - dead / len(use), dead)
-        return found
+        return {path: health.of_use(to_numpy(getattr(self, _use(path)))) for path in self._leaves}
 
-    def _watch(self, rows):
-        """Every so many steps: warns, once, of unused codewords and of features that carry nothing."""
-        self._steps += 1
-        if self._steps % WATCH or self._warned or not self._leaves:
-            return
-        for path, use in self.use.items():
-            if use.used < 0.25:
-                cure = "set revive=0.1" if not self.recipe.revive else "larger batches, fewer codewords or update='ema'"
-                self._warn(f"{path or self.stage}: {use.used:.0%} of the codewords are used (perplexity {use.perplexity:.0f}); {cure}")
-        filled = self.dimensions(rows)
-        if filled < self.dim / 4:
-            self._warn(f"{self.stage}: x varies in {filled} of its {self.dim} dimensions; a smaller commit ({self.recipe.commit} now), "
-                       "a normalisation before the layer, or a smaller dim")
-
-    def _warn(self, text: str):
-        self._warned = True
-        warnings.warn(text, CollapseWarning, stacklevel=4)
-
-    @staticmethod
     @torch.no_grad()
-    def dimensions(x: torch.Tensor) -> int:
-        """In how many directions rows x (n, d) vary by more than a hundredth of the widest one's standard deviation."""
-        values = torch.linalg.eigvalsh(torch.cov(x.detach().double().T).reshape(x.shape[1], -1))
-        return int((values > 1e-4 * values.max()).sum())
+    def report(self, x: torch.Tensor) -> health.Health:
+        """The health of the layer on x (..., dim): use, information, error, dimensions, repeated codewords, a decoder that listens."""
+        rows = self._rows(x).float()
+        parts = self.encode(x)
+        error = float((self.decode(parts) - rows).square().mean() / rows.var(0, unbiased=False).mean().clamp_min(1e-30))
+        return self._health(rows, parts, error)
+
+    def _health(self, rows, parts, error: float) -> health.Health:
+        words = [health.twins(to_numpy(a)) for path, a in self._state().items() if path.rpartition(".")[2] == "codebook_"]
+        filled = health.dimensions(rows) if self.dim <= 256 else self.dim
+        heard = self._felt / self._loudest if self._loudest else 1.0
+        return health.Health(self.use, health.information(parts), error, filled, self.dim, max(words, default=0.0), heard)
+
+    def _watch(self, rows, parts, y):
+        """Every so many steps: warns, once, of what `health` finds."""
+        self._steps += 1
+        if not self.watch or self._steps % health.WATCH or len(rows) < 2:
+            return
+        if y.requires_grad:
+            y.register_hook(self._feel)
+        faults = self._health(rows, parts, 0.0).faults(bool(self.recipe.revive), self.recipe.commit)
+        if faults:
+            self.watch = False
+            warnings.warn(f"{self.stage}: " + "; ".join(faults), health.CollapseWarning, stacklevel=4)
+
+    def _feel(self, gradient):
+        """Notes the gradient that reached y."""
+        self._felt = float(gradient.square().mean().sqrt() * self.power.sqrt())
+        self._loudest = max(self._loudest, self._felt)
 
     def extra_repr(self) -> str:
         return f"{str(self.stage)!r}, dim={self.dim}, {self.recipe}"
 
 
-def _leaves(stage: Stage, path: str = ""):
-    """The stages whose fitted array is a codebook, by path."""
+def _leaves(stage: Stage, d: int, path: str = ""):
+    """The stages whose fitted array is a codebook, and the columns of their rows, by path."""
     items = getattr(stage, "items", None)
     if items is None:
         if books.has_codebook(stage):
-            yield path, stage
+            yield path, (stage, d)
         return
     for i, item in enumerate(items):
-        yield from _leaves(item, join(path, str(i)))
+        yield from _leaves(item, d, join(path, str(i)))
+        d = item.out(Form(1, d)).d if item.kind == "transform" else d
+
+
+def _at(stage: Stage, path: str) -> Stage:
+    """The stage that this part or fitted array belongs to."""
+    for word in path.split(".")[:-1]:
+        if not hasattr(stage, "items"):
+            break
+        stage = stage.items[int(word)]
+    return stage
+
+
+def _terms(stage: Stage, parts) -> int:
+    """How many terms of a progressive expression these parts hold."""
+    inner = f"{len(stage.transforms)}." if isinstance(stage, Chain) else ""
+    first = (path[len(inner):].partition(".")[0] for path in parts if path.startswith(inner))
+    return len({word for word in first if word.isdigit()})
 
 
 def _plain(path: str) -> str:

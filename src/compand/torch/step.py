@@ -6,22 +6,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.functional import mse_loss
 
 from ..array import host, like, to_numpy
 from ..errors import SpecError
 from ..expression import Chain, Sum
+from ..quantizer.dynamic import Dynamic
 from ..quantizer.int import Int
+from ..quantizer.pq import PQ
 from ..quantizer.sign import Sign
 from ..quantizer.vq import VQ
-from ..stage import Form, Stage, replace
+from ..stage import Form, Stage
 from . import codebook as books
-from .estimator import damped, estimate, step_gradient
-from .soft import assign
+from . import exponent, usage
+from .assign import entropies, soft
+from .estimator import damped, estimate, masked, step_gradient, valued
 
 if TYPE_CHECKING:
     from .layer import Quantize
 
 ROWS = 4096  # of a batch that moving statistics other than codebooks' are refitted to
+REFIT = 8    # steps from one such fit to the next, after as many at the start
+ROUNDS = 4   # of prices a batch, with balanced assignment
 
 
 class Step:
@@ -31,9 +37,17 @@ class Step:
         self.layer, self.recipe = layer, layer.recipe
         self.parts: dict[str, torch.Tensor] = {}
         self.loss, self.power = rows.new_zeros(()), layer.power.clone()
+        stage = layer.current
         live = state if layer.recipe.update == "gradient" or layer.recipe.through else arrays
-        self.live = layer.stage.with_arrays(live) if state else layer.stage  # differentiable
-        self.still = layer.stage.with_arrays(arrays) if state else layer.stage
+        self.live = stage.with_arrays(live) if state else stage  # differentiable
+        self.still = stage.with_arrays(arrays) if state else stage
+
+    def exponents(self, rows: torch.Tensor) -> None:
+        """Adds to the loss what has the slope of the error in each learnt exponent, see `exponent.slopes`."""
+        x = to_numpy(rows.detach()[::max(1, len(rows) // ROWS)])
+        for name, slope in exponent.slopes(self.still, self.layer._exponents, x):
+            a = getattr(self.layer, name)
+            self.loss = self.loss + valued(self.loss.new_zeros(()), slope / float(self.layer.power) * a)
 
     def at(self, root: Stage, path: str) -> Stage:
         for i in (int(word) for word in path.split(".") if word):
@@ -42,11 +56,13 @@ class Step:
 
     def node(self, stage: Stage, path: str, x: torch.Tensor) -> torch.Tensor:
         """x as it comes out, with gradients for x and what is learnt."""
-        if not isinstance(stage, Chain):
-            y = self.raw(stage, path, x)
-            self._charge(x, y)
-            return estimate(self.recipe.estimator, x, y, self.layer._generator)
-        return self._chain(stage, path, x, self.node)
+        if isinstance(stage, Chain):
+            return self._chain(stage, path, x, self.node)
+        y = self.raw(stage, path, x)
+        self._charge(x, y)
+        if self.recipe.anneal and x.requires_grad:
+            return masked(x, y, self._near(path, x.detach(), y.detach()))
+        return estimate(self.recipe.estimator, x, y, self.layer._generator)
 
     def raw(self, stage: Stage, path: str, x: torch.Tensor) -> torch.Tensor:
         """What the codes of x stand for; gradients reach only what is learnt."""
@@ -54,21 +70,21 @@ class Step:
             return self._chain(stage, path, x, self.raw)
         if not isinstance(stage, Sum):
             return self._leaf(path, x)
-        last = len(stage.items)
-        if self.recipe.prefix:
-            last = int(self.layer._rng.integers(1, last + 1))
         total = None
-        for i, term in enumerate(stage.items[:last]):
+        for i, term in enumerate(stage.items[:self._terms(len(stage.items))]):
             value = self.raw(term, join(path, str(i)), x)
             x = x - value.detach()
             total = value if total is None else total + value
         return total
 
+    def _terms(self, most: int) -> int:
+        return int(self.layer._rng.integers(1, most + 1)) if self.recipe.prefix else most
+
     def _chain(self, stage, path, x, inside):
         forms, sides = [Form(*x.shape)], []
         for i, t in enumerate(stage.transforms):
             own = join(path, str(i))
-            if self.recipe.update == "ema" and t.state(forms[-1]):
+            if t.state(forms[-1]):
                 self._refit(own, t, x)
             x, side = self.at(self.live, own).forward(x)
             self.parts |= {join(own, name): a.detach() for name, a in side.items()}
@@ -79,73 +95,124 @@ class Step:
             y = self.at(self.live, join(path, str(i))).inverse(y, sides[i], forms[i])
         return y
 
+    # -- the leaves ----------------------------------------------------------------------------------------------------
     def _leaf(self, path, x):
-        rows = x.detach()
-        still = self.at(self.still, path)
+        rows, form, recipe = x.detach(), Form(*x.shape), self.recipe
+        still, live = self.at(self.still, path), self.at(self.live, path)
         parts = still.encode(native(rows))
         if path in self.layer._leaves:
-            seen = books.vectors(still, to_numpy(rows)), books.chosen(still, to_numpy(parts["ids"]))
-            self.layer._pending.append(("codebook", path, *seen))
-        elif self.recipe.update == "ema" and still.state(Form(*x.shape)):
+            self._codewords(path, still, rows, parts)
+        elif still.state(form):
             self._refit(path, still, rows)
-        parts = tensors(parts, rows)
+        parts, some = tensors(parts, rows), {}
+        if still.progressive and recipe.prefix:
+            some["terms"] = self._terms(len(still.bits))
+            parts = {name: a for name, a in parts.items() if not name[0].isdigit() or int(name.partition(".")[0]) < some["terms"]}
+        if recipe.estimator == "bernoulli" and isinstance(still, Sign):
+            parts["ids"] = usage.draw(rows, self.power, self.layer._generator).to(parts["ids"].dtype)
         self.parts |= {join(path, name): p for name, p in parts.items()}
-        if self.recipe.estimator in ("gumbel", "soft") and path in self.layer._leaves:
+        if recipe.estimator in ("gumbel", "soft") and path in self.layer._leaves:
             return self._soft(path, x, parts)
-        y = self.at(self.live, path).decode(parts, Form(*x.shape))
-        if self.recipe.estimator == "lsq" and y.requires_grad and isinstance(still, Int):
-            y = self._learned_step(path, rows, parts, y)
-        if self.recipe.entropy and isinstance(still, Sign):
-            self._even_bits(x)
-        if y.requires_grad:
-            self.loss = self.loss + self.recipe.codebook * (rows - y).square().mean() / self.power
+        pow2 = path in self.layer._points
+        y = (still if pow2 else live).decode(parts, form, **some)
+        if isinstance(still, Int) and still.per != "row" and (pow2 or (recipe.estimator == "lsq" and y.requires_grad)):
+            y = self._learned_step(path, live, rows, y)
+        if recipe.estimator == "bernoulli" and isinstance(still, Sign):
+            y = valued(y, still.decode(parts | {"ids": usage.chance(x, self.power)}, form))
+        self._charge_use(path, still, x, y)
+        if y.requires_grad and recipe.codebook:
+            self.loss = self.loss + recipe.codebook * mse_loss(y, rows) / self.power
         return y
+
+    def _codewords(self, path, still, rows, parts):
+        """Notes which vectors chose which codewords, for `codebook`; balances the choice first."""
+        x = to_numpy(rows)
+        if self.recipe.balance:
+            parts["ids"] = books.balanced(still, x, self.layer.price(path), self.recipe.balance, ROUNDS)
+        self.layer._pending.append(("codebook", path, *books.seen(still, x, parts)))
+        if isinstance(still, Dynamic) and self.recipe.update != "frozen":
+            power = self.layer.power.reshape(1).numpy(force=True).copy()
+            self.layer._pending.append(("state", path, {"power_": power}, 1.0))
+
+    def _charge_use(self, path, still, x, y):
+        """Losses on how codes are used: even bits and codewords, parts that tell different things."""
+        recipe = self.recipe
+        if recipe.entropy and isinstance(still, Sign):
+            self.loss = self.loss + recipe.entropy * usage.even_bits(x, self.power)
+        if recipe.entropy and isinstance(still, VQ):
+            own, mean = entropies(*self._scaled(path, still, x, y.detach()))
+            self.loss = self.loss + recipe.entropy * (own - mean)
+        if recipe.disentangle and isinstance(still, PQ):
+            self.loss = self.loss + recipe.disentangle * usage.entangled(y + (x - x.detach()), still.m, self.power)
+
+    def _words(self, path, x):
+        words = self.at(self.live, path).codebook_
+        return words if isinstance(words, torch.Tensor) else like(words, x)
+
+    def _scaled(self, path, leaf, x, y):
+        """Vectors of x, codewords, and the mean squared error of a vector times the temperature."""
+        v = leaf._cut(x)
+        with torch.no_grad():
+            error = mse_loss(x, y).clamp_min(1e-30) * v.shape[1]
+        return v, self._words(path, x), error * self.layer.temperature.exp()
 
     def _soft(self, path, x, parts):
         """Codewords drawn (gumbel) or nearest, with the gradient of the mean codeword."""
-        leaf, recipe = self.at(self.live, path), self.recipe
+        leaf, recipe, form = self.at(self.still, path), self.recipe, Form(*x.shape)
         if not isinstance(leaf, VQ):
             raise SpecError(f"estimator={recipe.estimator} is for vq, not {leaf}")
-        words = leaf.codebook_ if isinstance(leaf.codebook_, torch.Tensor) else like(leaf.codebook_, x)
-        v = leaf._cut(x)
-        with torch.no_grad():
-            error = (v - words[parts["ids"].reshape(-1)]).square().sum(1).mean().clamp_min(1e-30)
+        v, words, scale = self._scaled(path, leaf, x, leaf.decode(parts, form))
         seed = int(self.layer._rng.integers(1 << 40)) if recipe.estimator == "gumbel" else None
-        mean, ids = assign(v, words, error * self.layer.temperature.exp(), seed)
-        self.parts[join(path, "ids")] = ids.reshape(parts["ids"].shape)
-        y = leaf.decode({"ids": ids.detach().reshape(parts["ids"].shape)}, Form(*x.shape)).detach()
+        mean, ids = soft(v, words, scale, seed)
+        if seed is None:
+            ids = parts["ids"]
+        self.parts[join(path, "ids")] = ids = ids.reshape(parts["ids"].shape)
+        y = leaf.decode({"ids": ids}, form)
+        self._charge_use(path, leaf, x, y)
         mean = mean.reshape(len(x), -1)[:, :x.shape[1]]
         if mean.requires_grad:
-            self.loss = self.loss + recipe.codebook * (x.detach() - mean).square().mean() / self.power
-        return y + (mean - mean.detach())
+            self.loss = self.loss + recipe.codebook * mse_loss(mean, x.detach()) / self.power
+        return valued(y, mean)
 
-    def _learned_step(self, path, x, parts, y):
-        live = self.at(self.live, path)
+    def _learned_step(self, path, live, x, y):
+        """LSQ's gradient for the step, or for its exponent, which rounding passes straight (TQT)."""
         factor = (x.numel() * max(live.k // 2 - 1, 1)) ** -0.5
-        live = replace(live, scale_=damped(live.scale_, factor))
-        y = live.decode(parts, Form(*x.shape))
-        return step_gradient(y, x, live.scale_, (x - y).detach().abs())
+        if path in self.layer._points:
+            e = getattr(self.layer, self.layer._points[path])
+            scale = torch.exp2(valued(e.detach().round(), e))
+        else:
+            scale, y = live.scale_, y.detach()
+        return step_gradient(y, x, damped(scale, factor).expand(x.shape[1]), (x - y).abs())
 
-    def _even_bits(self, x):
-        """Each value sure of its sign, each sign as frequent as the other: entropies of single bits, in nats."""
-        p = torch.sigmoid(4 * x / self.power.sqrt())
-        self.loss = self.loss + self.recipe.entropy * (_entropy(p).mean() - _entropy(p.mean(0)).mean())
+    def _near(self, path, x, y):
+        """Where x lies within `anneal` steps of the border between its level and the next."""
+        leaf = self.at(self.still, path)
+        parts = {k: self.parts[p] for k in leaf.layout(Form(*x.shape)) if (p := join(path, k)) in self.parts}
+        k = leaf.layout(Form(*x.shape)).get("ids")
+        if k is None or k.k is None or parts["ids"].shape != x.shape:
+            raise SpecError(f"anneal is for grids of values, such as int or ternary, not {leaf}")
+        ids = parts["ids"].long()
+        near = [leaf.decode(parts | {"ids": (ids + way).clamp(0, k.k - 1)}, Form(*x.shape)) for way in (1, -1)]
+        step = torch.maximum(*((a - y).abs() for a in near))
+        return ((x - y).abs() - step / 2).abs() <= self.recipe.anneal * step
 
+    # -- statistics ----------------------------------------------------------------------------------------------------
     def _refit(self, path, stage, x):
-        self.layer._pending.append(("state", path, stage.fit(to_numpy(x[:ROWS]))))
+        """Statistics follow the data: at each of the first steps, then at every few."""
+        begun = self.layer._steps >= REFIT
+        if self.recipe.update != "ema" or (begun and self.layer._steps % REFIT):
+            return
+        arrays = stage.fit(books.gather(to_numpy(x), ROWS)).arrays()
+        self.layer._pending.append(("state", path, arrays, 1 - self.recipe.decay ** (REFIT if begun else 1)))
 
     def _charge(self, x, y):
         """The commitment of x to y, in units of the variance of x, whose moving average follows."""
         with torch.no_grad():
-            power = books.reduce(to_numpy(x.var(0, unbiased=False).mean()), mean=True)
-            self.layer.power.lerp_(like(power, x).clamp_min(1e-30), 1 - self.recipe.decay)
-        if x.requires_grad:
-            self.loss = self.loss + self.recipe.commit * (x - y.detach()).square().mean() / self.power
-
-
-def _entropy(p: torch.Tensor) -> torch.Tensor:
-    p = p.clamp(1e-6, 1 - 1e-6)
-    return -(p * p.log() + (1 - p) * (-p).log1p())
+            some = x[::max(1, len(x) // ROWS)]
+            power = books.reduce(to_numpy(some.var(0, unbiased=False).mean()), mean=True)
+            self.layer.power.lerp_(like(np.asarray(power), x).clamp_min(1e-30), 1 - self.recipe.decay)
+        if x.requires_grad and self.recipe.commit:
+            self.loss = self.loss + self.recipe.commit * mse_loss(x, y.detach()) / self.power
 
 
 def join(path: str, name: str) -> str:
