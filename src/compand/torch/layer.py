@@ -57,8 +57,8 @@ class Quantize(nn.Module):
 
     ``terms`` (None: all) stops a sum or the bits of `nested` after so many terms in evaluation, as ``decode(codes, terms=)`` of
     the codec does. In training the first batch fits the codec (k-means for codebooks), statistics follow the data, and output
-    carries gradient and loss. The ids a step returns decode to what it returned: what was learnt from a batch is used from the next one on. In
-    evaluation nothing changes, and the output is `export()`'s decode, bit for bit.
+    carries gradient and loss. The ids a step returns decode to what it returned: what was learnt from a batch is used from the
+    next one on. In evaluation nothing changes, and the output is `export()`'s decode, bit for bit.
 
     Raises `FitError` in evaluation before anything was learnt, `InputError` for another number of features.
 
