@@ -10,6 +10,7 @@ constexpr size_t kChunk = 64;     // columns of a block of `Rows`
 constexpr size_t kAhead = 3072;   // bytes that codes are asked for before they are used
 constexpr size_t kStrip = 16;     // rows of a strip of a trellis, see compand/quantizer/trellis.py
 inline size_t tile_of(size_t left) { return left >= 16 ? 16 : left >= 4 ? 4 : 1; }  // lines of activations that `strips` takes together
+inline size_t pairs_of(size_t block) { return (block / 2 + 1) / 2 * 2; }           // pairs of columns of a block, an even number
 
 // Rows of packed ids (low bits first, each row begins on a byte): weight = (level of id - offset + zero) * scale of its group.
 struct Rows {
@@ -45,7 +46,8 @@ struct Strips {
 // One line of activations for `Strips`.
 struct Pairs {
     const int8_t *q;      // blocks * block, zeros behind the last
-    const int32_t *twice; // columns 2 i and 2 i + 1 as bytes a a b b, at i * tile: in turn with the other lines of the tile
+    const int32_t *twice; // columns 2 i and 2 i + 1 as bytes a a b b, zero from d - d % 2 on; of a tile (blocks, pairs_of / 2, tile, 2),
+                          // of sixteen (blocks, pairs_of, 16)
     const float *scale;   // (blocks)
     const int32_t *start; // (blocks): -255 * many * sum of q
 };

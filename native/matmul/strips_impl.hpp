@@ -2,14 +2,17 @@
 namespace compand::matmul::ISA {
 namespace {
 
+constexpr size_t kTogether = 8;  // strips that are worked on together
+
 // A strip and its last sets, which are read from a copy that goes on with the strip's own start.
 struct Stream {
     const uint8_t *strip;
     size_t bytes, step, safe;  // bytes of a strip and of a set; the first set of the copy
-    uint8_t last[160];
+    uint8_t last[256];
 
+    Stream() = default;
     Stream(const uint8_t *from, size_t d, int k) : strip(from), bytes(2 * d * static_cast<size_t>(k)), step(4 * static_cast<size_t>(k)) {
-        safe = bytes < 32 ? 0 : (bytes - 32) / step + 1;
+        safe = bytes < 64 ? 0 : (bytes - 64) / step + 1;
         if (safe > d / 2) safe = d / 2;
         for (size_t i = 0, at = safe * step; i < sizeof last; at = 0) {
             const size_t run = std::min(sizeof last - i, bytes - at);
@@ -42,51 +45,86 @@ inline void odd(const Strips &w, const Stream &s, int q, int32_t *sums) {
 }
 
 #if LEVEL == 2
+// sum + dot products of four bytes. GCC copies sums of the intrinsic from register to register at every step of a loop.
+COMPAND_INLINE __m512i dot_of(__m512i sum, __m512i level, __m512i x) {
+#if defined(__GNUC__) && !defined(__clang__)
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(level), "v"(x));
+    return sum;
+#else
+    return _mm512_dpbusd_epi32(sum, level, x);
+#endif
+}
+
+// Two sets at a time: qword j of a vector has the windows of rows 2 j and 2 j + 1, low half of the first set, high half of the second.
+// So one permutation serves two vectors of windows, of the even and of the odd rows, and lanes 2 j and 2 j + 1 add up to a row.
+// Multiplications, dot products and multishifts wait for the same two units of Zen 4; shifts do not, so one vector is shifted.
 template <int K, int many, int T>
 void strip(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, float *y, size_t stride) {
     alignas(64) static constexpr auto gather = [] {
         std::array<uint8_t, 64> a{};
-        for (int i = 0; i < 64; ++i) a[static_cast<size_t>(i)] = static_cast<uint8_t>(i / 8 * 4 * K / 8 + i % 8);
+        for (int i = 0; i < 64; ++i) a[static_cast<size_t>(i)] = static_cast<uint8_t>(i % 8 / 4 * 4 * K + i / 8 * 4 * K / 8 + i % 4);
         return a;
     }();
     alignas(64) static constexpr auto shift = [] {
         std::array<uint8_t, 64> a{};
-        for (int i = 0; i < 64; ++i) a[static_cast<size_t>(i)] = static_cast<uint8_t>(i / 8 * 4 * K % 8 + i % 8 / 2 * K + i % 2 * 8);
+        for (int i = 0; i < 64; ++i)
+            a[static_cast<size_t>(i)] = static_cast<uint8_t>(i % 8 / 4 * 32 + i / 8 * 4 * K % 8 + i % 4 / 2 * K + i % 2 * 8);
+        return a;
+    }();
+    alignas(64) static constexpr auto down = [] {  // to the low halves: columns 0 of the odd rows
+        std::array<int32_t, 16> a{};
+        for (int i = 0; i < 16; ++i) a[static_cast<size_t>(i)] = i / 2 * 4 * K % 8 + 2 * K;
+        return a;
+    }();
+    alignas(64) static constexpr auto up = [] {  // to the high halves: columns 1
+        std::array<int32_t, 16> a{};
+        for (int i = 0; i < 16; ++i) a[static_cast<size_t>(i)] = 16 - i / 2 * 4 * K % 8 - 3 * K;
         return a;
     }();
     const __m512i at = _mm512_load_si512(gather.data()), by = _mm512_load_si512(shift.data());
+    const __m512i low = _mm512_load_si512(down.data()), high = _mm512_load_si512(up.data());
     const __m512i c = _mm512_set1_epi16(static_cast<short>(w.factors[0])), e = _mm512_set1_epi16(static_cast<short>(w.factors[many - 1]));
-    constexpr int parts = T <= 4 ? 2 : 1;  // sums in turn, so that none waits for the other
+    constexpr int parts = 2;  // sums in turn, so that none waits for the other
     alignas(64) float out[T][16] = {};
-    const size_t blocks = (w.d + w.block - 1) / w.block, pairs = w.d / 2;
+    const size_t blocks = (w.d + w.block - 1) / w.block, pairs = w.d / 2, room = pairs_of(w.block);
     for (size_t b = 0; b < blocks; ++b) {
-        __m512i sum[T][parts];
-        for (int t = 0; t < T; ++t)
-            for (int u = 0; u < parts; ++u) sum[t][u] = _mm512_set1_epi32(u ? 0 : lines[t].start[b]);
-        const auto add = [&](const uint8_t *from, size_t p, int u) {
-            const __m512i data = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
-            const __m512i windows = _mm512_multishift_epi64_epi8(by, _mm512_permutexvar_epi8(at, data));
-            const __m512i first = _mm512_mullo_epi16(windows, c), second = many == 2 ? _mm512_mullo_epi16(windows, e) : first;
-            for (int t = 0; t < T; ++t) {
-                const __m512i x = _mm512_set1_epi32(lines->twice[p * T + static_cast<size_t>(t)]);
-                sum[t][u] = _mm512_dpbusd_epi32(sum[t][u], first, x);
-                if (many == 2) sum[t][u] = _mm512_dpbusd_epi32(sum[t][u], second, x);
-            }
-        };
-        const auto range = [&](const uint8_t *from, size_t p, size_t end) {
-            for (; p + 2 <= end; p += 2, from += 8 * K) {
-                _mm_prefetch(reinterpret_cast<const char *>(from) + kAhead, _MM_HINT_T0);
-                add(from, p, 0);
-                add(from + 4 * K, p + 1, parts - 1);
-            }
-            if (p < end) add(from, p, 0);
-        };
+        __m512i sum[T][parts][2] = {};
         const size_t lo = b * w.block / 2, hi = std::min(pairs, (b + 1) * w.block / 2), middle = std::clamp(s.safe, lo, hi);
-        if (lo < middle) range(s.strip + lo * 4 * K, lo, middle);
-        if (middle < hi) range(s.last + (middle - s.safe) * 4 * K, middle, hi);
+        const int32_t *x = lines->twice + b * room * T;
+        const auto two = [&](const uint8_t *from, int u) {
+            const __m512i data = K < 4 ? _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)))
+                                       : _mm512_loadu_si512(from);
+            const __m512i words = _mm512_permutexvar_epi8(at, data);
+            const __m512i first = _mm512_multishift_epi64_epi8(by, words);
+            const __m512i second = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srlv_epi32(words, low), _mm512_sllv_epi32(words, high));
+            const __m512i p = _mm512_mullo_epi16(first, c), q = _mm512_mullo_epi16(second, c);
+            const __m512i r = many == 2 ? _mm512_mullo_epi16(first, e) : p, s2 = many == 2 ? _mm512_mullo_epi16(second, e) : q;
+            for (int t = 0; t < T; ++t) {
+                long long both;
+                std::memcpy(&both, x + 2 * t, 8);
+                const __m512i own = _mm512_set1_epi64(both);
+                sum[t][u][0] = dot_of(sum[t][u][0], p, own);
+                sum[t][u][1] = dot_of(sum[t][u][1], q, own);
+                if (many == 2) {
+                    sum[t][u][0] = dot_of(sum[t][u][0], r, own);
+                    sum[t][u][1] = dot_of(sum[t][u][1], s2, own);
+                }
+            }
+            x += 2 * T;
+        };
+        size_t p = lo;
+        const uint8_t *from = s.strip + p * 4 * K;
+        for (; p + 2 < middle; p += 4, from += 16 * K) {
+            _mm_prefetch(reinterpret_cast<const char *>(from) + kAhead, _MM_HINT_T0);
+            two(from, 0);
+            two(from + 8 * K, 1);
+        }
+        for (; p < hi; p += 2) two(s.set(p), 0);
         const __m512 own = _mm512_loadu_ps(scale + b * w.block / w.group * kStrip);
         for (int t = 0; t < T; ++t) {
-            __m512i dot = parts == 2 ? _mm512_add_epi32(sum[t][0], sum[t][parts - 1]) : sum[t][0];
+            const __m512i a = _mm512_add_epi32(sum[t][0][0], sum[t][1][0]), o = _mm512_add_epi32(sum[t][0][1], sum[t][1][1]);
+            __m512i dot = _mm512_mask_add_epi32(_mm512_add_epi32(a, _mm512_srli_epi64(a, 32)), 0xaaaa, o, _mm512_slli_epi64(o, 32));
+            dot = _mm512_add_epi32(dot, _mm512_set1_epi32(lines[t].start[b]));
             if (b + 1 == blocks && w.d % 2) {
                 alignas(64) int32_t sums[16];
                 _mm512_store_si512(sums, dot);
@@ -100,12 +138,66 @@ void strip(const Strips &w, const Stream &s, const float *scale, const Pairs *li
     for (int t = 0; t < T; ++t) std::memcpy(y + static_cast<size_t>(t) * stride, out[t], sizeof out[t]);
 }
 
+// Sixteen lines and some strips: a set at a time, as the dot products are most of the work; a block of columns for all strips, so that
+// its activations stay near.
+template <int K, int many> void wide(const Strips &w, const Stream *s, size_t strips, const float *scale, const Pairs *lines, float *y, size_t stride) {
+    alignas(64) static constexpr auto gather = [] {
+        std::array<uint8_t, 64> a{};
+        for (int i = 0; i < 64; ++i) a[static_cast<size_t>(i)] = static_cast<uint8_t>(i / 8 * 4 * K / 8 + i % 8);
+        return a;
+    }();
+    alignas(64) static constexpr auto shift = [] {
+        std::array<uint8_t, 64> a{};
+        for (int i = 0; i < 64; ++i) a[static_cast<size_t>(i)] = static_cast<uint8_t>(i / 8 * 4 * K % 8 + i % 8 / 2 * K + i % 2 * 8);
+        return a;
+    }();
+    const __m512i at = _mm512_load_si512(gather.data()), by = _mm512_load_si512(shift.data());
+    const __m512i c = _mm512_set1_epi16(static_cast<short>(w.factors[0])), e = _mm512_set1_epi16(static_cast<short>(w.factors[many - 1]));
+    alignas(64) float out[kTogether][16][16] = {};
+    const size_t blocks = (w.d + w.block - 1) / w.block, pairs = w.d / 2, room = pairs_of(w.block);
+    for (size_t i = 0; i < blocks * strips; ++i) {
+        const size_t b = i / strips, own_strip = i % strips;
+        const Stream &from = s[own_strip];
+        __m512i sum[16];
+        for (int t = 0; t < 16; ++t) sum[t] = _mm512_set1_epi32(lines[t].start[b]);
+        const int32_t *x = lines->twice + b * room * 16;
+        for (size_t p = b * w.block / 2; p < std::min(pairs, (b + 1) * w.block / 2); ++p, x += 16) {
+            const __m512i data = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from.set(p))));
+            const __m512i windows = _mm512_multishift_epi64_epi8(by, _mm512_permutexvar_epi8(at, data));
+            const __m512i first = _mm512_mullo_epi16(windows, c), second = many == 2 ? _mm512_mullo_epi16(windows, e) : first;
+            for (int t = 0; t < 16; ++t) {
+                const __m512i own = _mm512_set1_epi32(x[t]);
+                sum[t] = dot_of(sum[t], first, own);
+                if (many == 2) sum[t] = dot_of(sum[t], second, own);
+            }
+        }
+        const __m512 own = _mm512_loadu_ps(scale + (own_strip * w.groups + b * w.block / w.group) * kStrip);
+        for (int t = 0; t < 16; ++t) {
+            if (b + 1 == blocks && w.d % 2) {
+                alignas(64) int32_t sums[16];
+                _mm512_store_si512(sums, sum[t]);
+                odd(w, from, lines[t].q[w.d - 1], sums);
+                sum[t] = _mm512_load_si512(sums);
+            }
+            const __m512 factor = _mm512_mul_ps(own, _mm512_set1_ps(lines[t].scale[b]));
+            float *to = out[own_strip][t];
+            _mm512_store_ps(to, _mm512_add_ps(_mm512_load_ps(to), _mm512_mul_ps(_mm512_cvtepi32_ps(sum[t]), factor)));
+        }
+    }
+    for (size_t i = 0; i < strips; ++i)
+        for (size_t t = 0; t < 16; ++t) std::memcpy(y + t * stride + i * kStrip, out[i][t], sizeof out[i][t]);
+}
+
 template <int K, int many>
-void run(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
+void run(const Strips &w, const Stream *s, size_t strips, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
     for (size_t t = 0, own; t < count; t += own) {
         own = tile_of(count - t);
-        const auto part = own == 16 ? strip<K, many, 16> : own == 4 ? strip<K, many, 4> : strip<K, many, 1>;
-        part(w, s, scale, lines + t, y + t * stride, stride);
+        if (own == 16) {
+            wide<K, many>(w, s, strips, scale, lines + t, y + t * stride, stride);
+            continue;
+        }
+        const auto part = own == 4 ? strip<K, many, 4> : strip<K, many, 1>;
+        for (size_t i = 0; i < strips; ++i) part(w, s[i], scale + i * w.groups * kStrip, lines + t, y + t * stride + i * kStrip, stride);
     }
 }
 #else
@@ -175,20 +267,24 @@ void strip(const Strips &w, const Stream &s, const float *scale, const Pairs *li
 }
 
 template <int K, int many>
-void run(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
-    size_t t = 0;
-    for (; t + 4 <= count; t += 4) strip<K, 4>(w, s, scale, lines + t, y + t * stride, stride);
-    for (; t < count; ++t) strip<K, 1>(w, s, scale, lines + t, y + t * stride, stride);
+void run(const Strips &w, const Stream *s, size_t strips, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
+    for (size_t i = 0; i < strips; ++i, scale += w.groups * kStrip, y += kStrip) {
+        size_t t = 0;
+        for (; t + 4 <= count; t += 4) strip<K, 4>(w, s[i], scale, lines + t, y + t * stride, stride);
+        for (; t < count; ++t) strip<K, 1>(w, s[i], scale, lines + t, y + t * stride, stride);
+    }
 }
 #endif
 
 template <int K> void all(const Strips &w, size_t first, size_t last, const Pairs *lines, size_t count, float *y, size_t stride) {
     const size_t bytes = 2 * w.d * static_cast<size_t>(w.k);
-    for (size_t i = first; i < last; ++i) {
-        const Stream s(w.bits + i * bytes, w.d, w.k);
+    for (size_t i = first; i < last; i += kTogether) {
+        const size_t strips = std::min(kTogether, last - i);
+        Stream s[kTogether];
+        for (size_t j = 0; j < strips; ++j) s[j] = Stream(w.bits + (i + j) * bytes, w.d, w.k);
         const float *scale = w.scale + i * w.groups * kStrip;
-        if (w.many == 1) run<K, 1>(w, s, scale, lines, count, y + i * kStrip, stride);
-        else run<K, 2>(w, s, scale, lines, count, y + i * kStrip, stride);
+        if (w.many == 1) run<K, 1>(w, s, strips, scale, lines, count, y + i * kStrip, stride);
+        else run<K, 2>(w, s, strips, scale, lines, count, y + i * kStrip, stride);
     }
 }
 

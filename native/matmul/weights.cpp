@@ -63,24 +63,28 @@ struct PairLines : Activations {
     std::vector<Pairs> lines;
 
     PairLines(const float *x, size_t m, size_t d, size_t block, size_t many)
-        : Activations(m, d, block), twice(m * (width / 2)), start(m * blocks), lines(m) {
+        : Activations(m, d, block), twice(m * blocks * pairs_of(block)), start(m * blocks), lines(m) {
         std::vector<std::pair<size_t, size_t>> tiles;  // first line, lines
         for (size_t t = 0; t < m; t += tiles.back().second) tiles.emplace_back(t, tile_of(m - t));
         const int32_t mean = -255 * static_cast<int32_t>(many);
         parallel_for(tiles.size(), [&](size_t i) {
             const auto [first, tile] = tiles[i];
+            const size_t room = pairs_of(block);
+            int32_t *all = twice.data() + first * blocks * room;
             for (size_t t = first; t < first + tile; ++t) {
                 line(x, d, block, 1.0f, t);
                 const int8_t *own = q.data() + t * width;
-                int32_t *to = twice.data() + first * (width / 2) + t - first, *begin = start.data() + t * blocks;
-                for (size_t p = 0; p < width / 2; ++p)
-                    to[p * tile] = static_cast<int32_t>(static_cast<uint8_t>(own[2 * p]) * 0x101u | static_cast<uint8_t>(own[2 * p + 1]) * 0x1010000u);
+                int32_t *begin = start.data() + t * blocks;
                 for (size_t b = 0; b < blocks; ++b) {
-                    int32_t sum = 0;
-                    for (size_t c = b * block; c < (b + 1) * block; ++c) sum += own[c];
+                    const int8_t *from = own + b * block;
+                    int32_t *to = all + b * room * tile + (t - first) * (tile == 16 ? 1 : 2), sum = 0;
+                    for (size_t p = 0; p < std::min(block / 2, d / 2 - std::min(d / 2, b * block / 2)); ++p)
+                        to[tile == 16 ? 16 * p : p / 2 * 2 * tile + p % 2] =
+                            static_cast<int32_t>(static_cast<uint8_t>(from[2 * p]) * 0x101u | static_cast<uint8_t>(from[2 * p + 1]) * 0x1010000u);
+                    for (size_t c = 0; c < block; ++c) sum += from[c];
                     begin[b] = mean * sum;
                 }
-                lines[t] = {own, to, scale.data() + t * blocks, begin};
+                lines[t] = {own, all, scale.data() + t * blocks, begin};
             }
         });
     }
