@@ -13,7 +13,7 @@ from .codes import Block, Codes, pack_part, unpack_part
 from .dtypes import dtype as dtype_of
 from .dtypes import is_float
 from .errors import CompandError, CorruptError, FitError, InputError
-from .expression import encode, progressive, used
+from .expression import encode, progressive, used, whole
 from .stage import Form, Part, Stage
 
 BLOCK_VALUES = 1 << 20  # values of a block of rows; a block is coded on its own
@@ -136,7 +136,9 @@ class Codec:
         return np.ascontiguousarray(y) if is_numpy(y) else y
 
     def block_rows(self, form: Form) -> int:
-        """Rows of a block: about a million values, a multiple of 64 rows where there are as many; fewer if the stage says so."""
+        """Rows of a block: about a million values, a multiple of 64 rows where there are as many; fewer, or all, if the stage says so."""
+        if whole(self.stage):
+            return max(1, form.n)
         rows = min(max(1, BLOCK_VALUES // max(form.d, 1)), self.stage.most_rows)
         return rows // 64 * 64 if rows >= 64 else rows
 

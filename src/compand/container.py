@@ -111,6 +111,10 @@ class Container:
             self._checked[chunk] = 1
         return data
 
+    def unchecked(self, chunk: int) -> np.ndarray:
+        """The bytes of a chunk as they are, damaged or not."""
+        return self.data[self.offset(chunk):self.offset(chunk) + self.sizes[chunk]]
+
     def run(self, chunks: list[int], entry: str | None = None) -> np.ndarray | None:
         """Consecutive chunks as one array, if no padding lies between them; else None."""
         first, last = chunks[0], chunks[-1]

@@ -203,6 +203,11 @@ def progressive(stage: Stage) -> bool:
     return getattr(stage.quantizer if isinstance(stage, Chain) else stage, "progressive", False)
 
 
+def whole(stage: Stage) -> bool:
+    """Whether some stage of the expression needs all rows at once."""
+    return any(map(whole, stage.items)) if isinstance(stage, (Chain, Sum)) else stage.whole
+
+
 def _decode(quantizer, parts, form, terms):
     return quantizer.decode(parts, form, terms) if progressive(quantizer) else quantizer.decode(parts, form)
 

@@ -49,7 +49,7 @@ def size_on_disk(path: Path) -> int:
 class Arrays(ExitStack):
     """The arrays of a path, in ``named``; use it in ``with``.
 
-    ``modality`` is 'embeddings', 'weights' or 'splats', ``kind`` the container ('npy', ..., 'cpd'), ``notes`` remarks for people.
+    ``modality`` is 'embeddings', 'weights', 'splats' or 'image', ``kind`` the container ('npy', ..., 'cpd'), ``notes`` remarks for people.
 
     ``blocks``: GGUF blocks as they are (of an original: asked for; of a .cpd: it holds such), instead of dequantized values.
     """
@@ -88,9 +88,9 @@ class Arrays(ExitStack):
 
 
 def modality_of(file: File) -> str:
-    """What a .cpd says it holds: 'weights' unless it is 'embeddings' or 'splats'."""
+    """What a .cpd says it holds: 'weights' unless it is 'embeddings', 'splats' or 'image'."""
     own = file.meta.get("modality")
-    return own if own in ("embeddings", "splats") else "weights"
+    return own if own in ("embeddings", "splats", "image") else "weights"
 
 
 def loader(file: File, entry, against=None) -> Callable[..., np.ndarray]:

@@ -26,8 +26,8 @@ def add(app: typer.Typer) -> None:
 
 
 def compress(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help=".npy .npz .safetensors Parquet Arrow GGUF, a model folder, splats; "
-                                           "told apart by content. [bold]-[/] is standard input.", show_default=False)],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help=".npy .npz .safetensors Parquet Arrow GGUF, a model folder, splats, "
+                                           "pictures; told apart by content. [bold]-[/] is standard input.", show_default=False)],
     spec: Annotated[str | None, typer.Argument(metavar="[SPEC]", show_default=False, help=
                                                "How, as [bold]hadamard,int:4:group=64[/]; see [bold]compand specs[/]. "
                                                "Without it: a good one for the kind of data.")] = None,
@@ -43,12 +43,18 @@ def compress(
     ratio: Annotated[float | None, typer.Option(help="At least so many times smaller.", show_default=False)] = None,
     max_error: Annotated[float | None, typer.Option(help="At most this relative RMS error of each array: 0.01 is 1 %.",
                                                     show_default=False)] = None,
-    quality: Annotated[float | None, typer.Option(min=1, max=100, help="Splats: 1 to 100.  [default: 50]", show_default=False)] = None,
+    quality: Annotated[float | None, typer.Option(min=1, max=100, help="Splats, pictures: 1 to 100.  [default: 50]",
+                                                  show_default=False)] = None,
     per_splat: Annotated[float | None, typer.Option("--bytes-per-splat", help="Splats: at most so many bytes each.",
                                                     show_default=False)] = None,
     progressive: Annotated[bool, typer.Option("--progressive", help="Splats: what shows most comes first, so that the first blocks "
                                               "draw all of the scene.")] = False,
     key: Annotated[int, typer.Option(min=1, help="A folder of frames of splats: a key frame so often.")] = 30,
+    bpp: Annotated[float | None, typer.Option(help="Pictures: at most so many bits a pixel, all bytes counted.",
+                                              show_default=False)] = None,
+    tile: Annotated[int | None, typer.Option(min=64, max=4096, help="Pictures: the side of tiles, which are coded apart; 64 stands "
+                                             "damage best.  [default: 512]", show_default=False)] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Pictures: keep EXIF data and colour profile.")] = False,
     base: Annotated[Path | None, typer.Option(help="Store the difference to this model (a fine-tune's origin).",
                                               show_default=False)] = None,
     calib: Annotated[Path | None, typer.Option(help="Language models: text to fit the layers to (a model folder and --bits).",
@@ -73,15 +79,16 @@ def compress(
     [bold]compand compress model/ --bits 3 --calib text.txt[/]      a language model, fitted to text
     [bold]compand compress scene.ply --bytes-per-splat 9[/]         3D Gaussian splats
     [bold]compand compress frames/ -o walk.cpd --quality 60[/]      splats that move, a file a frame
+    [bold]compand compress photo.png --bpp 0.2[/]                   a picture, at most 0.2 bits a pixel
     """
     from .rate import Goal
 
     asked = {"SPEC": spec, "--bytes": nbytes, "--quality": quality, "--bytes-per-splat": per_splat,
-             "--lossless": lossless or None, "--bits": bits, "--size": limit, "--ratio": ratio, "--max-error": max_error}
+             "--lossless": lossless or None, "--bits": bits, "--size": limit, "--ratio": ratio, "--max-error": max_error, "--bpp": bpp}
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:
         raise usage(f"{' and '.join(given)} exclude each other; give one")
-    for name, value in (("--bits", bits), ("--ratio", ratio), ("--max-error", max_error), ("--bytes-per-splat", per_splat)):
+    for name, value in (("--bits", bits), ("--ratio", ratio), ("--max-error", max_error), ("--bytes-per-splat", per_splat), ("--bpp", bpp)):
         if value is not None and not value > 0:
             raise usage(f"{name} must be above 0")
     if calib is not None:
@@ -103,7 +110,7 @@ def compress(
         frames.compress(source, found, out, quality, key, force=force, quiet=quiet, json=json)
         return
     source = arrived(source)
-    goal = Goal(bits, None if limit is None else size_of(limit), ratio, max_error, quality, per_splat)
+    goal = Goal(bits, None if limit is None else size_of(limit), ratio, max_error, quality, per_splat, bpp, tile)
     stage = ready(source, spec if nbytes is None else for_search(source, nbytes, quiet or json), seed)
     path = out or source.with_name(source.resolve().name + ".cpd")
     set_threads(threads)
@@ -112,13 +119,13 @@ def compress(
     if stdout:
         with tempfile.TemporaryDirectory(prefix="compand-") as folder:
             path = Path(folder, "out.cpd")
-            run(source, path, stage, goal, lossless, base=base, seed=seed, quiet=quiet, progressive=progressive)
+            run(source, path, stage, goal, lossless, base=base, seed=seed, quiet=quiet, progressive=progressive, around=keep)
             with open(path, "rb") as f:
                 shutil.copyfileobj(f, sys.stdout.buffer, 1 << 20)
             sys.stdout.buffer.flush()
         return
     result = run(source, target(path, force), stage, goal, lossless, base=base, seed=seed, quiet=quiet or json, force=force,
-                 progressive=progressive)
+                 progressive=progressive, around=keep)
     if json:
         put_json(result)
     elif not quiet:
@@ -172,6 +179,11 @@ def set_threads(n: int) -> None:
 
 def line(r: dict) -> str:
     """The result in one line."""
+    if "bits_per_pixel" in r:
+        lost = "exact" if r["exact"] else f"PSNR {short(r['psnr'])} dB"
+        what = f"{short(r['bits_per_pixel'])} bits/pixel, {lost}, "
+        return (f"{Path(r['input']).name} → {Path(r['output']).name}: {size(r['bytes_in'])} → {size(r['bytes_out'])}, {what}"
+                f"{short(r['seconds'])} s  [{r['spec']}]")
     return (f"{Path(r['input']).name} → {Path(r['output']).name}: {size(r['bytes_in'])} → {size(r['bytes_out'])}, "
             f"{short(r['ratio'])}x, " + (f"{short(r['bytes_per_splat'])} bytes a splat, " if "bytes_per_splat" in r else
                                          f"{short(r['bits_per_value'])} bits/value, ")
@@ -193,7 +205,7 @@ def ready(source: Path, spec: str | None, seed: int | None) -> Stage | None:
 
 
 def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: bool, *, base: Path | None = None,
-        seed: int | None = None, quiet: bool = False, force: bool = False, progressive: bool = False) -> dict:
+        seed: int | None = None, quiet: bool = False, force: bool = False, progressive: bool = False, around: bool = False) -> dict:
     """Compress and measure; the result as `--json` prints it."""
     from .. import parse
     from ..fit.ladder import lossless as keep
@@ -208,13 +220,16 @@ def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: boo
             if opened.modality == "splats":
                 stage = parse(preset("splats").spec)
                 note(f"splats: quality 50 ({preset('splats').why}); --quality, --bytes-per-splat, --lossless for another choice", quiet)
+            elif opened.modality == "image":
+                stage = parse(preset("image").spec)
+                note(f"picture: quality 50 ({preset('image').why}); --quality, --bpp, --size, --lossless for another choice", quiet)
             elif opened.modality == "embeddings":
                 stage = seeded(parse(preset("embeddings").spec), seed)
                 note(f"embeddings: using {stage} ({preset('embeddings').why}); --lossless or a SPEC for another choice", quiet)
             else:
                 lossless = True
                 note("weights: losing nothing unless told to; --bits 4.5 or a SPEC such as int:4:group=64 is smaller", quiet)
-    with coarse_first(source, lossless) if progressive else detect(source, exact=lossless) as opened:
+    with coarse_first(source, lossless) if progressive else detect(source, exact=lossless, keep=around) as opened:
         if progressive and stage is not None:
             stage = parse(str(stage) + opened.suffix)
         for remark in opened.notes:
@@ -231,6 +246,13 @@ def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: boo
         result = measured(opened, source, path, base, time.perf_counter() - start)
         if opened.modality == "splats":
             result["bytes_per_splat"] = result["bytes_out"] / max(len(opened.scene), 1)
+        elif opened.modality == "image":
+            from ..metric import psnr
+            from .pictures import load
+
+            color = opened.pixels.color
+            result["bits_per_pixel"] = 8 * result["bytes_out"] / (color.shape[0] * color.shape[1])
+            result["psnr"] = psnr(color, load(path).color, peak=65535.0 if color.dtype == "uint16" else 255.0)
     return {**result, "spec": used, "output": str(path), "input": str(source)}
 
 

@@ -11,10 +11,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import Progress, arrived, fail, put_json, short, size, target, usage
+from .console import Progress, arrived, fail, note, put_json, short, size, target, usage
 
 SUFFIX = {"hf": "", "npy": ".npy", "npz": ".npz", "safetensors": ".safetensors", "parquet": ".parquet", "arrow": ".arrow", "gguf": ".gguf",
-          "ply": ".ply", "spz": ".spz", "sog": ".sog", "splat": ".splat"}
+          "ply": ".ply", "spz": ".spz", "sog": ".sog", "splat": ".splat", "png": ".png", "tiff": ".tiff", "webp": ".webp", "ppm": ".ppm",
+          "jpeg": ".jpg", "bmp": ".bmp"}
 
 
 def add(app: typer.Typer) -> None:
@@ -26,8 +27,9 @@ def decompress(
     file: Annotated[Path, typer.Argument(help="A .cpd file; [bold]-[/] is standard input.", show_default=False)],
     out: Annotated[Path | None, typer.Option("-o", "--output", help="What to write.  [default: FILE without .cpd]",
                                              show_default=False)] = None,
-    to: Annotated[Literal["npy", "npz", "safetensors", "parquet", "arrow", "gguf", "ply", "spz", "sog", "splat"] | None, typer.Option(
-        help="Another container than the one it came from.", show_default=False)] = None,
+    to: Annotated[Literal["npy", "npz", "safetensors", "parquet", "arrow", "gguf", "ply", "spz", "sog", "splat", "png", "tiff", "webp",
+                          "ppm", "jpeg", "bmp"] | None,
+                  typer.Option(help="Another container than the one it came from.", show_default=False)] = None,
     rows: Annotated[str | None, typer.Option(metavar="A:B", help="Only these rows; nothing else is decoded.", show_default=False)] = None,
     entry: Annotated[str | None, typer.Option(help="Only this array.", show_default=False)] = None,
     region: Annotated[str | None, typer.Option(metavar="X0,Y0,Z0,X1,Y1,Z1", help="Splats: only those whose centre lies in this box.",
@@ -37,6 +39,7 @@ def decompress(
     frame: Annotated[int | None, typer.Option(min=0, help="A sequence of splats: only this frame, counted from 0.",
                                               show_default=False)] = None,
     base: Annotated[Path | None, typer.Option(help="The base model, if the file holds differences to one.", show_default=False)] = None,
+    conceal: Annotated[bool, typer.Option("--conceal", help="Pictures: restore damaged tiles from those around them.")] = False,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     stdout: Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output.")] = False,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
@@ -47,6 +50,7 @@ def decompress(
 
     [bold]compand decompress model.cpd -o model.safetensors[/]
     [bold]compand decompress vectors.cpd --rows 1000:2000 -o some.npy[/]
+    [bold]compand decompress photo.cpd -o photo.png[/]
     [bold]compand decompress model.cpd --entry lm_head.weight --to npy -o head.npy[/]
     [bold]compand decompress scene.cpd --region -1,-1,-1,1,1,1 -o part.ply[/]
     [bold]compand decompress walk.cpd --frame 12 -o 12.ply[/]
@@ -81,7 +85,10 @@ def decompress(
                 pass
             else:
                 target(path, force)
-            restore(opened, path, to=to, rows=cut, entry=entry, base=base, force=force, quiet=quiet)
+            if conceal:
+                concealed(opened, path, to, force, quiet)
+            else:
+                restore(opened, path, to=to, rows=cut, entry=entry, base=base, force=force, quiet=quiet)
             if stdout:
                 with open(path, "rb") as f:
                     shutil.copyfileobj(f, sys.stdout.buffer, 1 << 20)
@@ -98,6 +105,17 @@ def decompress(
                    f"({nbytes / 1e6 / max(seconds, 1e-9):,.0f} MB/s)")
 
 
+def concealed(opened, path: Path, to: str | None, force: bool, quiet: bool) -> None:
+    """Write a picture in spite of damage, and say how much was lost."""
+    from ..modality.image import conceal, write
+
+    pixels, gone = conceal(opened)
+    write(path, pixels, overwrite=force, format=to)
+    if gone.any():
+        note(f"{int(gone[:, 0].sum())} of {len(gone)} tiles were restored from their neighbours, {int((gone[:, 1] & ~gone[:, 0]).sum())} "
+             "have no details", quiet)
+
+
 def slice_of(text: str) -> slice:
     """'10:20', ':20' or '10:' → the slice. Raises a usage error."""
     first, colon, last = text.partition(":")
@@ -110,7 +128,8 @@ def default_name(file: Path, opened, to: str | None) -> Path:
     """FILE without .cpd, with the suffix of the container asked for."""
     meta = opened.meta.get("source")
     kind = to or (meta.get("format") if isinstance(meta, dict) else None) or "npy"
-    kind = kind if kind in SUFFIX else "ply" if kind == "ksplat" else "npz"
+    kind = kind if kind in SUFFIX else "ply" if kind == "ksplat" else "png" if kind == "gif" else "npz"
+    kind = "png" if kind in ("jpeg", "bmp") and to is None else kind  # no second loss
     if kind == "gguf" and "gguf:container" not in opened:
         kind = "safetensors"  # dequantized blocks cannot go back into theirs
     name = file.name.removesuffix(".cpd")

@@ -41,15 +41,16 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no remarks.")] = False,
 ) -> None:
-    """Measure what was lost: errors of each array, the rate of all; recall@10 of embeddings, PSNR and SSIM of pictures of splats.
+    """Measure what was lost: errors of each array, the rate of all; recall@10 of embeddings, PSNR and SSIM of pictures and splats.
 
     [bold]compand eval vectors.npy vectors.cpd[/]
     [bold]compand eval model.safetensors model.cpd --html report.html[/]
     [bold]compand eval original/ restored/ --json[/]
     [bold]compand eval scene.ply scene.cpd --html report.html[/]
+    [bold]compand eval photo.png photo.cpd --html report.html[/]
     [bold]compand eval model.cpd --against model/ --text test.txt[/]
     """
-    from . import scenes
+    from . import pictures, scenes
     from .arrays import Arrays
 
     if (b is None) == (against is None):
@@ -70,6 +71,13 @@ def evaluate(
             write_text(html, scenes.report(result, shown))
             note(f"wrote {html}", quiet)
         put_json(result) if json else scenes.show(result, quiet)
+        return
+    if pictures.is_picture(a) and pictures.is_picture(b):
+        result, x, y = pictures.compare(a, b)
+        if html:
+            write_text(html, pictures.report(result, x, y))
+            note(f"wrote {html}", quiet)
+        put_json(result) if json else pictures.show(result)
         return
     with Arrays(b, base) as second, Arrays(a, blocks=second.blocks) as first:
         result = compare(first, second, quiet)

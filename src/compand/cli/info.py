@@ -71,8 +71,10 @@ def describe(file: Path) -> dict:
             else:
                 stage = e.codec.stage
                 layout = stage.layout(e.codec.form(e.shape, e.dtype)) if _size(e) else {}
+                if stage.name == "image" and _size(e):
+                    stored = {**stage.sizes({"codes": e.unchecked("codes")}, e.codec.form(e.shape, e.dtype))}
                 for path, n in stored.items():
-                    groups[path if stage.name == "splat" else name if splats else part_group(e, path, layout)] += n
+                    groups[path if stage.name in ("splat", "image") else name if splats else part_group(e, path, layout)] += n
                 groups["codebooks"] = e.nbytes - sum(stored.values())
                 exact, lossless = stage.exact, stage.raw
             for group, n in groups.items():

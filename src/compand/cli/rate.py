@@ -18,6 +18,9 @@ from ..stage import Stage
 from .console import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..modality.image import Picture
     from ..modality.splats import Scene
 
 TRIES = 8
@@ -32,6 +35,8 @@ class Goal(NamedTuple):
     error: float | None = None
     quality: float | None = None
     per_splat: float | None = None
+    bpp: float | None = None
+    tile: int | None = None
 
     def __bool__(self) -> bool:
         return any(v is not None for v in self)
@@ -54,6 +59,20 @@ class Goal(NamedTuple):
             return spec_of(self.quality) + opened.suffix
         budget = self.budget(values, before) if self.per_splat is None else int(self.per_splat * len(opened.scene))
         return fitting(opened, budget or 0)
+
+
+    def image(self, opened: Picture, values: int, before: int, other: int, told: Callable[[str], None]) -> str:
+        """The spec for a picture. Raises `InputError` if none meets the goal."""
+        from ..modality.image.quality import DEFAULT, fitting, spec_of
+
+        if self.error is not None or self.per_splat is not None:
+            raise InputError("--max-error and --bytes-per-splat have no meaning for pictures; use --quality, --bpp or --size")
+        tile = self.tile or 512
+        pixels = opened.pixels.color.shape[0] * opened.pixels.color.shape[1]
+        budget = int(self.bpp * pixels / 8) if self.bpp is not None else self.budget(values, before)
+        if budget is None:
+            return spec_of(DEFAULT if self.quality is None else self.quality, tile)
+        return fitting(opened, budget, other, tile, told)
 
 
 def seeded(stage: Stage, seed: int | None) -> Stage:
@@ -83,6 +102,7 @@ def write(opened, path: Path, spec: Any, *, base: Path | None = None, force: boo
 
 def fitted(opened, goal: Goal, before: int, path: Path, seed: int | None, quiet: bool, base: Path | None) -> str:
     """Write the file that meets the goal; the specs used, as text. Raises `InputError` if none does."""
+    from ..modality.image import Picture
     from ..modality.splats import Scene
     from ..modality.weights import quantizable
 
@@ -93,8 +113,10 @@ def fitted(opened, goal: Goal, before: int, path: Path, seed: int | None, quiet:
         with Progress(sum(i.nbytes for i in items), "compress", quiet) as bar:
             write(opened, path, Codec(spec).stage, base=base, force=True, bar=bar)
         return spec
-    if goal.quality is not None or goal.per_splat is not None:
-        raise InputError(f"--quality and --bytes-per-splat are for scenes of splats; this is {opened.format}")
+    if isinstance(opened, Picture):
+        return _picture(opened, goal, values, before, path, quiet)
+    if goal.quality is not None or goal.per_splat is not None or goal.bpp is not None or goal.tile is not None:
+        raise InputError(f"--quality, --bytes-per-splat, --bpp and --tile are for scenes of splats or pictures; this is {opened.format}")
     budget = goal.budget(values, before)
     arrays = [Array(i.name, i.shape, i.dtype, i.load, quantizable(i, opened.modality) or len(items) == 1) for i in items]
     specs = [str(seeded(Codec(s).stage, seed)) for s in ladder(opened.modality, 12 if len(items) == 1 else 3)]
@@ -122,6 +144,30 @@ def fitted(opened, goal: Goal, before: int, path: Path, seed: int | None, quiet:
         with suppress(FileNotFoundError):
             place.unlink()
     return summary({spec: sum(i.size for i in items if chosen[i.name] == spec) for spec in chosen.values()})
+
+
+def _picture(opened: Picture, goal: Goal, values: int, before: int, path: Path, quiet: bool) -> str:
+    """Write a picture that meets the goal; what surrounds its codes is measured by writing it."""
+    from ..errors import CompandError
+    from ..modality.image.quality import MOST
+
+    total = sum(i.nbytes for i in opened.items())
+    other = 0
+    if goal.bpp is not None or goal.budget(values, before) is not None:
+        write(opened, path, Codec(f"image:{MOST:g}:tile={goal.tile or 512}").stage, force=True)
+        from ..file import open as open_file
+
+        with open_file(path) as file:
+            other = file.nbytes - sum(file["image"].parts().values()) + 96  # a longer spec, and padding
+    try:
+        with Progress(8 * total, "trying steps", quiet) as bar:
+            spec = goal.image(opened, values, before, other, lambda what: bar.add(total, what))
+        with Progress(total, "compress", quiet) as bar:
+            write(opened, path, Codec(spec).stage, force=True, bar=bar)
+    except CompandError:
+        path.unlink(missing_ok=True)
+        raise
+    return spec
 
 
 def summary(values: dict[str, int]) -> str:

@@ -4,5 +4,6 @@ from .image import psnr, ssim
 from .neighbours import recall
 from .reconstruction import Errors, Tally, errors, overall
 from .splats import attribute_errors
+from .structure import ms_ssim, ssimulacra2
 
-__all__ = ["Errors", "Tally", "attribute_errors", "errors", "overall", "psnr", "recall", "ssim"]
+__all__ = ["Errors", "Tally", "attribute_errors", "errors", "ms_ssim", "overall", "psnr", "recall", "ssim", "ssimulacra2"]

@@ -48,14 +48,14 @@ def ssim(a: np.ndarray, b: np.ndarray, *, peak: float = 1.0) -> float:
     channels = 1 if a.ndim == 2 else a.shape[2]
     for c in range(channels):
         x, y = (np.ascontiguousarray(p if p.ndim == 2 else p[..., c], np.float64).clip(0, peak) for p in (a, b))
-        mx, my = _blur(x), _blur(y)
-        both, squares = _blur(x * y) - mx * my, _blur(x * x + y * y) - mx * mx - my * my
+        mx, my = blurred(x), blurred(y)
+        both, squares = blurred(x * y) - mx * my, blurred(x * x + y * y) - mx * mx - my * my
         c1, c2 = (K1 * peak) ** 2, (K2 * peak) ** 2
         total += float(((2 * mx * my + c1) * (2 * both + c2) / ((mx * mx + my * my + c1) * (squares + c2))).mean())
     return round(total / max(channels, 1), 12)
 
 
-def _blur(x: np.ndarray) -> np.ndarray:
+def blurred(x: np.ndarray) -> np.ndarray:
     """Weighted means over the window, where it fits."""
     g = np.exp(-0.5 * ((np.arange(TAPS) - TAPS // 2) / SIGMA) ** 2)
     g /= g.sum()

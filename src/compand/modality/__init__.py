@@ -17,14 +17,14 @@ from .source import Item, Source
 __all__ = ["Item", "Source", "detect", "pack", "unpack"]
 
 READS = (".npy, .npz, Parquet and Arrow/Feather columns of vectors, .safetensors, a folder with .safetensors "
-         "(Hugging Face), GGUF; scenes of splats as PLY, SPZ, SOG, .splat, KSPLAT")
+         "(Hugging Face), GGUF; scenes of splats as PLY, SPZ, SOG, .splat, KSPLAT; pictures as PNG, JPEG, WebP, TIFF, BMP, GIF, PPM")
 
 
-def detect(path, *, exact: bool = False) -> Source:
+def detect(path, *, exact: bool = False, keep: bool = False) -> Source:
     """Open a foreign object with the reader its content asks for.
 
-    ``exact`` gives GGUF blocks and quantized model folders as they are instead of dequantized, and splats attribute by attribute.
-    Raises `FormatError` for anything not read, `InputError` for a path that cannot be opened.
+    ``exact`` gives GGUF blocks and quantized model folders as they are instead of dequantized, splats attribute by attribute, and keeps
+    what surrounds pictures, as ``keep`` does. Raises `FormatError` for anything not read, `InputError` for a path that cannot be opened.
     """
     from .source import Mapped
     from .splats import Scene, format_of
@@ -32,6 +32,11 @@ def detect(path, *, exact: bool = False) -> Source:
     path = Path(path)
     if format_of(path):
         return Scene(path, exact=exact)
+    from .image import Picture
+    from .image import format_of as picture_format
+
+    if picture_format(path):
+        return Picture(path, exact=exact, keep=keep)
     if path.is_dir():
         from .quantized import open_folder
 

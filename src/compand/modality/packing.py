@@ -13,7 +13,7 @@ from .. import registry
 from ..codec import Codec
 from ..codes import Codes
 from ..errors import FitError, FormatError, InputError, SpecError
-from . import _open, arrow, gguf, npy, npz, safetensors, splats
+from . import _open, arrow, gguf, image, npy, npz, safetensors, splats
 from .hf import safe_path
 from .output import whole_file, whole_folder
 from .source import Item, Mapped, Source
@@ -22,9 +22,9 @@ from .weights import Base, from_base, quantizable
 LARGE = 4 << 20  # bytes; larger opaque files are coded fast rather than small
 TINY = 2048  # bytes; below this the chunks and tables of coding cost more than it saves
 SPLATS = ("ply", "spz", "sog", "splat")
-WRITES = ("npy", "npz", "safetensors", "hf", "parquet", "arrow", "gguf", *SPLATS)
+WRITES = ("npy", "npz", "safetensors", "hf", "parquet", "arrow", "gguf", *SPLATS, *image.WRITES)
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "parquet", ".arrow": "arrow",
-             ".feather": "arrow", ".gguf": "gguf", **{f".{k}": k for k in SPLATS}}
+             ".feather": "arrow", ".gguf": "gguf", **{f".{k}": k for k in SPLATS}, **image.SUFFIXES}
 
 
 @dataclass
@@ -41,6 +41,8 @@ def lossless_spec(nbytes: int = 1 << 20, modality: str = "weights") -> str:
     """The spec that keeps every bit of an array of so many bytes; coefficients of splats resemble those before them."""
     if modality == "splats" and nbytes > TINY:
         return "planes,rans:1"
+    if modality == "image":
+        return "delta,planes,rans" if nbytes > TINY else "bytes,lzma"
     return "raw" if nbytes <= TINY or not {"planes", "rans"} <= set(registry.names()) else "planes,rans"
 
 
@@ -159,6 +161,9 @@ def _chooser(spec, modality: str) -> Callable[[Item], Codec | Codes | None]:
     if callable(spec) and not isinstance(spec, Codec):
         return lambda item: codec_of(spec(item.name, item.shape, item.dtype))
     fixed = codec_of(spec)
+    if modality == "image" and fixed is not None:
+        stage = fixed.stage  # type: ignore[union-attr]
+        return lambda item: Codec(image.adapted(stage, item)) if quantizable(item, modality) else None
     return lambda item: fixed if quantizable(item, modality) or (modality == "embeddings" and item.name == "array"
                                                                  and "float" in item.dtype and item.size) else None
 
@@ -188,7 +193,8 @@ def unpack(path, out, *, base=None, overwrite: bool = False, format: str | None 
     """Write what the .cpd file at ``path`` holds to ``out``, as the container it came from.
 
     ``format`` (or another known suffix of ``out``) asks for another container: npy, npz, safetensors, parquet, arrow; of splats ply,
-    spz, sog, splat. GGUF that was quantized comes back as safetensors. ``base`` is the base model, if the file holds differences to one.
+    spz, sog, splat; of pictures png, tiff, webp, ppm, jpeg, bmp. GGUF that was quantized comes back as safetensors.
+    ``base`` is the base model, if the file holds differences to one.
     Raises `InputError` if the base is missing or is another, `OverwriteError` if ``out`` exists.
     """
     from .. import open as open_file
@@ -246,6 +252,8 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
     with whole_file(out, overwrite=overwrite) as f:
         if kind in SPLATS:
             splats.write_to(f, splats.from_file(file), kind)
+        elif kind in image.WRITES:
+            image.write_to(f, image.from_file(file), kind)
         elif kind == "npy":
             if len(arrays) != 1:
                 raise InputError(f".npy holds one array, this file has {len(arrays)}; write .npz")
@@ -273,8 +281,8 @@ def _kind(own, out: Path, arrays: list[str]) -> str:
         return suffix
     if own == "gguf":
         return "safetensors"
-    if own == "ksplat":
-        return "ply"
+    if own in ("ksplat", "gif", "jpeg", "bmp"):
+        return "ply" if own == "ksplat" else "png"
     return own if own in WRITES else "npy" if len(arrays) == 1 else "npz"
 
 

@@ -45,8 +45,8 @@ class Item(NamedTuple):
 class Source:
     """An opened foreign object. Iterate `items()`; `close()` it or use it in ``with``.
 
-    ``format`` is 'npy', 'npz', 'parquet', 'arrow', 'safetensors', 'hf', 'gguf', 'ply', 'spz', 'sog', 'splat' or 'ksplat'; ``modality``
-    'embeddings', 'weights' or 'splats'.
+    ``format`` is 'npy', 'npz', 'parquet', 'arrow', 'safetensors', 'hf', 'gguf', 'ply', 'spz', 'sog', 'splat', 'ksplat' or a kind
+    of picture; ``modality`` 'embeddings', 'weights', 'splats' or 'image'.
     ``files`` are the files to keep as they are: stored name → path or bytes. ``meta`` is what is needed to write the same
     container back, as JSON. ``notes`` are remarks for people.
     """

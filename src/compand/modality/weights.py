@@ -18,13 +18,15 @@ _SAMPLE = 1 << 18
 
 
 def quantizable(item: Item, modality: str = "weights") -> bool:
-    """Whether a lossy spec applies to this array: float matrices; of weights, those of at least 4,096 values; of splats, the matrix of all.
+    """Whether a lossy spec applies to this array: float matrices; of weights, those of at least 4,096 values.
+
+    Of splats and pictures: the array of that name.
 
     >>> quantizable(Item("mlp", (64, 64), "bfloat16", None)), quantizable(Item("norm", (64,), "float32", None))
     (True, False)
     """
-    if modality == "splats":
-        return item.name == "splats"
+    if modality in ("splats", "image"):
+        return item.name == modality
     return is_float(item.dtype) and len(item.shape) >= 2 and item.size >= (LEAST_QUANTIZED if modality == "weights" else 1)
 
 

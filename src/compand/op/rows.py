@@ -15,6 +15,7 @@ def select(codes: Codes, rows: np.ndarray) -> Codes:
 
     Raises `InputError` for codes of which a part has not one line a row.
 
+    >>> from compand import Codec
     >>> x = np.eye(4, dtype=np.float32)
     >>> from compand import Codec
     >>> codes = Codec("int:8").encode(x)

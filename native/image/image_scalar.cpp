@@ -1,0 +1,3 @@
+#include "image/image.hpp"
+#define ISA scalar
+#include "image/image_impl.hpp"
