@@ -235,14 +235,14 @@ def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: boo
         for remark in opened.notes:
             note(remark, quiet)
         total = sum(i.nbytes for i in opened.items())
-        with Progress(total, "compress", quiet) as bar:
-            if goal:
-                used = fitted(opened, goal, size_on_disk(source), path, seed, quiet, base)
-            else:
+        if goal:
+            used = fitted(opened, goal, size_on_disk(source), path, seed, quiet, base)
+        else:
+            with Progress(total, "compress", quiet) as bar:
                 report = write(opened, path, stage, base=base, force=force, bar=bar)
-                used = str(stage) if stage else keep()
-                for remark in report.notes[len(opened.notes):]:
-                    note(remark, quiet)
+            used = str(stage) if stage else keep()
+            for remark in report.notes[len(opened.notes):]:
+                note(remark, quiet)
         result = measured(opened, source, path, base, time.perf_counter() - start)
         if opened.modality == "splats":
             result["bytes_per_splat"] = result["bytes_out"] / max(len(opened.scene), 1)

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -159,28 +159,41 @@ class Progress:
         self.total, self.what, self.done = max(total, 1), what, 0
         self.bar: Any = None
         self.task: Any = None
-        self.shown = not quiet and sys.stderr.isatty()
-        self.start = time.monotonic()
+        self.clock = threading.Timer(2, self._show) if not quiet and sys.stderr.isatty() else None
+        self.lock = threading.Lock()
 
     def __enter__(self):
+        if self.clock:
+            self.clock.daemon = True
+            self.clock.start()
         return self
 
     def __exit__(self, *_):
-        if self.bar:
-            self.bar.stop()
+        with self.lock:
+            if self.clock:
+                self.clock.cancel()
+            self.clock = None
+            if self.bar:
+                self.bar.stop()
 
     def add(self, n: int, what: str | None = None) -> None:
-        """n more bytes are done."""
-        self.done += n
-        self.what = what or self.what
-        if self.bar:
-            self.bar.update(self.task, completed=min(self.done, self.total), description=self.what)
-        elif self.shown and time.monotonic() - self.start > 2:
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-            from rich.progress import Progress as Bar
+        """n more bytes are done, and what comes next."""
+        with self.lock:
+            self.done += n
+            self.what = what or self.what
+            if self.bar:
+                self.bar.update(self.task, description=self.what, completed=min(self.done, self.total))
 
-            self.bar = Bar(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+    def _show(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import Progress as Bar
+
+        with self.lock:
+            if self.clock is None:  # all is done
+                return
+            self.bar = Bar(SpinnerColumn("line"), TextColumn("{task.description}", markup=False),
+                           BarColumn(complete_style="cyan", finished_style="green"), DownloadColumn(), TransferSpeedColumn(),
                            TimeRemainingColumn(), console=Console(stderr=True), transient=True)
             self.bar.start()
             self.task = self.bar.add_task(self.what, total=self.total, completed=min(self.done, self.total))

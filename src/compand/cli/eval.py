@@ -139,12 +139,14 @@ def _show(result: dict) -> None:
     from rich.table import Table
 
     out, total = console(), result["total"]
-    table = Table(*HEAD, box=None, header_style="dim", padding=(0, 2, 0, 0))
+    shown = [i for i, head in enumerate(HEAD) if out.width >= 110 or head not in ("max error", "SNR dB", "least cosine")]
+    table = Table(*(HEAD[i] for i in shown), box=None, header_style="dim", padding=(0, 2, 0, 0))
     for column in table.columns[3:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     worst = sorted(result["arrays"], key=lambda r: -r["relative_error"])[:ROWS] if len(result["arrays"]) > ROWS else result["arrays"]
     for r in worst:
-        table.add_row(*(escape(str(c)) for c in cells(r)))
+        own = cells(r)
+        table.add_row(*(escape(str(own[i])) for i in shown))
     out.print(table)
     if len(result["arrays"]) > ROWS:
         out.print(f"the {ROWS} of {len(result['arrays'])} arrays with the largest errors; --json has all")
@@ -172,7 +174,7 @@ def report(result: dict) -> str:
 
     total, rows = result["total"], result["arrays"]
     page = Page(f"{Path(result['a']).name} against {Path(result['b']).name}",
-                f"{total['arrays']} arrays, {total['values']:,} values. Relative error is ‖x − x̂‖ / ‖x‖; "
+                f"{total['arrays']} array{'s' * (total['arrays'] != 1)}, {total['values']:,} values. Relative error is ‖x − x̂‖ / ‖x‖; "
                 "rates count every byte of the file.", command_line())
     facts = [("before", size(total["bytes_a"])), ("after", size(total["bytes_b"])), ("times smaller", short(total["ratio"]) + "×"),
              ("bits per value", short(total["bits_per_value"])),
@@ -188,9 +190,9 @@ def report(result: dict) -> str:
         page.section("Rate and error of each array", line_plot([Series(k, v, False) for k, v in groups.items()],
                                                                  "bits per value", "relative error", log_y=True),
                      "One point an array, coloured by its spec. Lower and further left is better.")
-    if lossy:
+    if len(lossy) > 1:
         page.section("Largest errors", bar_plot([(r["name"], [r["relative_error"]]) for r in lossy[:30]], ["relative error"], text=short),
-                     f"The {min(30, len(lossy))} arrays that lost most." if len(lossy) > 1 else "")
+                     f"The {min(30, len(lossy))} arrays that lost most.")
     biggest = sorted(rows, key=lambda r: -r["bytes"])[:30]
     if len(rows) > 1:
         page.section("Where the bytes went", bar_plot([(r["name"], [r["bytes"]]) for r in biggest], ["bytes"], text=size))

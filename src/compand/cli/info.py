@@ -120,7 +120,7 @@ def _show(facts: dict, every: bool) -> None:
         if n or group == "index":
             share = n / facts["bytes"]
             table.add_row({"index": "index, padding"}.get(group, group), f"{n:,}", f"{share:.1%}", short(8 * n / max(facts["values"], 1)),
-                          "█" * round(share * 40) or "▏")
+                          "█" * round(share * max(8, min(40, out.width - 50))) or "▏")
     out.print("\n[bold]Where the bytes went[/]")
     out.print(table)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .console import console, put_json
+from .prose import prose
 
 KINDS = {"transform": ("Transforms", "array → array; put them before a quantizer: [bold]hadamard,int:4[/]"),
          "quantizer": ("Quantizers", "array → codes; one a chain, or several joined by +: [bold]sign+sign[/]"),
@@ -70,7 +71,8 @@ def _one(stage: dict) -> None:
 
     out = console()
     out.print(f"[bold]{escape(_call(stage))}[/]  ({stage['kind']}{', loses nothing' if stage['lossless'] else ''})")
-    out.print(escape(stage["text"].split(">>>")[0].replace("\n    ", "\n").rstrip()))
+    for piece in prose(stage["text"].split(">>>")[0]):
+        out.print(piece)
     if stage["arguments"]:
         table = Table("argument", "what it takes", "default", box=None, header_style="dim", padding=(0, 2, 0, 0))
         for a in stage["arguments"]:

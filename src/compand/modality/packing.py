@@ -101,6 +101,8 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
                     continue
                 x, attrs = item.load(), dict[str, Any]()
                 if codec is not None:
+                    if progress and not codec.state() and codec.stage.state(codec.form(item.shape, item.dtype)):
+                        progress(done, total, f"fitting {codec.spec} to {item.name}")
                     try:
                         codec = _ready(codec, item, x)
                         quantized += 1

@@ -27,7 +27,7 @@ table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:
 th{text-align:left;font-weight:560;color:var(--soft);border-bottom:1px solid var(--line);padding:6px 10px;white-space:nowrap}
 td{border-bottom:1px solid var(--grid);padding:5px 10px}tr:last-child td{border-bottom:0}
 .num{text-align:right;white-space:nowrap}
-td.code{min-width:150px}code,td.code{font-family:ui-monospace,"SF Mono",Menlo,Consolas,monospace;font-size:12.5px}
+td.code{min-width:84px;overflow-wrap:anywhere}code,td.code{font-family:ui-monospace,"SF Mono",Menlo,Consolas,monospace;font-size:12.5px}
 svg{display:block;max-width:100%;height:auto;margin:10px 0 2px;font:12.5px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 svg text{fill:var(--soft)}
 svg .strong{fill:var(--ink);paint-order:stroke;stroke:var(--card);stroke-width:3px;stroke-linejoin:round}
