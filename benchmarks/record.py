@@ -67,6 +67,12 @@ def save(name: str, rows: list[dict], **about) -> pathlib.Path:
     return path
 
 
+def rows(name: str) -> list[dict]:
+    """The rows that benchmarks/results/NAME.json has now."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
 def _without_folders(words: str) -> str:
     """An argument with the absolute paths in it cut to their last names: where files lay says nothing to others."""
     return " ".join(re.sub(r"(^|=)/\S*/", r"\1", word) for word in words.split(" "))
