@@ -6,6 +6,10 @@ for all. `not_nearest`: of 64 queries, how many got a codeword that is not the n
     python benchmarks/nearest.py [--data DIR] [--seconds S] [--d 8,32,64] [--only "K d batch"]
 
 With --d for fewer dimensions, the rows of the others stay in the result file. --only saves nothing.
+
+8 rows against 1,024 codewords are 8,192 pairs: at 10 Gpair/s 0.8 us. The kernel alone takes 1.4 us on one core (5.9 Gpair/s), the call
+from Python 1.2 us more (checks, two arrays, the GIL), and waking a second thread costs about as much as the work: such a call
+cannot reach 10.
 """
 
 from __future__ import annotations

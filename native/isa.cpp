@@ -36,11 +36,17 @@ const char *isa_name(Isa level) {
 }
 
 bool set_isa(const char *name) {
-    Isa level = best();
+    if (std::strcmp(name, "auto") == 0) {
+        const char *asked = std::getenv("COMPAND_ISA");
+        if (asked && std::strcmp(asked, "auto") != 0 && set_isa(asked)) return true;
+        chosen.store(static_cast<int>(best()), std::memory_order_relaxed);
+        return true;
+    }
+    Isa level;
     if (std::strcmp(name, "scalar") == 0) level = Isa::scalar;
     else if (std::strcmp(name, "avx2") == 0) level = Isa::avx2;
     else if (std::strcmp(name, "avx512") == 0) level = Isa::avx512;
-    else if (std::strcmp(name, "auto") != 0) return false;
+    else return false;
     if (level > best()) return false;
     chosen.store(static_cast<int>(level), std::memory_order_relaxed);
     return true;
@@ -49,8 +55,7 @@ bool set_isa(const char *name) {
 Isa isa() {
     int level = chosen.load(std::memory_order_relaxed);
     if (level < 0) {
-        const char *asked = std::getenv("COMPAND_ISA");
-        if (!(asked && set_isa(asked))) set_isa("auto");
+        set_isa("auto");
         level = chosen.load(std::memory_order_relaxed);
     }
     return static_cast<Isa>(level);

@@ -78,5 +78,16 @@ def test_another_machine_makes_the_same_bytes(here, machine):
     assert [spec for spec in here if found[spec] != here[spec]] == []
 
 
+def test_the_level_asked_for_by_the_environment_is_what_auto_goes_back_to():
+    code = ("from compand import _native as n; levels = [n.isa()]\n"
+            "for name in ('avx512', 'auto', 'avx2', 'auto'): n.set_isa(name); levels.append(n.isa())\n"
+            "print(levels[0], levels[2], levels[4])")
+    for asked in ("scalar", "auto", "nonsense"):
+        env = {**os.environ, "COMPAND_ISA": asked}
+        out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+        assert out.returncode == 0, out.stderr
+        assert len(set(out.stdout.split())) == 1 and (asked != "scalar" or out.stdout.split()[0] == "scalar")
+
+
 if __name__ == "__main__":
     print(json.dumps(digests()))

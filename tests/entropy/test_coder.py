@@ -11,13 +11,6 @@ ISAS = ("scalar", "avx2", "avx512")
 SIZES = (1, 2, 3, 16, 17, 255, 256, 257, 1000, 1024, 65536)
 
 
-@pytest.fixture(autouse=True)
-def restore():
-    yield
-    _native.set_isa("auto")
-    _native.set_threads(0)
-
-
 def source(kind: str, k: int, n: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng((seed, k, n))
     if kind == "uniform":

@@ -15,13 +15,6 @@ from compand.errors import CorruptError, InputError
 ISAS = ("scalar", "avx2", "avx512")
 
 
-@pytest.fixture(autouse=True)
-def restore():
-    yield
-    _native.set_isa("auto")
-    _native.set_threads(0)
-
-
 def markov(k: int, n: int, seed: int = 0) -> np.ndarray:
     """Each id near the one before."""
     rng = np.random.default_rng((seed, k, n))

@@ -9,13 +9,6 @@ from compand.fit.balance import assign_balanced
 from compand.fit.kmeans import kmeans, kmeans_1d
 
 
-@pytest.fixture(autouse=True)
-def restore():
-    yield
-    _native.set_isa("auto")
-    _native.set_threads(0)
-
-
 def error(x, codebook, ids, weight=None):
     return np.average(((x.astype(np.float64) - codebook[ids]) ** 2).sum(1), weights=weight)
 

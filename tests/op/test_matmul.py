@@ -29,13 +29,6 @@ OTHERS = [
     "scale:rms:row:group=8,int:4"]
 
 
-@pytest.fixture(autouse=True)
-def auto():
-    yield
-    _native.set_isa("auto")
-    _native.set_threads(0)
-
-
 def coded(spec, n, d, seed=0):
     w = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
     w *= np.linspace(0.5, 2, n, dtype=np.float32)[:, None]

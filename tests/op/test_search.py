@@ -4,19 +4,11 @@ import numpy as np
 import pytest
 
 import compand
-from compand import _native
 from compand.op.search import search_reference, top
 
 SCANNED = ["klt,grouped:12", "klt,grouped:12:bits=4", "klt,grouped:12:bits=8", "klt:20:power=0,grouped:9:gain=false", "int:8",
            "hadamard,int:8", "center,int:8:per=column", "rotate,int:8:per=tensor", "pca:16,grouped:8"]
 DECODED = ["int:4:group=8", "hadamard,int:3", "int:8:group=8", "center,sign"]
-
-
-@pytest.fixture(autouse=True)
-def restore():
-    yield
-    _native.set_isa("auto")
-    _native.set_threads(0)
 
 
 @pytest.fixture(scope="module")

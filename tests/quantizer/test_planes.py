@@ -13,13 +13,6 @@ from compand.quantizer.planes import joint_reference, split_reference, words_of
 LEVELS = ["scalar", "avx2", "avx512"]
 
 
-@pytest.fixture(autouse=True)
-def level_and_threads():
-    yield
-    _native.set_isa("auto")
-    _native.set_threads(0)
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 5), (300, 64), (9,), (), (3, 2, 4)])
 def test_any_bits_come_back(name, shape):

@@ -1,4 +1,4 @@
-"""Every test of a kernel leaves the instruction set and the threads as it found them."""
+"""What all tests share."""
 
 import pytest
 
@@ -7,6 +7,7 @@ from compand import _native
 
 @pytest.fixture(autouse=True)
 def restore():
+    """Tests may choose an instruction set and a number of threads; the next one starts with the machine's own."""
     yield
     _native.set_isa("auto")
     _native.set_threads(0)
