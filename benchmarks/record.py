@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-PEERS = ("numpy", "constriction", "zstandard", "pcodec", "faiss-cpu", "zipnn", "lmzip", "safetensors", "torch")
+PEERS = ("numpy", "constriction", "zstandard", "pcodec", "faiss-cpu", "turbovec", "scann", "usearch", "rabitqlib", "scalable-vs",
+         "zipnn", "lmzip", "safetensors", "torch")
 
 
 def machine() -> dict:

@@ -1,7 +1,7 @@
 """Text retrieval collections with judgements, as vectors of a frozen MiniLM encoder that are kept once they are made.
 
-Vaswani (11,429 abstracts, 93 queries) and Cranfield (1,400 abstracts, 225 queries); pairs of sentences with a score of
-similarity (SICK, 2014). Minutes on two cores.
+Vaswani (93 queries; of its 11,429 abstracts the judged ones and a quarter of the others) and Cranfield (1,400 abstracts, 225
+queries); 2,000 pairs of sentences with a score of similarity (SICK, 2014). Minutes on two cores.
 
     python benchmarks/texts.py --cache FOLDER [--data DIR]
 """
@@ -17,11 +17,11 @@ import tarfile
 
 import numpy as np
 
-HEAD, MOST = 12, 64  # words of an abstract that stand for a query in training; tokens an encoder reads
+HEAD, MOST, PAIRS = 12, 48, 2000  # words of an abstract that stand for a query in training; tokens an encoder reads; pairs of sentences
 
 
 def collection(data: pathlib.Path, name: str) -> tuple[list[str], list[str], dict[int, dict[int, int]]]:
-    """Documents and queries in the order of their numbers, and the grades (above 0) of judged documents for each query."""
+    """Documents and queries, and the grades (above 0) of judged documents for each query."""
     folder = data / "retrieval" / name
     if name == "vaswani":
         text, asked, judged = (lzma.open(folder / "doc-text.trec.xz", "rt").read(), (folder / "query-text.trec").read_text(),
@@ -38,7 +38,13 @@ def collection(data: pathlib.Path, name: str) -> tuple[list[str], list[str], dic
         q, _, document, grade = map(int, line.split())
         if grade > 0 and 1 <= document <= len(documents):
             grades.setdefault(q - 1, {})[document - 1] = grade
-    return [" ".join(d.split()) for d in documents], [" ".join(q.split()) for q in queries], grades
+    kept = range(len(documents))
+    if name == "vaswani":
+        judged_ones = set().union(*grades.values())
+        kept = [i for i in kept if i in judged_ones or i % 4 == 0]
+    place = {document: at for at, document in enumerate(kept)}
+    grades = {q: {place[document]: grade for document, grade in own.items()} for q, own in grades.items()}
+    return [" ".join(documents[i].split()) for i in kept], [" ".join(q.split()) for q in queries], grades
 
 
 def similar(data: pathlib.Path) -> tuple[list[str], list[str], np.ndarray]:
@@ -46,7 +52,7 @@ def similar(data: pathlib.Path) -> tuple[list[str], list[str], np.ndarray]:
     with tarfile.open(data / "retrieval" / "sts-semeval2012-2016+sick.tar.xz") as archive:
         lines = archive.extractfile("sts/sick2014/SICK_test_annotated.txt").read().decode().splitlines()
     names = lines[0].split("\t")
-    rows = [dict(zip(names, line.split("\t"), strict=False)) for line in lines[1:]]
+    rows = [dict(zip(names, line.split("\t"), strict=False)) for line in lines[1:PAIRS + 1]]
     return ([r["sentence_A"] for r in rows], [r["sentence_B"] for r in rows], np.array([float(r["relatedness_score"]) for r in rows]))
 
 

@@ -1,19 +1,22 @@
 """Claim: at the same bytes, all counted, compand finds more of the true neighbours than other libraries, and faster.
 
 100,792 sentence embeddings (MiniLM, 384-d) and 2,000 held-back queries: 1,000 of the same kind as the base (sym), 1,000 of
-another (asym). Nothing is fitted to the queries. Recall@10 is against exact inner products. Bytes are of the whole file (compand)
-or serialized index (peers) over the number of vectors. Speed: every round times each contestant once, alone; medians.
+another (asym, of which one row is the relevant one: nDCG@10). Nothing is fitted to the queries. Recall@10 is against exact inner
+products. Bytes are of the whole file (compand) or serialized index (peers) over the number of vectors; code bytes without what all
+vectors share. Speed: every round times each contestant once, alone; medians.
 
-    python benchmarks/vectors.py [--data DIR] [--budgets 24,48,96,192,384] [--rounds 5] [--seconds 60] [--slow]
+    python benchmarks/vectors.py [--data DIR] [--budgets 12,24,48,96,192,384] [--rounds 5] [--seconds 60] [--slow]
+    python benchmarks/vectors.py --set images --cache FOLDER     1280-d features of pictures (features.py), on which nothing was tuned
+
+Rows of other budgets and sets stay in the result file, and all of them are drawn in results/vectors.svg.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -22,20 +25,19 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import faiss  # noqa: E402
 import numpy as np  # noqa: E402
+from features import images  # noqa: E402
 from nearest import load  # noqa: E402
-from record import interleave, save, table  # noqa: E402
+from peers import Faiss, Lvq, Rabitq, Scann, Turbovec, UsearchSigns  # noqa: E402
+from record import RESULTS, interleave, save, table  # noqa: E402
 
 import compand  # noqa: E402
 from compand import _native  # noqa: E402
 from compand.fit.vectors import preset  # noqa: E402
+from compand.report.plot import Series, line_plot  # noqa: E402
 
 K = 10
-FACTORY = {24: ["PQ48x4fs"], 48: ["PQ96x4fs", "RR384,RaBitQfs"], 96: ["PQ192x4fs", "RR384,RaBitQfs2"], 192: ["PQ384x4fs", "SQ4"],
-           384: ["SQ8"]}
-OTHERS = {48: ["klt,grouped:48:bits=4"], 96: ["klt,refined:48:48,rans", "klt,grouped:96", "klt,grouped:96:bits=4"],
-          192: ["klt,grouped:192"], 384: ["klt,ecsq:288,rans"]}
-SLOW = {24: ["RQ24x8"]}
-TURBO = {96: 2, 192: 4}
+OTHERS = {1 / 16: ["grouped:{0}"], 1 / 8: ["grouped:{0}:bits=4"], 1 / 4: ["refined:{1}:{1},rans", "grouped:{0}", "grouped:{0}:bits=4"],
+          1 / 2: ["grouped:{0}"], 1: ["ecsq:{2},rans"]}  # by bytes over columns: of all, half and three quarters of the bytes
 
 
 class Compand:
@@ -52,75 +54,12 @@ class Compand:
     def nbytes(self) -> int:
         return len(self.codes.to_bytes())
 
+    def code_bytes(self) -> int:
+        return self.codes.nbytes
+
     def search(self, q, threads: int):
         _native.set_threads(threads)
         return compand.search(q, self.codes, K)[1]
-
-
-class Faiss:
-    def __init__(self, factory: str, d: int):
-        self.name = f"faiss {factory}"
-        self.index = faiss.index_factory(d, factory, faiss.METRIC_INNER_PRODUCT)
-
-    def train(self, x):
-        self.index.train(x[:20_000] if "RQ" in self.name and "fs" not in self.name and "RaBit" not in self.name else x)
-
-    def add(self, x):
-        self.index.add(x)
-
-    def nbytes(self) -> int:
-        return faiss.serialize_index(self.index).nbytes
-
-    def search(self, q, threads: int):
-        faiss.omp_set_num_threads(threads)
-        return self.index.search(q, K)[1]
-
-
-class Turbovec:
-    """Its thread pool is fixed when it starts, so each number of threads has a process of its own that answers on request."""
-
-    CHILD = ("import sys, time, numpy as np, turbovec\n"
-             "index = turbovec.TurboQuantIndex.load(sys.argv[1]); index.prepare(); q = np.load(sys.argv[2])\n"
-             "for line in sys.stdin:\n"
-             "    a, b, step = map(int, line.split()); t = time.perf_counter()\n"
-             "    for i in range(a, b, step): rows = index.search(q[i:min(i + step, b)], 10)[1]\n"
-             "    print(time.perf_counter() - t, flush=True)\n")
-
-    def __init__(self, bits: int, folder: str):
-        self.name, self.bits, self.path = f"turbovec {bits}-bit", bits, f"{folder}/turbo{bits}.tv"
-        self.folder, self.children = folder, {}
-
-    def train(self, x):
-        import turbovec
-
-        self.index = turbovec.TurboQuantIndex(dim=x.shape[1], bit_width=self.bits)
-        self.index.calibrate(x[np.random.default_rng(1).choice(len(x), 4096, replace=False)])
-
-    def add(self, x):
-        self.index.add(x)
-        self.index.prepare()
-        self.index.write(self.path, durable=False)
-
-    def nbytes(self) -> int:
-        return len(self.index.to_bytes())
-
-    def search(self, q, threads: int):
-        return np.asarray(self.index.search(q, K)[1]).astype(np.int64)
-
-    def seconds(self, first: int, last: int, step: int, threads: int) -> float:
-        if threads not in self.children:
-            self.children[threads] = subprocess.Popen(
-                [sys.executable, "-c", self.CHILD, self.path, f"{self.folder}/query.npy"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                text=True, env=dict(os.environ, RAYON_NUM_THREADS=str(threads)))
-        child = self.children[threads]
-        child.stdin.write(f"{first} {last} {step}\n")
-        child.stdin.flush()
-        return float(child.stdout.readline())
-
-    def close(self):
-        for child in self.children.values():
-            child.stdin.close()
-            child.wait()
 
 
 def recall(rows, truth) -> float:
@@ -134,13 +73,46 @@ def timed(fn, *args) -> float:
 
 
 def contestants(budget: int, d: int, slow: bool, folder: str) -> list:
-    found = [Compand(preset(budget, d)[0]), *(Faiss(f, d) for f in FACTORY.get(budget, []) + (SLOW.get(budget, []) if slow else []))]
-    found += [Compand(spec) for spec in OTHERS.get(budget, [])]
+    share = budget / d
+    found = [Compand(preset(budget, d)[0])]
+    found += [Compand(f"klt{'' if share > 1 / 16 else f':{8 * budget}'}," + spec.format(budget, budget // 2, budget * 3 // 4))
+              for spec in OTHERS.get(share, [])]
+    if share <= 1 / 2:
+        found.append(Faiss(f"PQ{2 * budget}x4fs", d))
+    scalar = {1 / 8: f"RR{d},RaBitQfs", 1 / 4: f"RR{d},RaBitQfs2", 1 / 2: "SQ4", 1: "SQ8"}
+    found += [Faiss(scalar[share], d)] if share in scalar else []
+    slower = [Faiss(f"RQ{budget}x8", d)] if share <= 1 / 16 else []
+    slower += [Scann(d // (2 * budget), folder)] if share <= 1 / 2 else []
+    slower += [Rabitq(bits, folder) for at, bits in {1 / 8: 1, 1 / 4: 2, 1 / 2: 4}.items() if at == share]
+    slower += [UsearchSigns()] if share == 1 / 8 else [Lvq(folder)] if share == 1 / 2 else []
+    fast = [Turbovec(bits, folder) for at, bits in {1 / 4: 2, 1 / 2: 4}.items() if at == share]
+    return found + fast + (slower if slow else [])
+
+
+def ready(c, x, q) -> dict | None:
+    """What training and encoding took, and sizes; None where a library is missing or refuses."""
     try:
-        import turbovec  # noqa: F401
-    except ImportError:
-        return found
-    return found + ([Turbovec(TURBO[budget], folder)] if budget in TURBO else [])
+        faiss.omp_set_num_threads(2)
+        _native.set_threads(2)
+        train, add = timed(c.train, x), timed(c.add, x)
+        hits = c.search(q, 2)
+    except Exception as e:  # whatever a peer raises is its answer
+        if isinstance(c, Compand):
+            raise
+        print(f"{c.name}: left out, {type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ''}", flush=True)
+        return None
+    return {"hits": hits, "bytes": c.nbytes() / len(x), "code bytes": c.code_bytes() / len(x) if isinstance(c, Compand) else None,
+            "train s": train, "encode/s": None if isinstance(c, Scann | Lvq) else len(x) / add}
+
+
+def quality(hits, truth, relevant) -> dict:
+    if relevant is None:
+        return {"recall@10": recall(hits, truth)}
+    rank = np.argmax(hits == relevant[:, None], axis=1)
+    found = (hits == relevant[:, None]).any(1) & (relevant >= 0)
+    gain = np.where(found, 1 / np.log2(rank + 2.0), 0)
+    return {"recall@10 sym": recall(hits[:1000], truth[:1000]), "recall@10 asym": recall(hits[1000:], truth[1000:]),
+            "nDCG@10": float(gain[relevant >= 0].mean())}
 
 
 def speeds(found: list, q, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
@@ -167,37 +139,76 @@ def speeds(found: list, q, rounds: int, seconds: float) -> dict[str, dict[str, f
                      "one query ms": middle[c.name, 1, True] * 10} for c in found}
 
 
+def draw(rows: list[dict]) -> None:
+    """Recall over speed, a line for each library and kind of code; sizes at the points."""
+    lines: dict[str, list] = {}
+    for row in rows:
+        if row["set"] == "minilm" and row.get("QPS 1 thread"):
+            name = row["name"]
+            for known in ("ecsq", "grouped", "refined", "int:8", "PQ", "RaBitQ", "SQ", "RQ"):
+                if known in name:
+                    name = f"{name.split()[0]} {known}"
+                    break
+            else:
+                name = name.split()[0]
+            lines.setdefault(name, []).append((row["recall@10 sym"], row["QPS 1 thread"], f"{row['bytes']:.0f} B"))
+    order = sorted(lines, key=lambda name: (not name.startswith("compand"), -len(lines[name])))
+    svg = line_plot([Series(name, lines[name]) for name in order], "recall@10", "queries a second, one thread", log_y=True)
+    svg = svg[:svg.index("</svg>")].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="13" ', 1)
+    style = ("<style>:root{--c0:#2563c9;--c1:#c85a06;--c2:#0c8270;--c3:#7f45c8;--c4:#b92f6d;--c5:#75740a;--rest:#a9aeb7;--card:#fff}"
+             "svg{background:#fff}.grid{stroke:#eceef1}.axis{stroke:#bbb}</style>")
+    legend = "".join(f'<text x="905" y="{30 + 18 * i}" style="fill:var(--{f"c{i}" if i < 6 else "rest"})">{name}</text>'
+                     for i, name in enumerate(order))
+    head = svg.index(">") + 1
+    (RESULTS / "vectors.svg").write_text(svg[:head] + style + svg[head:] + legend + "</svg>\n")
+
+
+def data(args):
+    """Base, queries, the true ten, and the one relevant row of each query (or None)."""
+    if args.set == "images":
+        both = images(pathlib.Path(args.cache), pathlib.Path(args.data))
+        x, q, relevant = both[:-2000], both[-2000:], None
+    else:
+        folder = pathlib.Path(args.data) / "vectors"
+        x, q = load(folder / "minilm-base.i16.xz"), load(folder / "minilm-query.i16.xz")
+        relevant = np.load(folder / "minilm-asym-relevant.npy")
+    truth = np.concatenate([np.argsort(-(q[i:i + 250] @ x.T), axis=1, kind="stable")[:, :K] for i in range(0, len(q), 250)])
+    return x, q, truth, relevant
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default=os.environ.get("COMPAND_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data"))
-    parser.add_argument("--budgets", default="24,48,96,192,384")
+    parser.add_argument("--set", choices=("minilm", "images"), default="minilm")
+    parser.add_argument("--cache", default=tempfile.gettempdir(), help="where features.py keeps its result")
+    parser.add_argument("--budgets", help="bytes a vector  [default: a 32nd of the columns, and twice as much, up to one byte a column]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60, help="of timing for each budget")
-    parser.add_argument("--slow", action="store_true", help="peers that train for minutes, too")
+    parser.add_argument("--slow", action="store_true", help="peers that train or search for minutes, too")
     args = parser.parse_args()
-    folder = pathlib.Path(args.data) / "vectors"
-    x, q = load(folder / "minilm-base.i16.xz"), load(folder / "minilm-query.i16.xz")
-    truth = np.concatenate([np.argsort(-(q[i:i + 250] @ x.T), axis=1, kind="stable")[:, :K] for i in range(0, len(q), 250)])
-    rows = []
+    x, q, truth, relevant = data(args)
+    budgets = [x.shape[1] >> i for i in range(5, -1, -1)] if args.budgets is None else list(map(int, args.budgets.split(",")))
+    path, rows = RESULTS / "vectors.json", []
+    if path.exists():
+        rows = [{"set": "minilm", **row} for row in json.loads(path.read_text())["rows"]]
     with tempfile.TemporaryDirectory() as scratch:
         np.save(f"{scratch}/query.npy", q)
-        for budget in map(int, args.budgets.split(",")):
-            found = contestants(budget, x.shape[1], args.slow, scratch)
-            built = {}
-            for c in found:
-                faiss.omp_set_num_threads(2)
-                _native.set_threads(2)
-                train, add = timed(c.train, x), timed(c.add, x)
-                hits = c.search(q, 2)
-                built[c.name] = {"recall@10 sym": recall(hits[:1000], truth[:1000]), "recall@10 asym": recall(hits[1000:], truth[1000:]),
-                                 "bytes": c.nbytes() / len(x), "train s": train, "encode/s": len(x) / add}
+        for budget in budgets:
+            built = {c: ready(c, x, q) for c in contestants(budget, x.shape[1], args.slow, scratch)}
+            found = [c for c, one in built.items() if one]
             fast = speeds(found, q, args.rounds, args.seconds)
-            rows += [{"budget": budget, "name": c.name, **built[c.name], **fast[c.name]} for c in found]
+            new = [{"set": args.set, "budget": budget, "name": c.name, **quality(built[c]["hits"], truth, relevant),
+                    **{key: value for key, value in built[c].items() if key != "hits"}, **fast[c.name],
+                    "load": round(os.getloadavg()[0], 1)} for c in found]
             for c in found:
                 if isinstance(c, Turbovec):
                     c.close()
-            print(table(rows[-len(found):]), flush=True)
-            save("vectors", rows, vectors=list(x.shape), queries=len(q))
+            print(table(new), flush=True)
+            kept = [row for row in rows if (row["set"], row["budget"]) != (args.set, budget)
+                    or (not args.slow and row["name"] not in {n["name"] for n in new} and not row["name"].startswith("compand"))]
+            rows = sorted(kept + new, key=lambda row: (row["set"] != "minilm", row["budget"], not row["name"].startswith("compand")))
+            save("vectors", rows, sets={"minilm": [100_792, 384], args.set: list(x.shape)}, queries=len(q))
+            draw(rows)
 
 
 if __name__ == "__main__":
