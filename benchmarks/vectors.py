@@ -172,7 +172,7 @@ def data(args):
         folder = pathlib.Path(args.data) / "vectors"
         x, q = load(folder / "minilm-base.i16.xz"), load(folder / "minilm-query.i16.xz")
         relevant = np.load(folder / "minilm-asym-relevant.npy")
-    truth = np.concatenate([np.argsort(-(q[i:i + 250] @ x.T), axis=1, kind="stable")[:, :K] for i in range(0, len(q), 250)])
+    truth = np.concatenate([np.argpartition(-(q[i:i + 250] @ x.T), K, axis=1)[:, :K] for i in range(0, len(q), 250)])
     return x, q, truth, relevant
 
 
@@ -185,6 +185,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60, help="of timing for each budget")
     parser.add_argument("--slow", action="store_true", help="peers that train or search for minutes, too")
+    parser.add_argument("--only", help="contestants with this in their name; rows of the others stay")
     args = parser.parse_args()
     x, q, truth, relevant = data(args)
     budgets = [x.shape[1] >> i for i in range(5, -1, -1)] if args.budgets is None else list(map(int, args.budgets.split(",")))
@@ -194,7 +195,8 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         np.save(f"{scratch}/query.npy", q)
         for budget in budgets:
-            built = {c: ready(c, x, q) for c in contestants(budget, x.shape[1], args.slow, scratch)}
+            built = {c: ready(c, x, q) for c in contestants(budget, x.shape[1], args.slow, scratch)
+                     if not args.only or args.only in c.name}
             found = [c for c, one in built.items() if one]
             fast = speeds(found, q, args.rounds, args.seconds)
             new = [{"set": args.set, "budget": budget, "name": c.name, **quality(built[c]["hits"], truth, relevant),
@@ -204,8 +206,8 @@ def main():
                 if isinstance(c, Turbovec):
                     c.close()
             print(table(new), flush=True)
-            kept = [row for row in rows if (row["set"], row["budget"]) != (args.set, budget)
-                    or (not args.slow and row["name"] not in {n["name"] for n in new} and not row["name"].startswith("compand"))]
+            again = {row["name"] for row in new}
+            kept = [row for row in rows if (row["set"], row["budget"]) != (args.set, budget) or row["name"] not in again]
             rows = sorted(kept + new, key=lambda row: (row["set"] != "minilm", row["budget"], not row["name"].startswith("compand")))
             save("vectors", rows, sets={"minilm": [100_792, 384], args.set: list(x.shape)}, queries=len(q))
             draw(rows)
