@@ -38,7 +38,8 @@ from compand.op.render import around
 
 SCENES = {"biker": "biker.spz", "guitar": "guitar.compressed.ply", "playbot-31k": "playbot/3_0", "playbot-250k": "playbot/1_0",
           "playcanvas-logo": "playcanvas-logo"}
-SCALE = 0.85  # of a peer's scale error at most is ours, else scale alone takes all of the shape's, and nothing is left for rotation
+TIGHT = "turn=0.0:thin=1.0:even=true"  # the steps that meet the errors as they are defined here with the fewest bits
+SAMPLE = 30000  # splats on which steps are sought
 PEERS = {"spz": ".spz", "sog": ".sog", "compressed ply": ".compressed.ply"}
 
 
@@ -72,30 +73,63 @@ def coded(x: np.ndarray, spec: str) -> tuple[int, np.ndarray, dict[str, float]]:
     return len(codes.to_bytes()), codec.decode(codes), {p: round(v, 2) for p, v in parts.items()}
 
 
-def matched(scene: Splats, x: np.ndarray, goal: dict[str, float], rounds: int = 7) -> dict:
-    """Our smallest file whose errors stay within the goal's, attribute by attribute (bisected together)."""
-    goal = {**goal, "scale": min(SCALE * goal["scale"], goal["shape"] / 3.9)}
-    low = {"position": 0.0, "scale": 1.0, "shape": 3.0, "opacity": 3.0, "sh0": 1.0, "sh": 0.0}  # logarithms of fineness
-    high = {"position": 14.0, "scale": 6.0, "shape": 14.0, "opacity": 12.0, "sh0": 12.0, "sh": 12.0}
-    for i in range(rounds + 1):
-        p = {k: high[k] if i == rounds else (low[k] + high[k]) / 2 for k in low}
-        p["shape"] = float(np.ceil(p["shape"]))
-        spec = (f"splat:{p['position']:.3f}:{round(2 ** p['scale'])}:{p['shape']:.0f}:{round(2 ** p['opacity'])}:"
-                f"{2 ** -p['sh0']:.4g}:{2 ** -p['sh']:.4g}:adapt=0.0")
+def matched(scene: Splats, x: np.ndarray, goal: dict[str, float], rounds: int = 9) -> dict:
+    """Our smallest file whose errors stay within the goal's, attribute by attribute, found on a sample and then held by all splats."""
+    some = np.ascontiguousarray(x[::-(-len(x) // SAMPLE)])
+    part = from_matrix(some)
+    low = {"position": 0.0, "opacity": 3.0, "sh0": 1.0, "sh": 0.0}  # logarithms of fineness
+    high = {"position": 14.0, "opacity": 12.0, "sh0": 12.0, "sh": 12.0}
+
+    def spec_at(p: dict[str, float], scale: int, rotation: float) -> str:
+        return (f"splat:{p['position']:.3f}:{scale}:{rotation:.2f}:{round(2 ** p['opacity'])}:{2 ** -p['sh0']:.4g}:{2 ** -p['sh']:.4g}"
+                f":adapt=0.0:{TIGHT}")
+
+    def errors(s: Splats, x: np.ndarray, spec: str) -> tuple[dict[str, float], int, dict[str, float]]:
         nbytes, y, parts = coded(x, spec)
-        e = flat(attribute_errors(scene, from_matrix(y)))
+        return flat(attribute_errors(s, from_matrix(y))), nbytes, parts
+
+    for _ in range(rounds):
+        p = {k: (low[k] + high[k]) / 2 for k in low}
+        e, *_ = errors(part, some, spec_at(p, 16, 6))
         for k in low:
             fine = e[k] <= goal[k] or (k == "sh" and not scene.degree)
             high[k], low[k] = (p[k], low[k]) if fine else (high[k], p[k])
-    return {"spec": spec, "bytes_per_splat": nbytes / len(x), "errors": e, "bits": parts,
-            "not_within": sorted(k for k in low if e[k] > goal[k] * 1.0001)}
+    least = next((s for s in range(2, 256) if errors_of_scale(x, s) <= goal["scale"]), 256)
+    found = []
+    for scale in sorted({min(256, round(least * f)) for f in (1, 1.05, 1.1, 1.2)}):  # the rest of the shape's error is for rotation
+        coarse, fine = 2.0, 16.0
+        for _ in range(rounds):
+            middle = (coarse + fine) / 2
+            e, _, bits = errors(part, some, spec_at(high, scale, middle))
+            coarse, fine = (coarse, middle) if e["shape"] <= goal["shape"] else (middle, fine)
+            if e["shape"] <= goal["shape"]:
+                found.append((bits["scale"] + bits["rotation"], scale, middle))
+    _, scale, rotation = min(found) if found else (0, 256, 16.0)
+    for _ in range(6):  # what the sample did not show
+        spec = spec_at(high, scale, rotation)
+        e, nbytes, bits = errors(scene, x, spec)
+        over = [k for k in ("position", "scale", "shape", "opacity", "sh0", "sh") if e[k] > goal[k] and (k != "sh" or scene.degree)]
+        if not over:
+            break
+        high = {k: v + 0.02 * (k in over) for k, v in high.items()}
+        scale, rotation = min(256, scale + ("scale" in over)), min(16.0, rotation + 0.06 * ("shape" in over))
+    y = from_matrix(coded(x, spec)[1])
+    return {"spec": spec, "bytes_per_splat": nbytes / len(x), "errors": e, "bits": bits, "not_within": sorted(over), "decoded": y}
+
+
+def errors_of_scale(x: np.ndarray, scale: int) -> float:
+    """RMS of logarithms rounded to so many steps an octave."""
+    step = np.log(2) / scale
+    return float(np.sqrt(np.mean((np.rint(x[:, 3:6] / step) * step - x[:, 3:6]) ** 2)))
 
 
 def peer(tool: str, kind: str, path: pathlib.Path, folder: pathlib.Path, limit: float) -> tuple[int, Splats] | str:
-    """Bytes of the scene in a peer's format, and the scene read back; or why not."""
-    out, back = folder / f"o{PEERS[kind]}", folder / "back.ply"
+    """Bytes of the scene in a peer's format, and the scene read back; or why not. What an earlier run left in ``folder`` is taken."""
+    out, back = folder / f"o{PEERS[kind]}", folder / f"back-{kind}.ply"
     words = tool.split()
     try:
+        if out.exists() and back.exists():
+            return out.stat().st_size, read(back)
         extra = ["-g", "cpu"] if kind == "sog" else []
         subprocess.run([*words, "-q", "-w", *extra, str(path), str(out)], check=True, capture_output=True, timeout=limit)
         subprocess.run([*words, "-q", "-w", str(out), str(back)], check=True, capture_output=True, timeout=limit)
@@ -124,8 +158,11 @@ def scene_rows(name: str, scene: Splats, touched: list[str], a: argparse.Namespa
     cameras = around(scene, a.views, 320, 240)
     rows = [{**about, "kind": "ply", "bytes_per_splat": 4 * (x.shape[1] + 3)}]
     with tempfile.TemporaryDirectory() as folder:
+        if a.keep:
+            folder = str(pathlib.Path(a.keep, name))
+            pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         path = pathlib.Path(folder, "scene.ply")
-        write(path, scene)
+        write(path, scene, overwrite=True)
         for kind in PEERS:
             got = peer(a.peer, kind, path, pathlib.Path(folder), a.limit) if a.peer else "no --peer given"
             if isinstance(got, str):
@@ -137,8 +174,11 @@ def scene_rows(name: str, scene: Splats, touched: list[str], a: argparse.Namespa
             rows.append({**about, "kind": kind, "bytes_per_splat": size / n, "errors": e, "psnr": q["psnr"], "psnr_seen": q["psnr_seen"]})
             goal = {**e, "sh": e["sh"] / 2 if kind == "spz" else e["sh"]}
             ours = matched(scene, x, goal)
-            rows.append({**about, "kind": f"compand at errors of {kind}", **ours, "smaller": 1 - ours["bytes_per_splat"] * n / size})
-            print(name, kind, f"{size / n:.2f}", "compand", f"{ours['bytes_per_splat']:.2f}", ours["not_within"], flush=True)
+            q = render_quality(scene, ours.pop("decoded"), cameras)
+            rows.append({**about, "kind": f"compand at errors of {kind}", **ours, "smaller": 1 - ours["bytes_per_splat"] * n / size,
+                         "psnr": q["psnr"], "psnr_seen": q["psnr_seen"]})
+            print(name, kind, f"{size / n:.2f}", "compand", f"{ours['bytes_per_splat']:.2f}", ours["not_within"],
+                  f"{rows[-2]['psnr']:.2f} {q['psnr']:.2f} dB", flush=True)
     for budget in (9, 13):
         spec, size, y = at_size(x, budget * n)
         q = render_quality(scene, from_matrix(y), cameras)
@@ -210,6 +250,7 @@ def main() -> None:
     parser.add_argument("--scenes", nargs="*", help="only these")
     parser.add_argument("--views", type=int, default=20)
     parser.add_argument("--limit", type=float, default=300, help="seconds a peer may take for a file")
+    parser.add_argument("--keep", help="folder in which files of peers are kept, and taken from by the next run")
     parser.add_argument("--harmonics", action="store_true", help="only other ways to code harmonics; keeps the other rows")
     parser.add_argument("--speed", action="store_true", help="only speed; keeps the other rows of the results")
     a = parser.parse_args()

@@ -1,5 +1,7 @@
 // Blocks of 3D Gaussian splats, quantized by steps of their own and coded by what is near them.
 //
+// The stream of the tree begins with the format, a number that no count of symbols reaches; without it, the format is 1.
+//
 // A row is x y z · log scales (3) · quaternion w x y z · logit of opacity · colour (3) · harmonics (3 K), float32. Everything the
 // decoder needs to know a splat's steps comes from integers decoded before, so decoding is the same on every machine.
 //
@@ -22,14 +24,18 @@ constexpr int kMostRest = 24;
 
 struct Steps {
     int position;   // position step = size / 2^(position / 8)
-    int scale;      // steps of an octave of a scale, 1 to 64
-    int rotation;   // finest direction: 2^rotation steps across the hemisphere
+    int scale;      // steps of an octave of a scale, 1 to 256
+    int rotation;   // finest direction: 2^(rotation / 16) steps across the hemisphere
     int opacity;    // levels of the root of alpha, 2 to 4096
+    int turn;       // 0 to 16: how much finer directions of thin splats are, in bits / 16 an octave
+    int thin;       // 0 to 16: share of the shortest deviation in the size that a position follows
+    bool even;      // levels are even in alpha, else in its root
     double colour, harmonics;  // steps at reference weight
     int adapt;      // 0 to 16: how far steps of colour follow what a splat adds to a picture
     int32_t reference;  // that, of a usual splat, in 1/scale octaves
     int rank;           // rows of the basis of harmonics, nearly orthonormal
     const float *basis;  // (rank, 3 rest)
+    int format = 2;      // 1: steps of positions and directions are powers of two; only read
 };
 
 #define COMPAND_SPLAT_FUNCTIONS                                                                                          \

@@ -100,6 +100,27 @@ inline void learn(Model &a, Model &b, int32_t *share, int level, const Table &m,
 
 constexpr int kBits = 14;
 
+// One of k equally likely numbers, as bits: some with one bit less than others.
+template <class Coder> uint32_t write_even(Coder &coder, uint32_t v, uint32_t k) {
+    if (k <= 1) return 0;
+    const int bits = rans::bit_length(k - 1);
+    const uint32_t fewer = static_cast<uint32_t>((uint64_t{1} << bits) - k);
+    if (v < fewer) {
+        coder.raw(v, bits - 1);
+    } else {  // what tells them apart first
+        coder.raw((v + fewer) >> 1, bits - 1);
+        coder.raw((v + fewer) & 1, 1);
+    }
+    return v;
+}
+
+template <class Coder> uint32_t read_even(Coder &coder, uint32_t k) {
+    if (k <= 1) return 0;
+    const int bits = rans::bit_length(k - 1);
+    const uint32_t fewer = static_cast<uint32_t>((uint64_t{1} << bits) - k), v = coder.raw(0, bits - 1);
+    return v < fewer ? v : ((v << 1) | coder.raw(0, 1)) - fewer;
+}
+
 class Writer {
 public:
     static constexpr bool writes = true;
@@ -118,6 +139,7 @@ public:
         for (count_ += bits; count_ >= 8; count_ -= 8, held_ >>= 8) raw_.push_back(static_cast<uint8_t>(held_));
         return v;
     }
+    uint32_t even(uint32_t v, uint32_t k) { return write_even(*this, v, k); }
     void finish(Bytes &out) {
         if (count_ > 0) raw_.push_back(static_cast<uint8_t>(held_));
         out.clear();
@@ -183,6 +205,7 @@ public:
         count_ -= bits;
         return v;
     }
+    uint32_t even(uint32_t, uint32_t k) { return read_even(*this, k); }
     bool bad() const { return bad_ || lanes_.bad(); }
     bool finish() { return !bad() && left_ == 0 && raw_ == end_ && held_ == 0 && (lanes_.n() == 0 || lanes_.finish()); }
 
@@ -201,9 +224,10 @@ class Number {
 public:
     Number(int nibbles, size_t general) : nibbles_(nibbles), generals_(general) {
         slots_.reserve(static_cast<size_t>(nibbles));
-        for (int i = 0; i < nibbles; ++i) slots_.emplace_back(i == 0 ? general : 16 * general, i == 0 ? 64 : 16 * 20);
+        for (int i = 0; i < nibbles; ++i) slots_.emplace_back(i == 0 ? general : 16 * general, 4 * (i == 0 ? 64 : 16 * 20));
     }
-    template <class Coder> uint32_t code(Coder &coder, uint32_t v, uint32_t foretold, size_t general) {
+    // spread: 0 to 3, how far apart those are from which it was foretold
+    template <class Coder> uint32_t code(Coder &coder, uint32_t v, uint32_t foretold, size_t general, size_t spread = 0) {
         uint32_t done = 0;
         for (int i = 0; i < nibbles_; ++i) {
             const int low = 4 * (nibbles_ - 1 - i);
@@ -211,12 +235,12 @@ public:
             size_t a, b;
             if (i == 0) {
                 a = general;
-                b = low >= 2 ? foretold >> (low - 2) & 63 : foretold >> low & 15;
+                b = (low >= 2 ? foretold >> (low - 2) & 63 : foretold >> low & 15) * 4 + spread;
             } else {
                 // distance in units of this nibble's steps, from the start of what is left, in [-2, 17]
                 const int32_t gap = static_cast<int32_t>(foretold >> low) - static_cast<int32_t>(done << 4);
                 a = general * 16 + (done & 15);
-                b = (done & 15) * 20 + static_cast<size_t>((gap < -2 ? -2 : gap > 17 ? 17 : gap) + 2);
+                b = ((done & 15) * 20 + static_cast<size_t>((gap < -2 ? -2 : gap > 17 ? 17 : gap) + 2)) * 4 + spread;
             }
             done = done << 4 | coder.symbol(s, slots_[static_cast<size_t>(i)], a, b);
         }
@@ -227,4 +251,24 @@ private:
     int nibbles_;
     size_t generals_;
     std::vector<Slot> slots_;
+};
+
+// What one surprise tells of the next: the slope of one against the other, and their usual size; learnt from those before.
+class Surprise {
+public:
+    int32_t expect(int32_t x) const { return static_cast<int32_t>(xy_ * clip(x) / xx_); }
+    void learn(int32_t x, int32_t y) {
+        xy_ += clip(x) * clip(y) - xy_ / 256;
+        xx_ += clip(x) * clip(x) - xx_ / 256;
+        if (xx_ < 16) xx_ = 16;
+    }
+    size_t bucket(int32_t x) const {  // 0 to 15, in halves of the usual size
+        const int64_t at = 2 * clip(x) * 256 / size_ + 8;
+        return static_cast<size_t>(at < 0 ? 0 : at > 15 ? 15 : at);
+    }
+    void seen(int32_t x) { size_ += ((clip(x) < 0 ? -clip(x) : clip(x)) * 256 - size_) / 64 + (size_ < 128); }
+
+private:
+    static int64_t clip(int32_t x) { return x < -32768 ? -32768 : x > 32767 ? 32767 : x; }
+    int64_t xy_ = 0, xx_ = 1024, size_ = 1024;
 };

@@ -113,38 +113,38 @@ struct Turned {
     uint32_t u, v, t;
 };
 
-inline uint32_t place(float x, int bits) {  // [-1, 1] -> cell of 2^bits
-    const double whole = static_cast<double>(1u << bits);
+inline uint32_t place(float x, uint32_t cells) {  // [-1, 1] -> one of so many cells
+    const double whole = static_cast<double>(cells);
     const double at = (static_cast<double>(x) + 1) * 0.5 * whole;
-    return at <= 0 ? 0 : at >= whole - 1 ? (1u << bits) - 1 : static_cast<uint32_t>(at);
+    return at <= 0 ? 0 : at >= whole - 1 ? cells - 1 : static_cast<uint32_t>(at);
 }
 
-inline float middle(uint32_t cell, int bits) {
-    return static_cast<float>((2.0 * cell + 1) / static_cast<double>(1u << bits) - 1);
+inline float middle(uint32_t cell, uint32_t cells) {
+    return static_cast<float>((2.0 * cell + 1) / static_cast<double>(cells) - 1);
 }
 
 // needle: the odd axis is the longest (0), the next the second; else the odd one is the shortest (2), the next the longest.
-inline Turned turned(const Frame &f, bool needle, int bits, int turn_bits) {
+inline Turned turned(const Frame &f, bool needle, uint32_t cells, uint32_t turn_cells) {
     float d[3], o[3], a[3], b[3], u, v;
     const int odd = needle ? 0 : 2, next = needle ? 1 : 0;
     for (int i = 0; i < 3; ++i) d[i] = f.axis[odd][2] < 0 ? -f.axis[odd][i] : f.axis[odd][i];
     square(d, &u, &v);
-    Turned r{place(u, bits), place(v, bits), 0};
-    direction(middle(r.u, bits), middle(r.v, bits), o);
+    Turned r{place(u, cells), place(v, cells), 0};
+    direction(middle(r.u, cells), middle(r.v, cells), o);
     base_of(o, a, b);
     float c = 0, s = 0;
     for (int i = 0; i < 3; ++i) c += f.axis[next][i] * a[i], s += f.axis[next][i] * b[i];
     if (c < 0) c = -c, s = -s;
     const float length = std::sqrt(c * c + s * s);
-    r.t = place(length > 1e-9f ? s / (length + c) : 0.0f, turn_bits);
+    r.t = place(length > 1e-9f ? s / (length + c) : 0.0f, turn_cells);
     return r;
 }
 
-inline Frame frame_of(const Turned &r, bool needle, int bits, int turn_bits) {
+inline Frame frame_of(const Turned &r, bool needle, uint32_t cells, uint32_t turn_cells) {
     float o[3], a[3], b[3], n[3], p[3];
-    direction(middle(r.u, bits), middle(r.v, bits), o);
+    direction(middle(r.u, cells), middle(r.v, cells), o);
     base_of(o, a, b);
-    const float t = middle(r.t, turn_bits), whole = 1.0f + t * t, c = (1.0f - t * t) / whole, s = 2 * t / whole;
+    const float t = middle(r.t, turn_cells), whole = 1.0f + t * t, c = (1.0f - t * t) / whole, s = 2 * t / whole;
     for (int i = 0; i < 3; ++i) n[i] = c * a[i] + s * b[i];
     cross(o, n, p);
     Frame f;
@@ -165,6 +165,23 @@ inline int bits_for(int32_t d, int m, int most) {
         for (int k = 0; k < 6 && d < m; ++k) d *= 2, --bits;
     }
     return bits < 0 ? 0 : bits;
+}
+
+// 2^(e / 16) in 1/65536, 0 <= e <= 16 * 30.
+inline uint64_t sixteenth_power(int e) {
+    static constexpr uint32_t part[16] = {65536, 68438, 71468, 74632, 77936, 81386, 84990, 88752,
+                                          92682, 96785, 101070, 105545, 110218, 115098, 120194, 125515};
+    return static_cast<uint64_t>(part[e & 15]) << (e >> 4);
+}
+
+// Cells of an angle between axes whose scales differ by 2^(d / m): 2^(most / 16) from 2^4 on; towards 2^1 fewer by `turn` / 16 of a bit an
+// octave; below, as many as the difference of the axes asks for. And fewer where both axes are shorter than the third, by 2^(rest / m).
+inline uint32_t cells_for(int32_t d, int m, int most, int turn, int32_t rest = 0) {
+    static constexpr uint8_t below[16] = {80, 64, 48, 39, 32, 27, 23, 19, 16, 13, 11, 9, 7, 5, 3, 1};  // 16 log2(16 / d), at most 5 octaves
+    const int32_t octaves = d >= 4 * m ? 64 : d < 0 ? 0 : 16 * d / m;
+    const int shorter = 2 * (16 - turn) * (rest >= 8 * m ? 8 * 16 : rest < 0 ? 0 : 16 * rest / m) / 16;
+    const int e = most - shorter - (octaves >= 16 ? turn * (64 - octaves) / 16 : 3 * turn + below[octaves]);
+    return e <= 0 ? 1 : static_cast<uint32_t>((sixteenth_power(e) + 32768) >> 16);
 }
 
 // Opponent colours: sum, red - blue, green against both; orthonormal.

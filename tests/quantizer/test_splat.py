@@ -135,3 +135,47 @@ def test_morton_order_follows_the_curve():
     got = order(x)
     assert sorted(got) == list(range(7)) and got[0] == 1  # all negative first
     assert np.array_equal(order(x * 1e-30), got) and np.array_equal(order(np.zeros((0, 3), np.float32)), [])
+
+
+def test_steps_of_positions_follow_size_without_jumps():
+    """A step is the size over 2^position for every splat, not the next power of two."""
+    x = rows(4000, 0)
+    x[:, 3:6] = np.linspace(-4, -2, 4000)[np.random.default_rng(1).permutation(4000), None]
+    codec = Codec("splat:5:64").fit(x)
+    off = np.abs(codec.decode(codec.encode(x))[:, :3] - x[:, :3]) / np.exp(x[:, 3:4])
+    assert off.max() < 2 ** -6 * 1.1
+    assert all(np.abs(off[part].mean() - 2 ** -7) < 0.12 * 2 ** -7 for part in np.array_split(np.argsort(x[:, 3]), 8))
+
+
+@pytest.mark.parametrize("options", ["turn=0.0", "thin=1.0", "even=true", "turn=0.3:thin=0.4:even=true"])
+def test_options_change_only_their_attribute(options):
+    x = rows(3000, 0)
+    plain, other = (Codec(f"splat:5:16:9:200:0.02{more}").fit(x) for more in ("", f":{options}"))
+    a, b = (codec.decode(codec.encode(x)) for codec in (plain, other))
+    assert np.array_equal(a[:, 3:6], b[:, 3:6])
+    longest = np.sort(np.exp(x[:, 3:6]), 1)
+    size = np.sqrt(longest[:, 1] * longest[:, 2]) if "thin" not in options else np.cbrt(longest.prod(1)) if "thin=1.0" in options else longest[:, 2]
+    assert np.percentile(np.abs(x[:, :3] - b[:, :3]).max(1) / size, 95) < 1 / 32
+    assert np.abs(1 / (1 + np.exp(-x[:, 10])) - 1 / (1 + np.exp(-b[:, 10]))).max() < (0.0026 if "even" in options else 0.0051)
+    p, q = covariance(x), covariance(b)
+    assert np.percentile(np.linalg.norm(p - q, axis=(1, 2)) / np.linalg.norm(p, axis=(1, 2)), 95) < 0.07
+
+
+def test_steps_may_be_very_fine():
+    x = rows(500, 1)
+    codec = Codec("splat:16:256:16:4096:0.0001:0.0001:adapt=0.0").fit(x)
+    y = codec.decode(codec.encode(x))
+    assert np.abs(np.sort(x[:, 3:6])[:, ::-1] - y[:, 3:6]).max() < np.log(2) / 511 and np.abs(x[:, 11:14] - y[:, 11:14]).max() < 1e-4
+    p, q = covariance(x), covariance(y)
+    assert np.percentile(np.linalg.norm(p - q, axis=(1, 2)) / np.linalg.norm(p, axis=(1, 2)), 95) < 0.005
+
+
+def test_an_unknown_format_is_damage():
+    x = rows(100, 0)
+    codec = Codec("splat").fit(x)
+    parts = dict(codec.encode(x).blocks[0].parts)
+    for mark in (b"\x83", b"\x80"):  # format 3, and none
+        tree = parts["tree"].copy()
+        tree[:1] = np.frombuffer(mark, np.uint8)
+        with pytest.raises(CompandError):
+            codec.stage.decode(parts | {"tree": tree}, codec.form(x.shape, "float32"))

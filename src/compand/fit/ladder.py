@@ -29,7 +29,8 @@ PRESETS = (
     Preset("weights-4", "weights, small", "hadamard,int:4:group=64", "4.25 bits; the rotation spreads outliers"),
     Preset("weights-table", "weights, 4 bits of any distribution", "table:16:group=64", "16 fitted levels times a scale for 64 values"),
     Preset("archive", "any floats, smallest for its error", CODED.format("0.1"), "smaller steps lose less; rows decode in blocks"),
-    Preset("splats", "3D Gaussian splats", "splat:4.75:12:8:96:0.12:0.1", "about 9 bytes a splat, pictures within 45 dB and more"),
+    Preset("splats", "3D Gaussian splats", "splat:3.75:9:7.5:80:0.05:0.1:adapt=0.35:turn=0.75:thin=0.5",
+           "about 9 bytes a splat, 14 with strong harmonics; pictures within 45 dB and more"),
     Preset("image", "pictures", "image:24", "about a quarter of a bit a pixel for a smooth photograph, one for a busy one"),
     Preset("lossless", "anything, bit for bit", "planes,rans", "what is predictable in a float, mostly its exponent, is coded"),
 )
@@ -46,8 +47,8 @@ LADDERS: dict[str, tuple[str, ...]] = {
     "embeddings": ("center,hadamard,sign", "sign", "sign+sign", "hadamard,int:2:mid=true",
                    *(f"hadamard,int:{b}" for b in (3, 4, 5, 6, 7)), *(f"int:{b}" for b in (4, 6, 8, 10, 12)),
                    "int:4:group=64", "table:16"),
-    "splats": tuple(f"splat:{4.75 + i / 2:g}:{round(12 * 2 ** (i / 2))}:{8 + i // 2}:{round(96 * 2 ** (i / 2))}:{0.12 / 2 ** (i / 2):.3g}"
-                    f":{0.1 / 2 ** (i / 2):.3g}" for i in range(-4, 5)),
+    "splats": tuple(f"splat:{3.75 + i / 2:g}:{round(9 * 2 ** (i / 2))}:{7.5 + i / 2:g}:{round(80 * 2 ** (i / 2))}:{0.05 / 2 ** (i / 2):.3g}"
+                    f":{0.1 / 2 ** (i / 2):.3g}:adapt=0.35:turn=0.75:thin=0.5" for i in range(-4, 5)),
     "image": tuple(f"image:{2 ** (i / 2):.3g}" for i in range(16, 2, -1)),
     "weights": ("sign:64", "sign", *(f"hadamard,int:{b}:group=64" for b in (2, 3, 4, 5, 6)), "table:16", "table:16:group=64",
                 *(f"int:{b}:group={g}" for b in (3, 4, 8) for g in (32, 128))),

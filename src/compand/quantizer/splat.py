@@ -33,6 +33,9 @@ class Splat(Quantizer, name="splat"):
     color, sh : steps of color and harmonics, for a splat of usual weight
     adapt : 0 to 1; how far those steps follow weight (1: least squared error of the picture)
     rank : coefficients of harmonics that are kept; none: as many as are ever used
+    turn : bits by which directions are finer for each octave that axes differ more, up to four
+    thin : weight of the shortest deviation in the size that steps of positions follow; the longer ones have 1
+    even : levels of opacity are even in alpha instead of in its root
     block : at most so many splats are coded together; fewer cost more but decode alone
 
     Devillers & Gandoin, "Geometric compression for interactive transmission", 2000 (tree); Fan et al., LightGaussian, 2023 (weight).
@@ -49,14 +52,17 @@ class Splat(Quantizer, name="splat"):
     examples = ("splat", "splat:6:12:8:64:0.03:0.1:adapt=0.5")
 
     position: Annotated[float, (-8, 16)] = 5.0
-    scale: Annotated[int, range(1, 65)] = 10
-    rotation: Annotated[int, range(0, 15)] = 8
+    scale: Annotated[int, range(1, 257)] = 10
+    rotation: Annotated[float, (0, 16)] = 8.0
     opacity: Annotated[int, range(2, 4097)] = 96
     color: Annotated[float, (1e-6, 1e6)] = 0.06
     sh: Annotated[float, (1e-6, 1e6)] = 0.1
     _: KW_ONLY
     adapt: Annotated[float, (0, 1)] = 0.5
     rank: Annotated[int, range(0, 73)] | None = None
+    turn: Annotated[float, (0, 1)] = 1.0
+    thin: Annotated[float, (0, 1)] = 0.0
+    even: bool = False
     block: Annotated[int, range(512, 65537)] = 65536
     basis_: np.ndarray  # (coefficients, 3 K) int8: rows of the basis of harmonics
     gain_: np.ndarray   # (coefficients,) float32: what one step of each row of the basis is
@@ -96,8 +102,9 @@ class Splat(Quantizer, name="splat"):
 
     def _steps(self) -> tuple:
         basis = self.basis_.astype(np.float32) * self.gain_[:, None]
-        return (round(8 * self.position), self.scale, self.rotation, self.opacity, float(self.color), float(self.sh),
-                round(16 * self.adapt), int(self.weight_[0]), np.ascontiguousarray(basis))
+        return (round(8 * self.position), self.scale, round(16 * self.rotation), self.opacity, float(self.color), float(self.sh),
+                round(16 * self.adapt), int(self.weight_[0]), round(16 * self.turn), round(16 * self.thin), self.even,
+                np.ascontiguousarray(basis))
 
     def encode(self, x):
         rows = np.ascontiguousarray(to_numpy(x), np.float32)

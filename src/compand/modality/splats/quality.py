@@ -18,7 +18,7 @@ def spec_of(quality: float) -> str:
     Steps of the attributes go together where a byte bought in each gains about as many decibels in the picture.
 
     >>> spec_of(50)
-    'splat:4.75:12:8:96:0.12:0.1'
+    'splat:3.75:9:7.5:80:0.05:0.1:adapt=0.35:turn=0.75:thin=0.5'
     """
     if not 1 <= quality <= 100:
         raise InputError(f"quality goes from 1 to 100, not {quality:g}")
@@ -27,9 +27,9 @@ def spec_of(quality: float) -> str:
     def short(x: float) -> str:
         return f"{x:.3g}"
 
-    rotation = min(14, max(2, round(8 + (quality - DEFAULT) / 16)))
-    return (f"splat:{short(4.75 + (quality - DEFAULT) / 16)}:{min(64, max(2, round(12 * f)))}:{rotation}:"
-            f"{min(4096, max(8, round(96 * f)))}:{short(0.12 / f)}:{short(0.1 / f)}")
+    d = (quality - DEFAULT) / 16
+    return (f"splat:{short(3.75 + d)}:{min(256, max(2, round(9 * f)))}:{short(min(16, max(1, 7.5 + d)))}:"
+            f"{min(4096, max(8, round(80 * f)))}:{short(0.05 / f)}:{short(0.1 / f)}:adapt=0.35:turn=0.75:thin=0.5")
 
 
 def fitting(scene: Scene, nbytes: int, told: Callable[[str], None] = lambda _: None) -> str:

@@ -69,7 +69,8 @@ class _Names:
 def _steps(key: np.ndarray, spec: Codec) -> np.ndarray:
     """Steps of residuals (n, values) from a decoded key frame: opacity counts in alpha here."""
     s = spec.stage
-    longest = np.exp(key[:, 3:5].astype(np.float64).mean(1))
+    thin = np.array([1, 1, s.thin]) / (2 + s.thin)  # type: ignore[attr-defined]
+    longest = np.exp(key[:, 3:6].astype(np.float64) @ thin)
     step = np.empty(key.shape)
     step[:, :3] = (longest / 2 ** s.position)[:, None]  # type: ignore[attr-defined]
     step[:, 3:6] = np.log(2) / s.scale  # type: ignore[attr-defined]
