@@ -154,7 +154,7 @@ def test_options_change_only_their_attribute(options):
     a, b = (codec.decode(codec.encode(x)) for codec in (plain, other))
     assert np.array_equal(a[:, 3:6], b[:, 3:6])
     longest = np.sort(np.exp(x[:, 3:6]), 1)
-    size = np.sqrt(longest[:, 1] * longest[:, 2]) if "thin" not in options else np.cbrt(longest.prod(1)) if "thin=1.0" in options else longest[:, 2]
+    size = np.cbrt(longest.prod(1)) if "thin=1.0" in options else longest[:, 2] if "thin" in options else np.sqrt(longest[:, 1:].prod(1))
     assert np.percentile(np.abs(x[:, :3] - b[:, :3]).max(1) / size, 95) < 1 / 32
     assert np.abs(1 / (1 + np.exp(-x[:, 10])) - 1 / (1 + np.exp(-b[:, 10]))).max() < (0.0026 if "even" in options else 0.0051)
     p, q = covariance(x), covariance(b)
