@@ -99,3 +99,16 @@ def test_refused(spec):
 def test_too_many_parts(x):
     with pytest.raises(compand.SpecError, match="try pq:20x4"):
         PQ((21, 4)).fit(x)
+
+
+@pytest.mark.parametrize("spec", ["vq:32:dim=4", "pq:2x5"])
+def test_balanced_codewords_are_used_about_equally(spec):
+    rng = np.random.default_rng(4)
+    x = (rng.standard_normal((1500, 8)) * rng.lognormal(0, 1.5, (1500, 1))).astype(np.float32)  # many near zero, few far away
+    ends = []
+    for balanced in ("", ":balanced=true"):
+        codec = compand.Codec(spec + balanced).fit(x)
+        counts = np.bincount(codec.encode(x).symbols("ids")[:, 0], minlength=32)
+        ends.append(float(counts.max() / counts.mean()))
+    assert ends[1] < 0.6 * ends[0]
+    assert str(compand.parse(spec + ":balanced=true")) == spec + ":balanced=true"

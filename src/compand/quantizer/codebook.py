@@ -49,8 +49,11 @@ def _nearest_device(x, codebook: np.ndarray):
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=x.device)
 
 
-def learn(x: np.ndarray, k: int, weight: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
-    """k codewords of least (weighted) squared error for the rows of x (n, d), (k, d) float32; repeated if rows are fewer."""
+def learn(x: np.ndarray, k: int, weight: np.ndarray | None = None, seed: int = 0, balanced: bool = False) -> np.ndarray:
+    """k codewords of least (weighted) squared error for the rows of x (n, d), (k, d) float32; repeated if rows are fewer.
+
+    ``balanced``: each with about as many rows.
+    """
     x = np.ascontiguousarray(x, np.float32)
     if len(x) <= k:
         return np.resize(x, (k, x.shape[1]))
@@ -60,7 +63,7 @@ def learn(x: np.ndarray, k: int, weight: np.ndarray | None = None, seed: int = 0
     top = np.float32(2.0 ** np.frexp(np.abs(x).max())[1]) if x.any() else np.float32(1)
     if weight is not None:
         weight = (weight / weight.max()).astype(np.float32) if weight.any() else None
-    return kmeans(x / top, k, weight=weight, seed=seed)[0] * top
+    return kmeans(x / top, k, weight=weight, seed=seed, balanced=balanced)[0] * top
 
 
 def rows_weight(weight, shape: tuple[int, int], dims: slice, count: int) -> np.ndarray | None:

@@ -17,7 +17,8 @@ class PQ(Quantizer, name="pq"):
 
     Parts are near-equal where 48 does not divide d (part j is columns floor(j·d/48) to floor((j+1)·d/48)). Group-residual
     quantization (HiFi-Codec, 2023) is ``pq:2x10+pq:2x10``; a learned rotation goes before: ``pca,pq:48x8``. Codewords are learnt
-    by k-means, with weights of values counted by their mean over a part, and kept as float32 (``codewords=float16``...).
+    by k-means, with weights of values counted by their mean over a part, and kept as float32 (``codewords=float16``...);
+    ``balanced=true`` as in `vq`.
 
     Jégou, Product quantization for nearest neighbor search (2011).
 
@@ -33,6 +34,7 @@ class PQ(Quantizer, name="pq"):
     _: KW_ONLY
     seed: Annotated[int, range(1 << 31)] = 0
     codewords: Literal["float32", "float16", "bfloat16"] = "float32"
+    balanced: bool = False
     codebook_: np.ndarray  # (m, 2^bits, ceil(d / m))
 
     def check(self):
@@ -69,7 +71,7 @@ class PQ(Quantizer, name="pq"):
         for j, columns in enumerate(self.columns(d)):
             w = codebook.rows_weight(weight, (n, d), columns, 1)
             part = np.ascontiguousarray(rows[:, columns])
-            words[j, :, :part.shape[1]] = codebook.learn(part, self.k, w, self.seed + j)
+            words[j, :, :part.shape[1]] = codebook.learn(part, self.k, w, self.seed + j, self.balanced)
         return replace(self, codebook_=narrow_codewords(words, self.codewords))
 
     def encode(self, x):

@@ -17,7 +17,8 @@ class VQ(Quantizer, name="vq"):
 
     ``vq:1024+vq:1024`` is residual vector quantization. Where ``dim`` does not divide d, the last piece is padded with zeros.
     Codewords are learnt by k-means (weights of values count by their mean over a piece) and kept as float32
-    (``codewords=float16`` or ``bfloat16`` halve them). Fewer vectors than k: each becomes a codeword.
+    (``codewords=float16`` or ``bfloat16`` halve them). Fewer vectors than k: each becomes a codeword. ``balanced=true`` learns
+    codewords that are chosen about equally often (RepCONC, Zhan 2022); what is encoded still gets its nearest.
 
     Gray, Vector quantization (1984).
 
@@ -34,6 +35,7 @@ class VQ(Quantizer, name="vq"):
     dim: Annotated[int, range(1, 1 << 16)] | None = None
     seed: Annotated[int, range(1 << 31)] = 0
     codewords: Literal["float32", "float16", "bfloat16"] = "float32"
+    balanced: bool = False
     codebook_: np.ndarray  # (k, dim)
 
     def _pieces(self, d: int) -> tuple[int, int]:
@@ -58,7 +60,7 @@ class VQ(Quantizer, name="vq"):
 
     def fit(self, x, *, weight=None):
         w = codebook.rows_weight(weight, x.shape, slice(None), self._pieces(x.shape[1])[0])
-        words = codebook.learn(to_numpy(self._cut(x)), self.k, w, self.seed)
+        words = codebook.learn(to_numpy(self._cut(x)), self.k, w, self.seed, self.balanced)
         return replace(self, codebook_=narrow_codewords(words, self.codewords))
 
     def encode(self, x):
