@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from ..errors import CompandError
 from .console import fail, sweep
 
-VERBS = ("compress", "decompress", "transcode", "info", "verify", "search", "add", "delete", "compact", "eval", "view", "run",
+VERBS = ("compress", "decompress", "transcode", "refit", "info", "verify", "search", "add", "delete", "compact", "eval", "view", "run",
          "bench", "specs", "demo")
 
 

@@ -1,0 +1,171 @@
+"""Any torch module tree compressed in the order it runs: linear layers, convolutions, embeddings, each fitted to the inputs it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
+from typing import Any
+
+import numpy as np
+
+from ..codec import Codec
+from ..codes import Codes
+from ..errors import InputError
+from ..fit import feedback
+from ..fit.hessian import Hessian, loss
+
+PATCHES = 8192  # of a convolution's inputs in one batch: evenly spaced ones tell the same
+
+
+class _Enough(Exception):
+    """The modules looked for have all been reached."""
+
+
+@dataclass
+class Fitted:
+    """Codes of weights by parameter name, biases that make up for what was lost (float32), and what was lost of the outputs."""
+
+    codes: dict[str, Codes] = field(default_factory=dict)
+    biases: dict[str, np.ndarray] = field(default_factory=dict)
+    lost: dict[str, float] = field(default_factory=dict)
+
+
+def fit(model, run: Callable[[Any], Any], batches: Sequence[Any], choose: Callable[[str, Any], str | None], *, damping: float = 0.02,
+        correct: bool = True, progress: Callable[[int, int, str], None] | None = None) -> Fitted:
+    """Codes of the layers of a torch model, which then computes with what they decode to.
+
+    Parameters
+    ----------
+    run : called with a batch, runs the model (eval mode, no gradients)
+    batches : what the layers are fitted to
+    choose : (module name, module) → the spec of its weight, or None to leave it
+    correct : biases make up for the mean of what is lost
+
+    Layers that share an input are fitted together, and every layer sees what the compressed layers before it give. Layers that the batches do not
+    reach, and embeddings, are coded by themselves. Raises `InputError` if there is nothing to compress.
+    """
+    import torch
+
+    wanted = {name: spec for name, m in model.named_modules() if is_layer(m) and (spec := choose(name, m)) is not None}
+    if not wanted:
+        raise InputError(f"{type(model).__name__}: no linear layer, convolution or embedding was chosen")
+    modules = dict(model.named_modules())
+    out = Fitted()
+    with torch.no_grad():
+        groups = order(model, run, batches[0], [n for n in wanted if not isinstance(modules[n], torch.nn.Embedding)])
+        reached = {n for g in groups for n in g}
+        apart = [[n] for n in wanted if n not in reached]
+        for i, group in enumerate(apart + groups):
+            if progress:
+                progress(i, len(apart) + len(groups), group[0])
+            inputs = None if i < len(apart) else _inputs(modules[group[0]], run, batches)
+            for name in group:
+                _one(out, name, modules[name], wanted[name], inputs, damping, correct)
+        if progress:
+            progress(len(apart) + len(groups), len(apart) + len(groups), "")
+    return out
+
+
+def is_layer(module) -> bool:
+    """Whether a module's weight is a matrix that inputs are multiplied with, or looked up in."""
+    import torch
+
+    return isinstance(module, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Embedding))
+
+
+def order(model, run, batch, names: Iterable[str]) -> list[list[str]]:
+    """Modules in the order they are reached, those that are given the same tensor in one group."""
+    modules = dict(model.named_modules())
+    groups: list[list[str]] = []
+    seen: dict[str, int] = {}
+    inputs: list[Any] = []  # held, so that an id is one tensor's only
+
+    def hook(name):
+        def see(module, args):
+            if name in seen:
+                return
+            x = args[0]
+            at = next((i for i, other in enumerate(inputs) if other is x and shape_of(modules[groups[i][0]]) == shape_of(module)), None)
+            if at is None:
+                groups.append([])
+                inputs.append(x)
+                at = len(groups) - 1
+            groups[at].append(name)
+            seen[name] = at
+        return see
+
+    hooks = [modules[n].register_forward_pre_hook(hook(n)) for n in names]
+    try:
+        run(batch)
+    finally:
+        for one in hooks:
+            one.remove()
+    return groups
+
+
+def shape_of(module) -> tuple:
+    """What decides which rows a module makes of an input."""
+    return tuple(module.weight.shape[1:]), *(getattr(module, k, None) for k in ("stride", "padding", "dilation", "groups"))
+
+
+def rows(module, x):
+    """The rows that the weights of each output are multiplied with: (m, d). Of grouped convolutions, those of all groups."""
+    import torch
+
+    if isinstance(module, torch.nn.Linear):
+        return x.reshape(-1, x.shape[-1])
+    if isinstance(module, torch.nn.Conv1d):
+        x = x[..., None, :]
+    one = isinstance(module, torch.nn.Conv1d)
+    kernel, stride, dilation = ((1, *v) if one else tuple(v) for v in (module.kernel_size, module.stride, module.dilation))
+    pad = module._reversed_padding_repeated_twice  # last axis first
+    x = torch.nn.functional.pad(x, [*pad, 0, 0] if one else pad)
+    patches = torch.nn.functional.unfold(x, kernel, dilation, 0, stride)
+    b, d, m = patches.shape
+    patches = patches.reshape(b, module.groups, d // module.groups, m).permute(0, 1, 3, 2).reshape(-1, d // module.groups)
+    return patches[::max(1, len(patches) // PATCHES)]
+
+
+def _inputs(module, run, batches) -> Hessian:
+    """The Hessian of a module that is reached; what comes after it is not computed."""
+    found = Hessian(int(np.prod(module.weight.shape[1:])))
+
+    def see(_, args):
+        found.add(rows(module, args[0]))
+        raise _Enough
+
+    hook = module.register_forward_pre_hook(see)
+    try:
+        for batch in batches:
+            try:
+                run(batch)
+            except _Enough:
+                pass
+    finally:
+        hook.remove()
+    return found
+
+
+def _one(out: Fitted, name: str, module, spec: str, inputs: Hessian | None, damping: float, correct: bool) -> None:
+    """Code one module's weight, put what it decodes to in its place, and mend the bias."""
+    import torch
+
+    w = module.weight.detach().float().numpy()
+    form = Codec(spec).form(w.shape, "float32")
+    if inputs is None:
+        codec = Codec(spec)
+        codes = (codec.fit(w) if codec.stage.state(form) else codec).encode(w)
+    else:
+        codes = feedback.encode(spec, w, inputs.matrix, damping=damping)
+    decoded = np.asarray(codes.codec.decode(codes), np.float32).reshape(w.shape)
+    e, flat = (decoded - w).reshape(len(w), -1), w.reshape(len(w), -1)
+    h = np.eye(flat.shape[1]) if inputs is None else inputs.matrix
+    weight = f"{name}.weight"
+    out.lost[weight] = loss(e, h) / max(loss(flat, h), 1e-300)
+    out.codes[weight] = changed(codes, dtype=str(module.weight.dtype).rpartition(".")[2])
+    module.weight.data = torch.from_numpy(decoded.copy()).to(module.weight.dtype)
+    if correct and inputs is not None and getattr(module, "bias", None) is not None and getattr(module, "groups", 1) == 1:
+        moved = module.bias.detach().float().numpy() - e.astype(np.float64) @ inputs.mean
+        out.biases[f"{name}.bias"] = moved.astype(np.float32)
+        module.bias.data = torch.from_numpy(out.biases[f"{name}.bias"]).to(module.bias.dtype)
