@@ -89,12 +89,12 @@ def test_a_new_file(tmp_path):
     x = rng.standard_normal((6, 512)).astype(np.float32)
     ready = quantize("Q3_K", x)
     metadata = {"general.architecture": "llama", "llama.block_count": 3, "rope": 1e4, "flag": True, "words": ["a", "ä"], "big": -5,
-                "none": [], "numbers": np.arange(3)}
+                "none": [], "numbers": np.arange(3), "small": np.int32([1, -1])}
     write_gguf(tmp_path / "x.gguf", {"a": ("F32", x), "b": ("BF16", x[0]), "c": ("Q4_K", x), "d": ("Q3_K", ready)}, metadata)
     with detect(tmp_path / "x.gguf") as source:
         got = {i.name: i.load() for i in source.items()}
         assert {k: (v.tolist() if isinstance(v, np.ndarray) else v) for k, v in source.metadata.items()} \
-            == metadata | {"numbers": [0, 1, 2]}
+            == metadata | {"numbers": [0, 1, 2], "small": [1, -1]}
     np.testing.assert_array_equal(got["a"], x)
     assert got["c"].shape == got["d"].shape == x.shape and got["b"].shape == (512,)
     np.testing.assert_array_equal(got["d"].reshape(-1, 256), dequantize(11, ready.reshape(-1, 110)))

@@ -97,7 +97,7 @@ def _fit(t: Tensor, w: np.ndarray, hessian: np.ndarray, sweeps: int, damping: fl
 
 def _relative(x: np.ndarray, w: np.ndarray, h: np.ndarray) -> float:
     """Squared error of outputs, relative to them; of evenly spaced rows if there are many."""
-    step = max(1, len(w) // 4096)
+    step = max(1, len(w) // 512)
     return loss(x[::step] - w[::step], h) / max(loss(w[::step], h), 1e-300)
 
 

@@ -42,8 +42,8 @@ def fit(model, run: Callable[[Any], Any], batches: Sequence[Any], choose: Callab
     choose : (module name, module) → the spec of its weight, or None to leave it
     correct : biases make up for the mean of what is lost
 
-    Layers that share an input are fitted together, and every layer sees what the compressed layers before it give. Layers that the batches do not
-    reach, and embeddings, are coded by themselves. Raises `InputError` if there is nothing to compress.
+    Layers that share an input are fitted together, and every layer sees what the compressed layers before it give. Layers that the
+    batches do not reach, and embeddings, are coded by themselves. Raises `InputError` if there is nothing to compress.
     """
     import torch
 

@@ -92,7 +92,7 @@ class Grid:
 
 def _factors(k: int) -> np.ndarray:
     """Scales to try, in parts of the one that reaches the largest value: few levels gain from cutting the largest off."""
-    low, count = {4: (0.6, 18), 8: (0.62, 18), 16: (0.72, 16), 32: (0.86, 10), 64: (0.93, 8)}.get(k, (0.985, 4))
+    low, count = {4: (0.6, 13), 8: (0.62, 13), 16: (0.75, 11), 32: (0.86, 8), 64: (0.93, 6)}.get(k, (0.985, 4))
     return np.linspace(low, 1.06 if k <= 64 else 1.005, count, dtype=F32)
 
 
@@ -101,9 +101,10 @@ def _scale(x: np.ndarray, v: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.nda
     peak = np.take_along_axis(x, np.abs(x).argmax(axis=2)[..., None], axis=2)[..., 0]
     vx = v * x
     best, s = np.full(peak.shape, -1.0, F32), np.zeros_like(peak)
-    ends = (grid.levels[0], grid.levels[-1]) if len(grid.levels) <= 16 else (grid.levels[0],)
-    for end in ends:
-        for factor in _factors(len(grid.levels)):
+    factors = _factors(len(grid.levels))
+    turned = factors[1::3] if len(grid.levels) <= 16 else factors[:0]  # the largest value at the shorter end: seldom better
+    for end, tried in ((grid.levels[0], factors), (grid.levels[-1], turned)):
+        for factor in tried:
             level = grid.levels[grid.nearest(x, (peak / end * factor)[..., None], F32(0))]
             top, under = (vx * level).sum(axis=2), (v * level * level).sum(axis=2)
             gain = top * top / np.maximum(under, F32(1e-30))

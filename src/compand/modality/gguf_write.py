@@ -15,12 +15,15 @@ from .gguf_types import TYPES
 from .output import whole_file
 
 _ALIGN = 32
+_NUMBERS = {"|u1": 0, "|i1": 1, "<u2": 2, "<i2": 3, "<u4": 4, "<i4": 5, "<f4": 6, "|b1": 7, "<u8": 10, "<i8": 11, "<f8": 12}
 _KINDS = {t.name: kind for kind, t in TYPES.items()}
 
 
 def write_gguf(path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, Any] | None = None, *,
                overwrite: bool = False) -> None:
-    """Write name → (type, array), as ``{"blk.0.ffn_up.weight": ("Q4_K", w)}``, and metadata (str, bool, int, float, lists of one kind).
+    """Write name → (type, array), as ``{"blk.0.ffn_up.weight": ("Q4_K", w)}``, and metadata.
+
+    Metadata is str, bool, int, float, lists of one of these, and arrays, which keep their dtype.
 
     Types are plain (F32, F16, BF16, ...) or those of `compand.modality.gguf_grid.GRIDS`. A uint8 array whose rows are as long as the type's
     blocks is taken as blocks that are ready. Raises `InputError` for what GGUF cannot hold.
@@ -62,8 +65,12 @@ def _text(s: str) -> bytes:
 
 def _value(key: str, v: Any) -> bytes:
     """Type and bytes of a metadata value."""
-    if isinstance(v, (list, tuple, np.ndarray)):
-        parts = [_value(key, item) for item in (v.tolist() if isinstance(v, np.ndarray) else v)]
+    if isinstance(v, np.ndarray):
+        if v.ndim != 1 or v.dtype.str not in _NUMBERS:
+            raise InputError(f"metadata {key}: an array of {v.dtype.name}{list(v.shape)} cannot be stored")
+        return struct.pack("<IIQ", 9, _NUMBERS[v.dtype.str], v.size) + v.tobytes()
+    if isinstance(v, (list, tuple)):
+        parts = [_value(key, item) for item in v]
         if len({p[:4] for p in parts}) > 1:
             raise InputError(f"metadata {key}: a list of values of several kinds")
         return struct.pack("<I", 9) + (parts[0][:4] if parts else struct.pack("<I", 4)) + struct.pack("<Q", len(parts)) \

@@ -1,0 +1,82 @@
+"""Any module tree: order, shared inputs, convolutions as the rows they multiply, errors fed back, biases that make up for means."""
+
+import numpy as np
+import pytest
+
+from compand import Codec
+from compand.errors import InputError
+
+torch = pytest.importorskip("torch")
+
+from compand.integration.module_fit import fit, order, rows  # noqa: E402
+
+nn = torch.nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(50, 32)
+        self.a, self.b, self.c = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 64)
+        self.one, self.conv = nn.Conv1d(64, 64, 3, padding=1), nn.Conv2d(1, 32, (3, 2), stride=2, padding=(1, 0))
+        self.deep, self.unused = nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Linear(32, 32)
+
+    def forward(self, ids):
+        x = self.words(ids)
+        x = self.c(torch.tanh(self.a(x)) * self.b(x)).relu()
+        x = self.one(x.transpose(1, 2)).relu()
+        return self.deep(self.conv(x[:, None]).relu()).mean((2, 3))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def batches(n=4):
+    rng = torch.Generator().manual_seed(1)
+    return [torch.randint(0, 50, (8, 12), generator=rng) for _ in range(n)]
+
+
+def test_order_and_shared_inputs(net):
+    names = ["deep", "conv", "one", "c", "b", "a", "unused"]
+    assert order(net, net, batches()[0], names) == [["a", "b"], ["c"], ["one"], ["conv"], ["deep"]]
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 5), nn.Conv1d(4, 5, 3, stride=2, padding=1), nn.Conv2d(4, 6, (3, 2), padding=1, dilation=2),
+                                   nn.Conv2d(4, 8, 3, groups=2, padding="same"), nn.Conv2d(3, 3, 3, stride=2, groups=3)])
+def test_rows_are_what_weights_multiply(layer):
+    channels = layer.weight.shape[1] * getattr(layer, "groups", 1)
+    x = torch.randn(2, *{nn.Linear: (7, 6), nn.Conv1d: (4, 9), nn.Conv2d: (channels, 9, 8)}[type(layer)])
+    r, groups = rows(layer, x), getattr(layer, "groups", 1)
+    y = layer(x) - layer.bias.reshape(-1, *[1] * (x.ndim - 2)) if not isinstance(layer, nn.Linear) else layer(x) - layer.bias
+    w = layer.weight.reshape(groups, -1, r.shape[1])
+    got = torch.einsum("bgmd,god->bgom", r.reshape(2, groups, -1, r.shape[1]), w)
+    want = y.reshape(2, groups, -1, got.shape[3]) if not isinstance(layer, nn.Linear) else y.transpose(1, 2)[:, None]
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+
+
+def test_fit(net):
+    before = net(batches()[0]).detach()
+    seen = []
+    plain = Net().eval()
+    plain.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        for m in plain.modules():
+            if getattr(m, "weight", None) is not None:
+                w = m.weight.numpy()
+                m.weight.copy_(torch.from_numpy(np.array(Codec("int:3").decode(Codec("int:3").encode(w)))))
+    found = fit(net, net, batches(), lambda name, m: None if name == "deep" else "int:3", progress=lambda *a: seen.append(a[2]))
+    assert sorted(found.codes) == sorted(f"{n}.weight" for n in ("words", "a", "b", "c", "one", "conv", "unused"))
+    assert seen == ["words", "unused", "a", "c", "one", "conv", ""]
+    assert set(found.biases) == {f"{n}.bias" for n in ("a", "b", "c", "one", "conv")}
+    for name, codes in found.codes.items():
+        np.testing.assert_array_equal(codes.codec.decode(codes), net.get_parameter(name).detach().numpy())
+    lost, rounded = ((m(batches()[0]) - before).square().mean().item() for m in (net, plain))
+    assert lost < 0.5 * rounded and lost > 0
+
+
+def test_nothing_to_do(net):
+    with pytest.raises(InputError, match="no linear layer"):
+        fit(net, net, batches(), lambda name, m: None)
