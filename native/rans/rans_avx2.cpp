@@ -60,9 +60,14 @@ inline __m256i low_bytes(const __m256i *e) {
     return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-inline bool any_equal(const uint8_t *out, __m256i mark) {
-    const __m256i hit = _mm256_or_si256(_mm256_cmpeq_epi8(load(out), mark), _mm256_cmpeq_epi8(load(out + 32), mark));
-    return _mm256_movemask_epi8(hit);
+// Writes 64 ids, escaped ones in the place of marks; false if there are too few of those.
+inline bool put_ids(uint8_t *out, __m256i low, __m256i high, __m256i mark, Escapes &escapes) {
+    store(out, low);
+    store(out + 32, high);
+    if (escapes.mark < 0) return true;
+    const __m256i hit = _mm256_or_si256(_mm256_cmpeq_epi8(low, mark), _mm256_cmpeq_epi8(high, mark));
+    if (_mm256_movemask_epi8(hit)) patch(out, escapes);
+    return !escapes.missing;
 }
 
 // Pushes the chosen lanes out of x: their low words go below `out`, in lane order. Writes 8 words; those too many are below.
@@ -143,12 +148,7 @@ size_t decode_narrow(Lanes &lanes, const uint32_t *table, uint8_t *out, size_t g
         __m256i e[kVectors];
         for (int v = 0; v < kVectors; ++v) e[v] = gather(table, _mm256_and_si256(x[v], mask));
         for (int v = 0; v < kVectors; ++v) x[v] = refill(advance(x[v], e[v]), at);
-        store(out, low_bytes(e));
-        store(out + 32, low_bytes(e + 4));
-        if (escapes.mark >= 0 && any_equal(out, mark)) {
-            patch(out, escapes);
-            if (escapes.missing) break;
-        }
+        if (!put_ids(out, low_bytes(e), low_bytes(e + 4), mark, escapes)) break;
     }
     lanes.at = at;
     for (int v = 0; v < kVectors; ++v) store(lanes.x + 8 * v, x[v]);
@@ -189,15 +189,11 @@ size_t decode_small(Lanes &lanes, const Small &model, uint8_t *out, size_t group
             const __m256i base = _mm256_sub_epi32(_mm256_and_si256(x[v], mask), _mm256_and_si256(e, low16));
             x[v] = refill(_mm256_add_epi32(_mm256_mullo_epi32(_mm256_srli_epi32(e, 16), _mm256_srl_epi32(x[v], p)), base), at);
         }
-        for (int h = 0; h < 2; ++h) {
-            const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(symbol[2 * h], symbol[2 * h + 1]),
-                                                              _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-            store(out + 32 * h, _mm256_shuffle_epi8(id, bytes));
-        }
-        if (escapes.mark >= 0 && any_equal(out, mark)) {
-            patch(out, escapes);
-            if (escapes.missing) break;
-        }
+        const auto bytes = [&](int h) {
+            const __m256i both = _mm256_packus_epi16(symbol[2 * h], symbol[2 * h + 1]);
+            return _mm256_shuffle_epi8(id, _mm256_permutevar8x32_epi32(both, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+        };
+        if (!put_ids(out, bytes(0), bytes(1), mark, escapes)) break;
     }
     lanes.at = at;
     for (int v = 0; v < kVectors; ++v) store(lanes.x + 8 * v, x[v]);

@@ -49,14 +49,18 @@ inline __m512i low_bytes(const __m512i *e) {
     return _mm512_inserti64x4(a, _mm512_castsi512_si256(b), 1);
 }
 
-inline void patch(uint8_t *out, uint64_t hits, Escapes &escapes) {
-    for (; hits; hits &= hits - 1) {
+// Writes 64 ids, escaped ones in the place of marks; false if there are too few of those.
+inline bool put_ids(uint8_t *out, __m512i ids, __m512i mark, Escapes &escapes) {
+    _mm512_storeu_si512(out, ids);
+    if (escapes.mark < 0) return true;
+    for (uint64_t hits = _mm512_cmpeq_epi8_mask(ids, mark); hits; hits &= hits - 1) {
         if (escapes.at == escapes.end) {
             escapes.missing = true;
-            return;
+            return false;
         }
         out[__builtin_ctzll(hits)] = *escapes.at++;
     }
+    return true;
 }
 
 }  // namespace
@@ -82,7 +86,6 @@ size_t decode_narrow(Lanes &lanes, const uint32_t *table, uint8_t *out, size_t g
     __m512i x[4];
     for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_si512(lanes.x + 16 * v);
     const __m512i mask = _mm512_set1_epi32(0xfff), mark = _mm512_set1_epi8(static_cast<char>(escapes.mark));
-    const bool marked = escapes.mark >= 0;
     const uint8_t *at = lanes.at;
     size_t g = 0;
     for (; g < groups && lanes.end - at >= 128; ++g, out += kLanes) {
@@ -90,13 +93,7 @@ size_t decode_narrow(Lanes &lanes, const uint32_t *table, uint8_t *out, size_t g
         for (int v = 0; v < 4; ++v) e[v] = gather<4>(table, _mm512_and_si512(x[v], mask));
         for (int v = 0; v < 4; ++v) x[v] = refill(advance(x[v], e[v]), at);
         const __m512i ids = low_bytes(e);
-        _mm512_storeu_si512(out, ids);
-        if (marked) {
-            if (const uint64_t hits = _mm512_cmpeq_epi8_mask(ids, mark)) {
-                patch(out, hits, escapes);
-                if (escapes.missing) break;
-            }
-        }
+        if (!put_ids(out, ids, mark, escapes)) break;
     }
     lanes.at = at;
     for (int v = 0; v < 4; ++v) _mm512_storeu_si512(lanes.x + 16 * v, x[v]);
@@ -123,7 +120,6 @@ template <bool kWide> inline size_t spread_groups(Lanes &lanes, const Spread &mo
     const Quarters start_low(model.start[0]), start_high(model.start[1]), f_low(model.f[0]), f_high(model.f[1]);
     const __m512i twelve = _mm512_set1_epi16(0xfff), four = _mm512_set1_epi8(15), one = _mm512_set1_epi8(1);
     const __m512i mark = _mm512_set1_epi8(static_cast<char>(escapes.mark)), packed = order(kOrders.packed_bytes), linear = order(kOrders.linear_qwords);
-    const bool marked = escapes.mark >= 0;
     const uint8_t *at = lanes.at;
     size_t g = 0;
     for (; g < groups && lanes.end - at >= 128; ++g, out += kLanes) {
@@ -141,13 +137,7 @@ template <bool kWide> inline size_t spread_groups(Lanes &lanes, const Spread &mo
             x[h] = refill(step(_mm512_shrdi_epi16(x[h].low, x[h].high, kNarrowBits), _mm512_srli_epi16(x[h].high, kNarrowBits), f, bias), at);
         }
         const __m512i ids = _mm512_permutexvar_epi64(linear, id.pick<kWide>(rank));
-        _mm512_storeu_si512(out, ids);
-        if (marked) {
-            if (const uint64_t hits = _mm512_cmpeq_epi8_mask(ids, mark)) {
-                patch(out, hits, escapes);
-                if (escapes.missing) break;
-            }
-        }
+        if (!put_ids(out, ids, mark, escapes)) break;
     }
     lanes.at = at;
     for (int h = 0; h < 2; ++h) store(x[h], lanes.x + 32 * h);
@@ -172,7 +162,6 @@ inline size_t small_groups(Lanes &lanes, const Small &model, uint8_t *out, size_
     const __m512i mask = _mm512_set1_epi16(static_cast<short>((1 << model.p) - 1)), by_p = _mm512_set1_epi16(static_cast<short>(model.p));
     const __m512i mark = _mm512_set1_epi8(static_cast<char>(escapes.mark)), one = _mm512_set1_epi16(1), zero = _mm512_setzero_si512();
     const __m128i p = _mm_cvtsi32_si128(model.p), to_bucket = _mm_cvtsi32_si128(model.p - 6);
-    const bool marked = escapes.mark >= 0;
     const uint8_t *at = lanes.at;
     size_t g = 0;
     for (; g < groups && lanes.end - at >= 128; ++g, out += kLanes) {
@@ -195,13 +184,7 @@ inline size_t small_groups(Lanes &lanes, const Small &model, uint8_t *out, size_
                                _mm512_permutexvar_epi16(s, fs), bias), at);
         }
         const __m512i ids = _mm512_shuffle_epi8(id, _mm512_permutex2var_epi8(symbol[0], order(kOrders.bytes), symbol[1]));
-        _mm512_storeu_si512(out, ids);
-        if (marked) {
-            if (const uint64_t hits = _mm512_cmpeq_epi8_mask(ids, mark)) {
-                patch(out, hits, escapes);
-                if (escapes.missing) break;
-            }
-        }
+        if (!put_ids(out, ids, mark, escapes)) break;
     }
     lanes.at = at;
     for (int h = 0; h < 2; ++h) store(x[h], lanes.x + 32 * h);
