@@ -1,4 +1,4 @@
-"""Train the model of the stage ``image`` from photographs, on CPUs: colours, bases, contexts, rates, filter.
+"""Train the model of the stage ``image`` from photographs, on CPUs: colours, bases, contexts, rates, filter; codebooks of ``tokens``.
 
     python benchmarks/train_image.py DATA/images/photos-train photo.cpd        # about 20 minutes of one core; needs torch for the filter
 
@@ -235,6 +235,27 @@ def filtered(got: np.ndarray, want: np.ndarray, rounds: int = 4000, layers: int 
     return out
 
 
+# -- tokens ------------------------------------------------------------------------------------------------------------
+def codebooks(m: dict, paths: list[Path], rng, each: int = 3000) -> np.ndarray:
+    """Codebooks (stages, 256, 64) int16 of the stage ``tokens``: k-means of what the stages before leave over."""
+    from compand.fit.kmeans import kmeans
+    from compand.quantizer.tokens import STAGES, K, latents
+
+    x = []
+    for path in paths:
+        for half in (False, True):
+            piece = crop(path, half, rng)
+            colour, cosine = m["color"].astype(np.int64).reshape(3, 3), m["sixteen"][0].astype(np.int64)
+            found = latents(piece.reshape(len(piece), -1), 3, 1, colour, cosine)
+            x.append(found[rng.permutation(len(found))[:each]])
+    rest, books = np.concatenate(x), []
+    for i in range(STAGES):
+        book, ids = kmeans(np.ascontiguousarray(rest, np.float32), K, seed=i, init="sample" if i else "++", iterations=12)
+        books.append(np.rint(book).clip(-32768, 32767).astype(np.int16))
+        rest = rest - books[-1].astype(np.int64)[ids]
+    return np.stack(books)
+
+
 def write(path: Path, m: dict[str, np.ndarray]) -> None:
     """The model as a .cpd, each array in the smallest of a few ways."""
     with compand.Writer(path, overwrite=True, meta={"model": path.stem}) as out:
@@ -257,6 +278,7 @@ def main() -> None:
     for i in range(args.passes):
         m = learn(m, paths, 1 if i == 0 else 2, i)
     write(args.out, {**m, **filtered(*examples(m, paths, colour, rng), rounds=args.rounds)})
+    write(args.out.with_name("tokens.cpd"), {"codebooks": codebooks(m, paths, np.random.default_rng(0))})
 
 
 if __name__ == "__main__":

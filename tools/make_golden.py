@@ -31,7 +31,7 @@ def main() -> None:
         source = x if codec.stage.raw else x.astype(np.float32)
         if name == "splat":
             source = source[:, :38]  # rows of splats have 14 + 3 K values
-        if name == "image":
+        if name in ("image", "tokens"):
             source = source * 500 + 128  # values of pixels
         codes = codec.fit(source).encode(source)
         target.write_bytes(codes.to_bytes())

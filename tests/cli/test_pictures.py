@@ -76,3 +76,10 @@ def test_lossless_and_kept(ok, photo):
     ok("decompress", "a.cpd", "-o", "b.png")
     assert json.loads(ok("eval", photo, "b.png", "--json"))["quality"]["exact"]
     assert "bits/pixel" in ok("compress", photo, "--keep", "-o", "c.cpd")
+
+
+def test_tokens(ok, photo):
+    said = ok("compress", photo, "tokens:4", "-o", "a.cpd")
+    assert "PSNR" in said and "tokens" in said
+    ok("decompress", "a.cpd", "-o", "b.png")
+    assert json.loads(ok("eval", photo, "b.png", "--json"))["quality"]["psnr"] > 24

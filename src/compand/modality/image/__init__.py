@@ -74,8 +74,8 @@ class Picture(Source):
 
 
 def adapted(stage: Stage, item: Item) -> Stage:
-    """A stage ``image`` set to the channels and bits of a picture; other stages as they are."""
-    if stage.name != "image":
+    """A stage ``image`` or ``tokens`` set to the channels and bits of a picture; other stages as they are."""
+    if stage.name not in ("image", "tokens"):
         return stage
     return replace(stage, channels=3 if len(item.shape) == 3 else 1, bits=16 if item.dtype == "uint16" else 8)  # type: ignore[call-arg]
 

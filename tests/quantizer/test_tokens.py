@@ -1,0 +1,89 @@
+"""Pictures as tokens: rates by stages, use of the codebooks, missing indexes, equal pixels on every machine."""
+
+import numpy as np
+import pytest
+
+import compand
+from compand import Codec, CompandError, _native
+from compand.quantizer.tokens import STAGES, K, tables
+
+
+def scenes():
+    """Pictures with smooth parts, edges and texture."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:256, :320].astype(float)
+    z = np.zeros((256, 320, 3))
+    for _ in range(40):
+        a, f = rng.uniform(0, np.pi), rng.uniform(0.005, 0.3)
+        z += rng.normal(0, 14 / (1 + 8 * f), 3) * np.sign(np.sin(f * (np.cos(a) * x + np.sin(a) * y) + rng.uniform(0, 6)))[..., None]
+    return np.rint(np.clip(128 + z + rng.normal(0, 4, z.shape), 0, 255)).astype(np.uint8)
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
+
+
+def test_each_stage_adds():
+    x = scenes()
+    got, sizes, ids = [], [], []
+    for stages in range(1, STAGES + 1):
+        codec = Codec(f"tokens:{stages}")
+        codes = codec.encode(x)
+        got.append(psnr(x, codec.decode(codes)))
+        sizes.append(codes.nbytes)
+        ids.append(codes.symbols("ids"))
+    assert np.all(np.diff(got) > 0) and np.all(np.diff(sizes) > 0)
+    assert all(np.array_equal(ids[-1][:, :i + 1], part) for i, part in enumerate(ids))  # fewer stages: the first columns of more
+    assert sizes[-1] < 320 * STAGES + 64
+
+
+def test_codebooks_are_used():
+    books = tables("tokens")[2]
+    assert books.shape[:2] == (STAGES, K) and all(len(np.unique(b, axis=0)) == K for b in books)
+
+
+def test_same_on_every_machine():
+    x, codec, found = scenes(), Codec("tokens:8"), set()
+    try:
+        for level in ("scalar", "avx2", "avx512"):
+            if _native.set_isa(level):
+                codes = codec.encode(x)
+                found.add((codes.to_bytes(), codec.decode(codes).tobytes()))
+    finally:
+        _native.set_isa("auto")
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("channels, bits", [(1, 8), (1, 16), (3, 16)])
+def test_grey_and_sixteen_bits(channels, bits):
+    x = scenes()[:70, :90, :channels]
+    x = x.astype(np.uint16) * 257 if bits == 16 else x
+    codec = Codec(f"tokens:8:channels={channels}:bits={bits}")
+    y = codec.decode(codec.encode(x))
+    assert y.dtype == x.dtype and psnr(x / (257 if bits == 16 else 1), y / (257 if bits == 16 else 1)) > 20
+
+
+def test_missing_indexes_are_foretold():
+    x = scenes()
+    codec = Codec("tokens:4")
+    codes = codec.encode(x)
+    ids, stage, form = {"ids": codes.symbols("ids")}, codec.stage, codes.form
+    whole = psnr(x, stage.restored(ids, form).reshape(x.shape))
+    lost = np.random.default_rng(0).random(ids["ids"].shape) < 0.2
+    some = psnr(x, stage.restored(ids, form, lost=lost).reshape(x.shape))
+    assert 12 < some < whole
+    none = psnr(x, stage.restored(ids, form, lost=np.ones_like(lost)).reshape(x.shape))
+    late = np.zeros_like(lost)
+    late[:, 2:] = lost[:, 2:]
+    assert none < some < psnr(x, stage.restored(ids, form, lost=late).reshape(x.shape)) < whole
+    with pytest.raises(CompandError, match="one flag"):
+        stage.restored(ids, form, lost=lost[:, :2])
+
+
+def test_damage_ends_in_an_error_or_a_picture():
+    data = bytearray(Codec("tokens:3").encode(scenes()[:64, :64]).to_bytes())
+    for i in range(0, len(data), 7):
+        mutant = bytearray(data)
+        mutant[i] ^= 85
+        with pytest.raises(CompandError):
+            compand.Codec.decompress(bytes(mutant))
