@@ -182,7 +182,7 @@ def times(path: pathlib.Path) -> list[dict]:
                 data = encode(x, pair[at])
                 runs[name, "encode"], runs[name, "decode"] = lambda e=encode, q=pair[at]: e(x, q), lambda d=decode, b=data: d(b)
                 facts[name] = 8 * len(data)
-        found = record.interleave(runs, 9, 25)
+        found = record.interleave(runs, 9, 12)
         rows += [{"codec": name, "bpp": round(bits / (x.shape[0] * x.shape[1]), 3), "encode s": round(found[name, "encode"], 4),
                   "decode s": round(found[name, "decode"], 4)} for name, bits in facts.items()]
     _native.set_threads(0)
