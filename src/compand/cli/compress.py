@@ -57,7 +57,7 @@ def compress(
     keep: Annotated[bool, typer.Option("--keep", help="Pictures: keep EXIF data and colour profile.")] = False,
     base: Annotated[Path | None, typer.Option(help="Store the difference to this model (a fine-tune's origin).",
                                               show_default=False)] = None,
-    calib: Annotated[Path | None, typer.Option(help="Language models: text to fit the layers to (a model folder and --bits).",
+    calib: Annotated[Path | None, typer.Option(help="Language models, encoders: text to fit the layers to (a model folder and --bits).",
                                                show_default=False)] = None,
     effort: Annotated[str, typer.Option(help="With --calib: low, medium or high.")] = "medium",
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
@@ -94,9 +94,13 @@ def compress(
     if calib is not None:
         if lossless or limit or ratio or max_error or base or stdout:
             raise usage("--calib goes with --bits or a SPEC, and writes a file")
-        from . import language
+        from ..integration.encoder import is_encoder
+        from . import encoders, language
 
         set_threads(threads)
+        if is_encoder(source):
+            encoders.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
+            return
         language.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
         return
     stdout = stdout or (str(source) == "-" and out is None)

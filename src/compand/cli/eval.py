@@ -28,7 +28,8 @@ def evaluate(
                                              show_default=False)] = None,
     against: Annotated[Path | None, typer.Option(help="The original, if it is not A: compand eval B --against A.",
                                                  show_default=False)] = None,
-    text: Annotated[Path | None, typer.Option(help="Language models: measure perplexity and KL divergence on this text.",
+    text: Annotated[Path | None, typer.Option(help="Language models: measure perplexity and KL divergence on this text. "
+                                              "Encoders: how near the embeddings stay (.tsv of scored pairs: Spearman).",
                                               show_default=False)] = None,
     base: Annotated[Path | None, typer.Option(help="The base model, if B holds differences to one.", show_default=False)] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained report with plots.", show_default=False)] = None,
@@ -59,8 +60,12 @@ def evaluate(
         a, b = against, a
     assert b is not None
     if text is not None:
-        from . import language
+        from ..integration.encoder import is_encoder
+        from . import encoders, language
 
+        if is_encoder(a):
+            encoders.evaluate(a, b, text, json=json, quiet=quiet)
+            return
         language.evaluate(a, b, text, json=json, quiet=quiet)
         return
     if html:

@@ -1,0 +1,56 @@
+"""Encoders on the command line: compress --calib, eval --text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .console import Progress, note, put_json, short, size, target, usage
+from .language import EFFORTS, read_text
+
+
+def compress(source: Path, out: Path | None, spec: str | None, bits: float | None, calib: Path, effort: str, *, force: bool, quiet: bool,
+             json: bool) -> None:
+    """Fit an encoder to sentences of a text and write it."""
+    from ..integration import encoder
+    from ..integration.language_fit import specs_of
+
+    if (spec is None) == (bits is None):
+        raise usage("--calib fits a model: give --bits, or a SPEC")
+    if effort not in EFFORTS:
+        raise usage(f"--effort must be one of {', '.join(EFFORTS)}")
+    if bits is not None and bits != int(bits):
+        raise usage(f"--bits with --calib is the bits of each code, a whole number from 1 to 8; try {int(bits)} or {int(bits) + 1}")
+    path = target(out or source.with_name(source.resolve().name + ".cpd"), force)
+    used, done = spec or specs_of(int(bits or 0), effort), 0
+    with Progress(1, "fit", quiet or json) as bar:
+        def progress(now: int, total: int, name: str) -> None:
+            nonlocal done
+            bar.total = total << 20
+            bar.add(now - done << 20, name)
+            done = now
+
+        result = encoder.compress(source, path, used, read_text(calib), overwrite=force, progress=progress)
+    for remark in result["notes"]:
+        note(remark, quiet)
+    if json:
+        put_json({**result, "spec": used, "input": str(source), "output": str(path)})
+    elif not quiet:
+        worst = max(result["lost"], key=result["lost"].__getitem__)
+        print(f"{source.name} → {path.name}: {size(result['bytes'])}, {short(result['bits'])} bits/value, "
+              f"{short(result['seconds'])} s, largest error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  [{used}]")
+
+
+def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool) -> None:
+    """Measure a compressed encoder on sentences of a text, or on scored pairs (.tsv)."""
+    from ..integration import encoder
+
+    pairs = ".tsv" in text.suffixes
+    result = encoder.evaluate(model, reference, read_text(text), pairs=pairs)
+    if json:
+        put_json({**result, "model": str(model), "reference": str(reference), "text": str(text)})
+        return
+    print(f"{model.name}: {short(result['bits'])} bits/value, {size(result['bytes'])}\n"
+          f"cosine with the original's embeddings {result['cosine']:.4f}, 99 % above {result['cosine_1']:.4f}\n"
+          f"ten nearest sentences in common {result['neighbours']:.1%}  ({result['sentences']:,} sentences of {text.name})")
+    if pairs:
+        print(f"Spearman with the scores {result['spearman']:.2f} (original {result['spearman_reference']:.2f})")

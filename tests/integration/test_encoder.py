@@ -1,0 +1,95 @@
+"""Encoders: compressed by text, restored as folders, measured by embeddings; which folders are encoders."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from compand import open as open_file
+from compand.errors import InputError, OverwriteError
+from compand.modality import unpack
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers", reason="compand[hf] is not installed")
+
+from compand.integration import encoder  # noqa: E402
+
+WORDS = [f"w{i}" for i in range(94)]
+RNG = np.random.default_rng(0)
+TEXT = "\n".join(" ".join(RNG.choice(WORDS, RNG.integers(8, 20))) for _ in range(300))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["[PAD]", "[UNK]", *WORDS])}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    config = transformers.BertConfig(vocab_size=96, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+                                     max_position_embeddings=128)
+    net = transformers.BertModel(config)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(4) if p.ndim == 2 else p.add_(0.1 * torch.randn_like(p))
+    net.save_pretrained(folder)
+    return folder
+
+
+def test_compress_evaluate_restore(model, tmp_path):
+    out, seen = tmp_path / "out.cpd", []
+    result = encoder.compress(model, out, "int:4:group=32", TEXT, sequences=128, progress=lambda *a: seen.append(a[2]))
+    assert result["bytes"] == out.stat().st_size and seen[-1] == "" and len(result["lost"]) == 2 * 6 + 1 + 2
+    with open_file(out) as file:
+        assert file["encoder.layer.0.output.dense.weight"].spec == "int:4:group=32"
+        assert file["embeddings.LayerNorm.weight"].spec != "int:4:group=32"
+    report = encoder.evaluate(out, model, TEXT[2000:], count=60)
+    assert 0.97 < report["cosine"] < 1 and report["cosine_1"] <= report["cosine"] and 0.5 < report["neighbours"] < 1
+    same = encoder.evaluate(model, model, TEXT, count=40)
+    assert abs(same["cosine"] - 1) < 1e-5 and same["neighbours"] == 1
+    unpack(out, tmp_path / "restored")
+    transformers.AutoModel.from_pretrained(tmp_path / "restored")
+    with pytest.raises(OverwriteError):
+        encoder.compress(model, out, "int:4", TEXT)
+    with pytest.raises(InputError, match="sentences"):
+        encoder.compress(model, tmp_path / "other.cpd", "int:4", "short")
+
+
+def test_pairs(model):
+    lines = TEXT.splitlines()
+    pairs = "\n".join(f"{i % 6}\t{lines[i]}\t{lines[i + 1]}" for i in range(30))
+    report = encoder.evaluate(model, model, pairs, pairs=True)
+    assert report["spearman"] == report["spearman_reference"] and -100 <= report["spearman"] <= 100
+    with pytest.raises(InputError, match="pairs"):
+        encoder.evaluate(model, model, TEXT, pairs=True)
+
+
+def test_spearman_is_scipys():
+    scipy = pytest.importorskip("scipy.stats")
+    x, y = RNG.standard_normal(50).round(1), RNG.integers(0, 5, 50)
+    assert encoder.spearman(x, y) == pytest.approx(scipy.spearmanr(x, y)[0])
+
+
+@pytest.mark.parametrize(("config", "what"), [
+    ('{"architectures": ["BertModel"]}', True), ('{"architectures": ["LlamaForCausalLM"]}', False), ("{}", False), ("[", False),
+    ("[]", False), ('{"architectures": ["WhisperForConditionalGeneration"], "is_encoder_decoder": true}', False)])
+def test_which_folders_are_encoders(tmp_path, config, what):
+    (tmp_path / "config.json").write_text(config)
+    assert encoder.is_encoder(tmp_path) is what
+
+
+def test_command_line(model, tmp_path):
+    from compand.cli.app import app
+
+    (tmp_path / "text.txt").write_text(TEXT)
+    out = tmp_path / "o.cpd"
+    words = ["compress", str(model), "--bits", "4", "--effort", "low", "--calib", str(tmp_path / "text.txt"), "-o", str(out)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(app, ["eval", str(out), "--against", str(model), "--text", str(tmp_path / "text.txt"), "--json"])
+    assert result.exit_code == 0 and json.loads(result.stdout)["cosine"] > 0.9
+    result = CliRunner().invoke(app, ["eval", str(out), "--against", str(model), "--text", str(tmp_path / "text.txt")])
+    assert "cosine" in result.stdout
