@@ -116,3 +116,24 @@ def test_one_group_a_row_has_nothing_to_feed_back(layer):
     w, h = layer
     c = encode("hadamard,lattice:e8:group=128:search=rms", w, h)  # no choice of scale for the importance of columns to sway
     np.testing.assert_array_equal(c.codec.decode(c), c.codec.decode(c.codec.encode(w)))
+
+
+@pytest.mark.parametrize("spec", ["hadamard,trellis:2:memory=12", "int:3:group=32", "hadamard,vq:64:dim=4", "scale,int:3",
+                                  "sign:group=16+sign:group=16"])
+def test_rows_make_up_for_each_other(spec):
+    rng = np.random.default_rng(5)
+
+    def curvature(d):
+        a = rng.standard_normal((d, d)) * np.exp(-np.arange(d) / d * 4)
+        return a @ a.T / d
+
+    w, h, g = rng.standard_normal((200, 96)).astype(np.float32), curvature(96), curvature(200)
+    alone, both = (encode(spec, w, h, outputs=o) for o in (None, g))
+    loss = [float(np.einsum("ij,ij->", g @ e, e @ h)) for e in (c.codec.decode(c) - w for c in (alone, both))]
+    assert alone.nbytes == both.nbytes and loss[1] < 0.9 * loss[0]
+
+
+def test_curvature_of_outputs_must_fit():
+    w = np.ones((32, 16), np.float32)
+    with pytest.raises(InputError, match="32 by 32"):
+        encode("int:3:group=8", w, np.eye(16), outputs=np.eye(16))

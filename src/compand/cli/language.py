@@ -33,10 +33,13 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
         raise usage("--calib fits a language model: give --bits, or a SPEC")
     if effort not in EFFORTS:
         raise usage(f"--effort must be one of {', '.join(EFFORTS)}")
-    if bits is not None and bits != int(bits):
-        raise usage(f"--bits with --calib is the bits of each code, a whole number from 1 to 8; try {int(bits)} or {int(bits) + 1}")
     path = target(out or source.with_name(source.resolve().name + ".cpd"), force)
-    used = spec or language_fit.specs_of(int(bits or 0), effort)
+    text, planned = read_text(calib), None
+    if bits is not None and bits != int(bits):
+        planned = _plan(source, bits, text, effort, quiet or json)
+        note(f"expected: {size(planned.bytes)} of weights, {short(planned.bits)} bits a value, "
+             f"KL divergence {short(planned.kld)} nats a token", quiet)
+    used = spec or (f"{bits} bits shared by measured slopes" if planned else language_fit.specs_of(int(bits or 0), effort))
     done = 0
     with Progress(1, "fit", quiet or json) as bar:
         def progress(now: int, total: int, name: str) -> None:
@@ -45,15 +48,31 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
             bar.add(now - done << 20, name)
             done = now
 
-        result = language_fit.compress(source, path, used, read_text(calib), overwrite=force, progress=progress)
+        result = language_fit.compress(source, path, planned.spec if planned else used, text, overwrite=force, progress=progress)
     for remark in result["notes"]:
         note(remark, quiet)
     if json:
-        put_json({**result, "spec": used, "input": str(source), "output": str(path)})
+        expected = {"expected": {"bytes": planned.bytes, "kld": planned.kld}, "specs": planned.specs} if planned else {}
+        put_json({**result, **expected, "spec": used, "input": str(source), "output": str(path)})
     elif not quiet:
         worst = max(result["lost"], key=result["lost"].__getitem__)
         typer.echo(f"{source.name} → {path.name}: {size(result['bytes'])}, {short(result['bits'])} bits/value, "
                    f"{short(result['seconds'])} s, largest error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  [{used}]")
+
+
+def _plan(source: Path, bits: float, text: str, effort: str, quiet: bool):
+    """Which bits each weight gets, with progress."""
+    from ..integration import language_plan
+
+    done = 0
+    with Progress(1, "measure", quiet) as bar:
+        def progress(now: int, total: int, name: str) -> None:
+            nonlocal done
+            bar.total = total << 20
+            bar.add(now - done << 20, name)
+            done = now
+
+        return language_plan.plan(source, bits, text, effort=effort, progress=progress)
 
 
 def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool) -> None:

@@ -33,13 +33,15 @@ from .hessian import carried, damped
 _LEVELS = 1 << 24  # values of all levels of some rows that are held at once
 
 
-def encode(codec: Codec | str, w, hessian, *, damping: float = 0.01, block: int = 8,
+def encode(codec: Codec | str, w, hessian, *, outputs=None, damping: float = 0.01, block: int = 8,
            order: Literal["natural", "activity"] = "natural") -> Codes:
     """The codes of weights w (n, ...) of a linear layer y = x wᵀ, for inputs whose mean xᵀx is ``hessian`` (d, d).
 
     Parameters
     ----------
     codec : fitted Codec, or a spec (fitted to w here if it needs to be)
+    outputs : curvature G (n, n) of what follows in the outputs, as `compand.integration.language_fisher` gathers: the loss is then
+        trace(G e H eᵀ), and rows make up for those coded before them too (YAQA, Tseng et al. 2025; from the paper)
     damping : of the diagonal of H, in parts of its mean
     block : columns that a vector stage decides at a time, before their error is fed back
     order : ``activity`` codes the columns with the largest inputs first; for scalar stages, whose scales are then all chosen before
@@ -63,29 +65,66 @@ def encode(codec: Codec | str, w, hessian, *, damping: float = 0.01, block: int 
         codec = codec.fit(w, weight=np.diag(np.asarray(hessian))[None] if np.ndim(hessian) == 2 else None)
     codec.stage.require(form)
     if isinstance(codec.stage, Sum) and codec.stage.items[-1].name == "lowrank":
-        return _compensated(codec, w, hessian, damping, block, order)
+        return _compensated(codec, w, hessian, outputs, damping, block, order)
     chain = codec.stage if isinstance(codec.stage, Chain) else None
     transforms = chain.transforms if chain else ()
     stage: Stage = chain.quantizer if chain else codec.stage
     h = damped(carried(hessian, transforms, form), damping)
     blocks, step = [], codec.block_rows(form)
-    for at in range(0, form.n, step):
-        rows = codec._flow(y[at:at + step], form, at)
+
+    def feed(rows) -> dict[str, Any]:
         side: dict[str, Any] = {}
         if chain:
             rows, side = chain.forward(rows)
         parts = _feed(stage, np.asarray(rows, np.float32), h, block, order)
-        if chain:
-            parts = side | {f"{len(transforms)}.{name}": part for name, part in parts.items()}
+        return side | {f"{len(transforms)}.{name}": part for name, part in parts.items()} if chain else parts
+
+    between = None if outputs is None else Between(codec, np.asarray(y, np.float32), form, outputs, damping)
+    for at in reversed(range(0, form.n, step)):
+        rows = codec._flow(y[at:at + step], form, at)
+        parts = feed(rows) if between is None else between.block(at, min(at + step, form.n), feed)
         layout = codec.layout(form._replace(n=len(rows)))
         blocks.append(Block(len(rows), {path: pack_part(to_numpy(parts[path]), p) for path, p in layout.items()}))
-    return Codes(codec, tuple(w.shape), str(w.dtype), tuple(blocks))
+    return Codes(codec, tuple(w.shape), str(w.dtype), tuple(blocks[::-1]))
 
 
-def _compensated(codec: Codec, w: np.ndarray, hessian, damping: float, block: int, order) -> Codes:
+class Between:
+    """Feedback between rows: strips of rows from the last to the first, each aiming at its weights less what later rows ask of it."""
+
+    strip = 64  # rows decided together
+
+    def __init__(self, codec: Codec, w: np.ndarray, form: Form, outputs, damping: float):
+        g = np.asarray(outputs, np.float64)
+        if g.shape != (form.n, form.n) or not np.isfinite(g).all():
+            raise InputError(f"the curvature of the outputs must be finite and {form.n} by {form.n}, not {list(g.shape)}")
+        self.codec, self.w, self.form, self.error = codec, w, form, np.zeros((form.n, form.d), np.float32)
+        self.lower = np.linalg.cholesky(damped(g, damping))
+
+    def block(self, first: int, last: int, feed) -> dict[str, Any]:
+        """Parts of rows first to last; all rows from last on have been coded."""
+        pieces = []
+        for lo in reversed(range(first, last, self.strip)):
+            hi = min(lo + self.strip, last)
+            aim = self.w[lo:hi] - _feedback(self.lower, lo, hi).T @ self.error[hi:]
+            parts, form = feed(aim), self.form._replace(n=hi - lo, dtype="float32")
+            pieces.append((hi - lo, parts))
+            self.error[lo:hi] = np.asarray(self.codec.stage.decode(parts, form)) - self.w[lo:hi]
+        return self._joined(pieces[::-1])
+
+    def _joined(self, pieces: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+        whole = self.codec.stage.layout(self.form._replace(n=sum(n for n, _ in pieces)))
+        joined = {name: np.concatenate([to_numpy(parts[name]) for _, parts in pieces]) for name in whole}
+        for name, part in whole.items():
+            if joined[name].shape[:1] != part.shape[:1]:
+                raise InputError(f"rows of {self.codec.spec} cannot be coded apart; feedback between rows needs that")
+        return joined
+
+
+def _compensated(codec: Codec, w: np.ndarray, hessian, outputs, damping: float, block: int, order) -> Codes:
     """A sum that ends in lowrank: the terms before it with feedback, then lowrank for the outputs they lost."""
     *head, last = codec.stage.items
-    first = encode(Codec(head[0] if len(head) == 1 else Sum(tuple(head))), w, hessian, damping=damping, block=block, order=order)
+    before = Codec(head[0] if len(head) == 1 else Sum(tuple(head)))
+    first = encode(before, w, hessian, outputs=outputs, damping=damping, block=block, order=order)
     form = first.form
     rest = w.reshape(form.n, form.d).astype(np.float32) - first.codec.decode(first).reshape(form.n, form.d)
     fitted, parts = compensated(last, rest, hessian, damping)

@@ -14,6 +14,8 @@ from ..errors import FormatError, InputError
 from ..modality import detect, unpack
 from ..modality.source import Item
 
+LIKELY = 128  # tokens of a position whose probabilities are compared where all would cost too much
+
 
 def transformers() -> tuple[Any, Any]:
     """The modules torch and transformers; `InputError` if they are not installed."""
@@ -142,9 +144,41 @@ class Language:
             raise InputError(f"the text has {len(ids)} tokens, {step} are needed; give more text")
         return torch.tensor([start + ids[i * step:(i + 1) * step] for i in range(count)])
 
+    def whole(self) -> None:
+        """All of the model in memory."""
+        for module in (self.embedding, *self.body.children()):
+            for one in module if module is self.layers else (module,):
+                self.load(one)
+        if self.tied:
+            self.head.weight = self.embedding.weight
+        else:
+            self.load(self.head)
+
+    def states(self, row):
+        """What the head reads for one sequence of a `whole` model: (length, d)."""
+        return self.body(input_ids=row[None], use_cache=False).last_hidden_state[0]
+
+    def likely(self, hidden) -> tuple[Any, Any]:
+        """The likeliest `LIKELY` tokens of each position (length, k), and their log probabilities among each other."""
+        pieces = [self.logits(hidden[at:at + 64]).topk(min(LIKELY, self.config.vocab_size), dim=-1) for at in range(0, len(hidden), 64)]
+        torch, _ = transformers()
+        return torch.cat([p.indices for p in pieces]), torch.cat([p.values for p in pieces]).log_softmax(-1)
+
+    def divergence(self, hidden, tokens, wanted):
+        """Mean KL(wanted || model) in nats over what `likely` gave; tokens outside of it are not looked at."""
+        torch, _ = transformers()
+        total = 0.0
+        for at in range(0, len(hidden), 64):
+            z = self._capped(torch.einsum("td,tkd->tk", hidden[at:at + 64], self.head.weight[tokens[at:at + 64]]))
+            p = wanted[at:at + 64]
+            total = total + (p.exp() * (p - z.log_softmax(-1))).sum()
+        return total / len(hidden)
+
     def logits(self, hidden):
         """The head's output for hidden states of the body."""
-        y = self.head(hidden)
+        return self._capped(self.head(hidden))
+
+    def _capped(self, y):
         cap = getattr(self.config, "final_logit_softcapping", None)
         return y if not cap else (y / cap).tanh() * cap
 

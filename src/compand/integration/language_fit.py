@@ -123,7 +123,7 @@ def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts) 
     names = {f"{language.names[id(language.embedding)]}.weight": language.tied}
     if not language.tied:
         names[f"{language.names[id(language.head)]}.weight"] = True
-    norm = getattr(language.body, "norm", None) or getattr(language.body, "final_layernorm", None)
+    norm = norm_of(language)
     lost: dict[str, float] = {}
     for full, is_head in names.items():
         spec = embedding or choose(full)
@@ -145,6 +145,11 @@ def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts) 
             parts.put(full, {full: codes}, {full: _lost(w, codes, matrix)})
         lost |= parts.lost(full)
     return lost
+
+
+def norm_of(language: Language):
+    """The norm between the last layer and the head, if there is one."""
+    return getattr(language.body, "norm", None) or getattr(language.body, "final_layernorm", None)
 
 
 def gather(layer, hidden, arguments: dict[str, Any], prefix: str) -> dict[str, Hessian]:

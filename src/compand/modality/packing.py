@@ -20,6 +20,7 @@ from .source import Item, Mapped, Source
 from .weights import Base, from_base, quantizable
 
 LARGE = 4 << 20  # bytes; larger opaque files are coded fast rather than small
+MOST_TEXT, TEXT = 256 << 20, {".json", ".jinja", ".md", ".txt"}  # tokenizers of 30 MB are common, and 8 times smaller when coded well
 TINY = 2048  # bytes; below this the chunks and tables of coding cost more than it saves
 SPLATS = ("ply", "spz", "sog", "splat")
 WRITES = ("npy", "npz", "safetensors", "hf", "parquet", "arrow", "gguf", *SPLATS, *image.WRITES)
@@ -141,7 +142,7 @@ def _within(progress, done: int, total: int, item: Item):
 def _write_file(w, name: str, content: Path | bytes, check: bool) -> int:
     """Keep a file as it is; large ones are streamed from the disk. Returns its bytes."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    if size < LARGE:
+    if size < LARGE or (size < MOST_TEXT and Path(name).suffix.lower() in TEXT):
         w.write_file(name, content)
     else:
         data = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else Mapped(content).array(0, "uint8", (size,))

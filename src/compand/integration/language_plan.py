@@ -1,0 +1,72 @@
+"""Which bits each weight of a language model gets, and what to expect, before anything is coded.
+
+    plan = language_plan.plan("gemma-3-270m/", 3.25, text)
+    plan.kld, plan.bytes                                       # expected
+    language_fit.compress("gemma-3-270m/", "out.cpd", plan.spec, text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from ..fit.hessian import Hessian
+from .language import Language, transformers
+from .language_fit import gather, norm_of, specs_of
+from .language_slopes import nbytes, share, slopes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The spec of each weight, and what is expected: bytes of all weights, bits a value, KL divergence in nats a token."""
+
+    specs: dict[str, str]
+    bytes: int
+    bits: float
+    kld: float
+    slopes: dict[str, float]
+
+    def spec(self, name: str) -> str | None:
+        """What `compand.integration.language_fit.compress` asks."""
+        return self.specs.get(name)
+
+
+def plan(model, bits: float, calibration: str, *, effort: str = "medium", sequences: int = 8, length: int = 256, measured: int = 2,
+         damping: float = 0.02, progress: Callable[[int, int, str], None] | None = None) -> Plan:
+    """The bits of each weight for which the KL divergence is least at ``bits`` a value over all weights, embedding and head included.
+
+    Hessians come from ``sequences`` of the text, divergences from the first ``measured`` of them. The whole model is in memory, once.
+    Raises `InputError` if so few bits are out of reach.
+    """
+    torch, _ = transformers()
+    language = Language(model)
+    try:
+        language.whole()
+        ids = language.tokens(calibration, length, sequences)
+        hessians: dict[str, np.ndarray] = {}
+        with torch.no_grad():
+            hidden = [language.embedding(row[None]) for row in ids]
+            arguments = language.arguments(ids[:1])
+            for layer, more in zip(language.layers, arguments, strict=True):
+                hessians |= {f"{n}.weight": h.matrix for n, h in gather(layer, hidden, more, language.names[id(layer)]).items()}
+                hidden = [y[0] if isinstance(y := layer(h, **more), tuple) else y for h in hidden]
+            head = Hessian(language.head.weight.shape[1])
+            for h in hidden:
+                head.add(norm(h) if (norm := norm_of(language)) is not None else h)
+        hessians[f"{language.names[id(language.embedding if language.tied else language.head)]}.weight"] = head.matrix
+        found = slopes(language, ids[:measured], hessians, damping=damping, progress=progress)
+        sizes = {n: (language.items[n].shape[0], language.items[n].shape[1]) for n in found}
+        values = sum(i.size for i in language.items.values())
+        rest = sum(i.nbytes for n, i in language.items.items() if n not in found)
+        ladder = [specs_of(b, effort) for b in (1, 2, 3, 4, 5, 6, 8)]
+        try:
+            specs, kld = share(found, sizes, bits * values / 8 - rest, {n: ladder for n in found})
+        except InputError as e:
+            raise InputError(f"{bits} bits a value: {e}") from None
+    finally:
+        language.close()
+    total = rest + sum(nbytes(specs[n], *sizes[n]) for n in found)
+    return Plan(specs, int(total), 8 * total / values, kld, found)

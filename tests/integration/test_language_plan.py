@@ -1,0 +1,79 @@
+"""Bits shared by measured slopes, and scales and norms tuned afterwards: on the small random Llama of test_language."""
+
+import numpy as np
+import pytest
+
+from compand import Codec, InputError
+from compand import open as open_file
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers", reason="compand[hf] is not installed")
+
+from test_language import TEXT, make  # noqa: E402
+
+from compand.integration import language_eval, language_fit, language_plan, language_slopes, language_tune  # noqa: E402
+from compand.integration.language import Language  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("llama"))
+
+
+def test_slopes_predict_what_codes_do(model, tmp_path):
+    plan = language_plan.plan(model, 4.5, TEXT, effort="low", sequences=6, length=64)
+    assert len(plan.specs) == 3 * 7 + 1 and len(set(plan.specs.values())) > 1 and plan.bits <= 4.5
+    language_fit.compress(model, tmp_path / "out.cpd", plan.spec, TEXT, sequences=6, length=64)
+    with open_file(tmp_path / "out.cpd") as file:
+        stored = sum(file[n].codes().nbytes for n in plan.specs)
+        assert stored < plan.bytes < stored * 1.2 + 4096
+    kld = language_eval.evaluate(tmp_path / "out.cpd", model, TEXT[9000:], length=64, sequences=4)["kld"]
+    assert 0.4 * plan.kld < kld < 2.5 * plan.kld
+    most, least = (f(plan.slopes, key=plan.slopes.__getitem__) for f in (max, min))
+    assert plan.slopes[most] > 3 * plan.slopes[least] >= 0
+
+
+def test_bits_out_of_reach(model):
+    with pytest.raises(InputError, match="0.5 bits"):
+        language_plan.plan(model, 0.5, TEXT, sequences=2, length=32)
+
+
+def test_noise_of_specs():
+    x = np.random.default_rng(3).standard_normal((16, 512), dtype=np.float32)
+    assert language_slopes.noise_of("hadamard,trellis:2") == pytest.approx(language_slopes.noise_of("hadamard,trellis:2", x), rel=0.05)
+    assert language_slopes.noise_of("int:8") < 1e-3 < language_slopes.noise_of("vq:16:dim=2", x)
+
+
+@pytest.mark.parametrize("spec", ["hadamard,trellis:2:memory=12"])
+def test_tuned_scales_lose_less(model, tmp_path, spec):
+    fitted, tuned = tmp_path / "fitted.cpd", tmp_path / "tuned.cpd"
+    language_fit.compress(model, fitted, spec, TEXT, sequences=6, length=64)
+    seen = []
+    result = language_tune.tune(model, fitted, tuned, TEXT, steps=40, length=64, rate=5e-3, progress=lambda *a: seen.append(a))
+    assert len(seen) == 40 and result["loss_after"] < result["loss_before"]
+    before, after = (language_eval.evaluate(p, model, TEXT[9000:], length=64, sequences=4) for p in (fitted, tuned))
+    assert after["kld"] < before["kld"] and abs(after["bytes"] - before["bytes"]) < 2048
+    with open_file(fitted) as a, open_file(tuned) as b:
+        name = "model.layers.1.mlp.up_proj.weight"
+        bits = [n for n in a[name].codes().blocks[0].parts if not n.endswith("scale")]
+        assert a.names == b.names and bits
+        assert all(np.array_equal(a[name].codes().part(n), b[name].codes().part(n)) for n in bits)
+
+
+def test_scales_that_cannot_be_tuned():
+    w = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
+    codec = Codec("vq:16:dim=2").fit(w)
+    with pytest.raises(InputError, match="no scales"):
+        language_tune.rescaled(codec.encode(w), np.ones(32))
+
+
+def test_the_whole_model_is_the_model(model):
+    language = Language(model)
+    ids = language.tokens(TEXT, 32, 1)
+    language.whole()
+    with torch.no_grad():
+        h = language.states(ids[0])
+        tokens, wanted = language.likely(h)
+        assert float(language.divergence(h, tokens, wanted)) == pytest.approx(0, abs=1e-6)
+        assert float(language.divergence(h * 1.5, tokens, wanted)) > 0.001
+    language.close()
