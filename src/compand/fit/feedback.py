@@ -40,8 +40,8 @@ def encode(codec: Codec | str, w, hessian, *, outputs=None, damping: float = 0.0
     Parameters
     ----------
     codec : fitted Codec, or a spec (fitted to w here if it needs to be)
-    outputs : curvature G (n, n) of what follows in the outputs, as `compand.integration.language_fisher` gathers: the loss is then
-        trace(G e H eᵀ), and rows make up for those coded before them too (YAQA, Tseng et al. 2025; from the paper)
+    outputs : curvature G (n, n) of what follows in the outputs of the layer, as the mean of g gᵀ over gradients g there: the loss is
+        then trace(G e H eᵀ), and rows make up for those coded before them too (YAQA, Tseng et al. 2025; from the paper)
     damping : of the diagonal of H, in parts of its mean
     block : columns that a vector stage decides at a time, before their error is fed back
     order : ``activity`` codes the columns with the largest inputs first; for scalar stages, whose scales are then all chosen before
