@@ -202,7 +202,7 @@ def gemma(args, threads: int) -> list[dict]:
         from compand.hf import CompandConfig
 
         with tempfile.TemporaryDirectory(dir=args.work) as coded_folder:
-            config = CompandConfig(spec="int:4:group=64", embedding=True)
+            config = CompandConfig(spec="int:4:group=64", head=True)
             AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype=torch.bfloat16).save_pretrained(coded_folder)
             plain, ours = transformers_rate(folder), transformers_rate(coded_folder)
             found = [(plain(), ours()) for _ in range(args.rounds + 1)][1:]

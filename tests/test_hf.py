@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import compand  # noqa: E402
-from compand.errors import InputError, UnsupportedError  # noqa: E402
+import compand.hf  # noqa: E402
+from compand.errors import FormatError, InputError, UnsupportedError  # noqa: E402
 from compand.hf import CodedLinear, CompandConfig  # noqa: E402
 
 KINDS = {
@@ -21,6 +22,7 @@ KINDS = {
         head_dim=32, max_position_embeddings=64, sliding_window=16, bos_token_id=1, eos_token_id=2, pad_token_id=0)),
 }
 IDS = torch.arange(3, 15)[None]
+load = transformers.AutoModelForCausalLM.from_pretrained
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -40,7 +42,6 @@ def logits(model):
     {"bits": 4}, {"bits": 8}, {"bits": 3, "group_size": 32}, {"spec": "int:4:group=64+int:4:group=64"}, {"spec": "table:16:group=32"},
     {"spec": "center,int:6", "overrides": {"down_proj": "int:8", "q_proj": None}}], ids=str)
 def test_load_save_load(folder, tmp_path, config):
-    load = transformers.AutoModelForCausalLM.from_pretrained
     full = logits(load(folder))
     model = load(folder, quantization_config=CompandConfig(**config))
     coded = [m for m in model.modules() if isinstance(m, CodedLinear)]
@@ -112,3 +113,77 @@ def test_errors():
     layer.weight = layer.weight[:, :5]
     with pytest.raises(InputError, match="buffer"):
         layer(torch.ones(1, 64))
+
+
+def tied(folder, family="Llama", **more):
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, tie_word_embeddings=True, eos_token_id=None, bos_token_id=None, pad_token_id=None, **more)
+    torch.manual_seed(2)
+    model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")(config)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma3Text"])
+def test_tied_head_is_coded_once(family, tmp_path):
+    full = logits(tied(tmp_path / "m", family))
+    model = load(tmp_path / "m", quantization_config=CompandConfig(spec="int:8:group=32", head=True))
+    y = logits(model)
+    assert isinstance(model.lm_head, CodedLinear) and 0 < (y - full).std() < 0.05 * full.std()
+    model.save_pretrained(tmp_path / "c")
+    again = load(tmp_path / "c")
+    assert torch.equal(logits(again), y)
+    stored = sum(p.stat().st_size for p in (tmp_path / "c").glob("*.safetensors"))
+    assert stored < 0.4 * sum(p.stat().st_size for p in (tmp_path / "m").glob("*.safetensors"))
+    a, b = (m.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=6, do_sample=False, num_beams=2) for m in (model, again))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("spec", ["int:8:group=32", "hadamard,trellis:4:memory=12,rans", "int:6:group=32,rans",
+                                  "sparse:0.02+int:8:group=32", "pq:16x8"])
+@pytest.mark.parametrize("family", ["Llama", "Gemma3Text"])
+def test_model_in_a_cpd_file(spec, family, tmp_path):
+    tied(tmp_path / "m", family)
+    compand.modality.pack(tmp_path / "m", tmp_path / "m.cpd", spec=spec)
+    compand.modality.unpack(tmp_path / "m.cpd", tmp_path / "decoded")
+    full = logits(load(tmp_path / "decoded"))
+    model = compand.hf.from_pretrained(tmp_path / "m.cpd")
+    y = logits(model)
+    assert (y - full).std() < 0.02 * full.std()
+    coded = [m for m in model.modules() if isinstance(m, CodedLinear)]
+    assert len(coded) == (0 if "sparse" in spec else 11)  # keys and values are too small to be coded
+    folder = compand.hf.unpack(tmp_path / "m.cpd", tmp_path / "again")
+    assert torch.equal(logits(load(folder)), y)
+
+
+def test_cpd_file_without_a_model(tmp_path):
+    with compand.Writer(tmp_path / "x.cpd") as out:
+        out.write("w", np.eye(64, dtype=np.float32), compand.Codec("int:4"))
+    with pytest.raises(FormatError, match="no model folder"):
+        compand.hf.from_pretrained(tmp_path / "x.cpd")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft uses a name of transformers that will go
+def test_adapters_train_and_the_codes_stay(folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = load(folder, quantization_config=CompandConfig(bits=4))
+    before = logits(model)
+    adapted = compand.hf.with_adapters(model, peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)
+    first = None
+    for _ in range(5):
+        loss = adapted(IDS, labels=IDS).loss
+        first = first or float(loss.detach())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert float(loss) < first
+    with torch.no_grad(), adapted.disable_adapter():
+        assert torch.equal(adapted(IDS).logits, before)
+    trained = logits(adapted)
+    assert not torch.equal(trained, before)
+    adapted.save_pretrained(tmp_path)
+    again = compand.hf.with_adapters(load(folder, quantization_config=CompandConfig(bits=4)), peft.LoraConfig.from_pretrained(tmp_path))
+    peft.set_peft_model_state_dict(again, peft.load_peft_weights(str(tmp_path)))
+    assert torch.equal(logits(again), trained)

@@ -6,11 +6,15 @@
     model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=CompandConfig(bits=3))
     model.save_pretrained("small")                        # plain safetensors and config.json
     again = AutoModelForCausalLM.from_pretrained("small")  # the same logits, bit for bit
+    other = compand.hf.from_pretrained("model.cpd")        # the codes of a .cpd file
 
 Needs ``pip install compand[hf]``.
 """
 
+from .adapters import with_adapters
+from .embedding import CodedEmbedding
+from .file import from_pretrained, unpack
 from .linear import CodedLinear
 from .quantizer import CompandConfig, CompandQuantizer
 
-__all__ = ["CodedLinear", "CompandConfig", "CompandQuantizer"]
+__all__ = ["CodedEmbedding", "CodedLinear", "CompandConfig", "CompandQuantizer", "from_pretrained", "unpack", "with_adapters"]

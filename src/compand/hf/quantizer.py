@@ -15,6 +15,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import InputError
 from ..spec import parse
+from .embedding import CodedEmbedding
 from .linear import CodedLinear
 
 
@@ -37,12 +38,15 @@ class CompandConfig(QuantizationConfigMixin):
         Names or patterns left as they are. Default: the head, and weights that are tied.
     activations : "int8" or "float32"
         See `compand.matmul`.
+    head : bool
+        Code a head that is tied to the embedding too, once for both. In small models it is most of the weights.
 
     Raises `InputError` for bits out of range, `SpecError` or `UnsupportedError` for a spec that cannot be read.
     """
 
     def __init__(self, bits: int = 4, spec: str | None = None, overrides: dict[str, str | None] | None = None,
-                 group_size: int | None = None, modules_to_not_convert: list[str] | None = None, activations: str = "int8", **kwargs: Any):
+                 group_size: int | None = None, modules_to_not_convert: list[str] | None = None, activations: str = "int8",
+                 head: bool = False, **kwargs: Any):
         self.quant_method = "compand"  # type: ignore[assignment]
         if spec is None:
             if bits not in range(1, 9):
@@ -54,6 +58,7 @@ class CompandConfig(QuantizationConfigMixin):
         self.overrides = {name: own and str(parse(own)) for name, own in (overrides or {}).items()}
         self.modules_to_not_convert = modules_to_not_convert
         self.activations = activations
+        self.head = head
 
     def spec_of(self, name: str) -> str | None:
         """The spec of a module, None if it is left as it is."""
@@ -71,13 +76,38 @@ class CompandQuantizer(HfQuantizer):
         keep = self.get_modules_to_not_convert(model, config.modules_to_not_convert, model._keep_in_fp32_modules)
         for name, module in list(model.named_modules()):
             spec = config.spec_of(name)
-            if type(module) is not nn.Linear or spec is None or not should_convert_module(name, keep):
+            tied = config.head and module is model.get_output_embeddings()
+            if tied and not self.pre_quantized:
+                continue  # it is empty until the embedding is loaded
+            if type(module) is not nn.Linear or spec is None or not (tied or should_convert_module(name, keep)):
                 continue
             with torch.device("meta"):
                 layer = CodedLinear(module.in_features, module.out_features, spec, bias=module.bias is not None,
                                     activations=config.activations, dtype=module.weight.dtype)
             model.set_submodule(name, layer.requires_grad_(False))
+        if config.head and self.pre_quantized:
+            self._tie(model)
         return model
+
+    def _process_model_after_weight_loading(self, model, **kwargs):
+        config = self.quantization_config
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        if config.head and not self.pre_quantized and isinstance(head, nn.Linear) and head.weight is embedding.weight:
+            name = next(n for n, m in model.named_modules() if m is head)
+            if (spec := config.spec_of(name)) is not None:
+                layer = CodedLinear.of(head, spec, activations=config.activations)
+                model.set_submodule(name, layer.requires_grad_(False))
+                self._tie(model)
+        return model
+
+    def _tie(self, model) -> None:
+        """The embedding decodes rows of the coded head."""
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        if not isinstance(head, CodedLinear):
+            raise InputError("config: head=True needs a head that is coded")
+        scale = getattr(embedding, "scalar_embed_scale", None)
+        model.set_input_embeddings(CodedEmbedding(head, embedding.weight.dtype, scale))
+        model.config.tie_word_embeddings = False
 
     def param_needs_quantization(self, model, param_name: str, **kwargs) -> bool:
         module, _, name = param_name.rpartition(".")
