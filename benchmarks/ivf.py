@@ -33,9 +33,9 @@ K = 10
 COMPAND = {"lists 1024": "(vq:1024:codewords=float16,rans)+(klt,grouped:46)",
            "lists 512": "(vq:512:codewords=float16,rans)+(klt,grouped:46)",
            "lists 512, 4 bits": "(vq:512:codewords=float16,rans)+(klt,grouped:46:bits=4)",
-           "lists 1024, 48 + 48": "(vq:1024:codewords=float16,rans)+(klt,grouped:46)+(klt,ecsq:48,rans)"}
+           "lists 512, 48 + 48": "(vq:512:codewords=float16,rans)+(klt,refined:46:48,rans)"}
 PROBES = {"lists 1024": (4, 8, 16, 24, 32, 48, 64), "lists 512": (8, 16, 24, 32), "lists 512, 4 bits": (4, 8, 12, 16, 24, 32),
-          "lists 1024, 48 + 48": (16, 32, 64)}
+          "lists 512, 48 + 48": (16, 32, 64)}
 FAISS = {"IVF256,PQ96x4fs": (4, 8, 16, 24, 32), "IVF1024,PQ96x4fs": (8, 16, 32, 64)}
 
 
