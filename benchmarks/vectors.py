@@ -192,6 +192,8 @@ def main():
     path, rows = RESULTS / "vectors.json", []
     if path.exists():
         rows = [{"set": "minilm", **row} for row in json.loads(path.read_text())["rows"]]
+    for warm in (Compand("klt,grouped:8,rans"), Faiss("PQ16x4fs", x.shape[1])):  # imports and pools of threads
+        ready(warm, x[:4096], q[:10])
     with tempfile.TemporaryDirectory() as scratch:
         np.save(f"{scratch}/query.npy", q)
         for budget in budgets:
