@@ -212,7 +212,7 @@ def repconc(both, pairs):
                     y, error = near + (x - x.detach()), (near - x).square().sum(1).mean()
                 return contrast(query(heads[i]), y) + 0.5 * error
 
-            train([*query.parameters(), *document.parameters(), *codes.parameters()], loss, len(heads), seed, 12)
+            train([*query.parameters(), *document.parameters(), *codes.parameters()], loss, len(heads), seed, 6)
             with torch.no_grad():
                 codes.eval()
                 runs.append({f"nDCG {c.name}": c.ndcg(unit(query(c.query)) @ unit(codes(document(c.document))[0]).T) for c in both})
@@ -393,7 +393,7 @@ def keyvalue(both, pairs):
                     ids = learn[rows] if rate < 0.1 else model.ids(learn[rows])
                     run = model if rate < 0.1 else (lambda i, m=model: m.values.gather(1, i[:, :, None].expand(-1, -1, 10)).mean(0))
                     train(model.parameters(), lambda i, rows=rows, ids=ids, run=run, rate=rate:
-                          F.cross_entropy(run(ids[i] if rate < 0.1 else ids[:, i]), label[rows[i]]), len(rows), seed, 4)
+                          F.cross_entropy(run(ids[i] if rate < 0.1 else ids[:, i]), label[rows[i]]), len(rows), seed, 4, rate)
                 with torch.no_grad():
                     runs.append({"accuracy": float((model(test).argmax(1) == tested).float().mean())})
             yield f"{name}, {order}", mean(runs)
