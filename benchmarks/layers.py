@@ -1,11 +1,11 @@
 """Claim: the quantizer as a layer is far faster than the usual library, in a hundredth of the memory, and uses its codebook.
 
 Peer: vector-quantize-pytorch. Parts: `speed` (vectors/s of encoding and of a training step with its backward pass, extra memory,
-16,384 vectors of unit normal values) and `use` (a small autoencoder on 8x8 patches of photographs, or a pair of maps on MiniLM
-embeddings, 700 steps, several seeds: quality on held-out photographs or sentences, codewords used, perplexity; k-means on the
-same latents beside it).
+16,384 vectors of unit normal values), `photographs` and `sentences` (a small autoencoder on 8x8 patches of photographs, or on MiniLM
+embeddings, 300 steps, several seeds: quality on held-out photographs or sentences, codewords used, perplexity; k-means on the
+same latents beside it) and `large` (the use of 65,536 codewords against balanced k-means on fixed latents).
 
-    python benchmarks/layers.py [speed use] [--data DIR] [--seeds 5]
+    python benchmarks/layers.py [speed photographs sentences large] [--data DIR] [--seeds 5]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch  # noqa: E402
 from record import interleave, save, table  # noqa: E402
 from torch import nn  # noqa: E402
 
+from compand import Codec, _native  # noqa: E402
 from compand.fit.kmeans import kmeans  # noqa: E402
 from compand.torch import Quantize  # noqa: E402
 
@@ -148,62 +149,78 @@ def data(kind: str, root: pathlib.Path) -> tuple[torch.Tensor, torch.Tensor]:
     return train, test[torch.randperm(len(test), generator=generator)[:16_000]]
 
 
-def learn(make, seed: int, train, test, steps: int = 700, batch: int = 512, weight: float = 0.05) -> dict:
+STEPS, BATCH, HIDDEN = 300, 512, 128
+
+
+def learn(make, seed: int, train, test, weight: float = 0.05) -> dict:
+    """A small autoencoder trained with a layer on its 8 latents, and what held-out rows make of it."""
     torch.manual_seed(seed)
     generator, width, d = torch.Generator().manual_seed(seed), train.shape[1], 8
-    encode = nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, d))
-    decode = nn.Sequential(nn.Linear(d, 256), nn.GELU(), nn.Linear(256, width))
+    encode = nn.Sequential(nn.Linear(width, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, d))
+    decode = nn.Sequential(nn.Linear(d, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, width))
     layer = make(d)
     net = nn.ModuleList([encode, layer, decode])
-    optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
+    optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     unit = 1 if width == 64 else width / 64
-    for _ in range(steps):
-        x = train[torch.randint(len(train), (batch,), generator=generator)]
+    for _ in range(STEPS):
+        x = train[torch.randint(len(train), (BATCH,), generator=generator)]
         y, _, loss = layer(encode(x))
         optimizer.zero_grad()
         ((decode(y) - x).square().mean() * unit + weight * loss).backward()
         optimizer.step()
+        schedule.step()
     net.eval()
     with torch.no_grad():
         z = encode(test)
         y, ids, _ = layer(z)
         error = float((decode(y) - test).square().mean())
-        count = np.unique(ids.numpy(), axis=0, return_counts=True)[1]
-        p = count / count.sum()
         pool = encode(train[torch.randint(len(train), (65_536,), generator=generator)]).numpy()
         words, _ = kmeans(pool, 1024, seed=seed)
-        from compand import _native
-
         nearest = _native.nearest(np.ascontiguousarray(z.numpy()), np.ascontiguousarray(words))
-        share = np.bincount(nearest, minlength=1024) / len(z)
-        bound = float(np.square(z.numpy() - words[nearest]).mean())
-    share = share[share > 0]
-    return {"quality": -10 * np.log10(error / (1 if width == 64 else float(test.square().mean()))), "used": len(count),
-            "perplexity": float(np.exp(-(p * np.log(p)).sum())), "k-means used": len(share),
-            "k-means perplexity": float(np.exp(-(share * np.log(share)).sum())),
-            "latent error / k-means": float((z - y).square().mean()) / bound}
+    used, perplexity = spread(ids.numpy())
+    k_used, k_perplexity = spread(nearest[:, None])
+    return {"quality dB": -10 * np.log10(error / (1 if width == 64 else float(test.square().mean()))), "used": used,
+            "perplexity": perplexity,
+            "k-means used": k_used, "k-means perplexity": k_perplexity,
+            "latent error / k-means": float((z - y).square().mean()) / float(np.square(z.numpy() - words[nearest]).mean())}
 
 
-def fsq(d: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(d, 4), Tail(Ours("center,scale:std:column,fsq:8x8x4x4", 4), nn.Linear(4, d)))
+def spread(ids: np.ndarray) -> tuple[int, float]:
+    """Distinct rows of ids, and exp of the entropy of their use."""
+    p = np.unique(ids, axis=0, return_counts=True)[1] / len(ids)
+    return len(p), float(np.exp(-(p * np.log(p)).sum()))
 
 
-def library(**options):
-    return lambda d: Peer("VectorQuantize", dim=d, codebook_size=1024, **options)
+def narrow(make, d: int, inner: int) -> nn.Module:
+    """A layer of other dimensions between two linear maps."""
+    return nn.Sequential(nn.Linear(d, inner), Tail(make(inner), nn.Linear(inner, d)))
 
 
-USE = {"compand vq:1024 (default)": lambda d: Ours("vq:1024", d),
-       "compand, straight-through": lambda d: Ours("vq:1024", d, estimator="straight"),
-       "compand, no revival": lambda d: Ours("vq:1024", d, revive=0.0),
-       "compand, gradient codebook": lambda d: Ours("vq:1024", d, update="gradient"),
-       "compand, through a linear map (SimVQ)": lambda d: Ours("vq:1024", d, update="gradient", through="linear"),
-       "compand vq:32+vq:32": lambda d: Ours("vq:32+vq:32", d), "compand pq:2x5": lambda d: Ours("pq:2x5", d),
-       "compand fsq (8 x 8 x 4 x 4)": fsq,
+def library(kind="VectorQuantize", **options):
+    return lambda d: Peer(kind, dim=d, codebook_size=1024, **options)
+
+
+def ours(spec="vq:1024", **recipe):
+    return lambda d: Ours(spec, d, **recipe)
+
+
+BITS = "center,scale:std:column,sign"
+USE = {"compand vq:1024 (default)": ours(),
        "library VectorQuantize, defaults": library(),
-       "library, decay .99, k-means, revival": library(decay=0.99, kmeans_init=True, threshold_ema_dead_code=0.1),
        "library, decay .9, k-means, revival": library(decay=0.9, kmeans_init=True, threshold_ema_dead_code=0.1),
-       "library SimVQ": lambda d: Peer("SimVQ", dim=d, codebook_size=1024),
-       "library FSQ": lambda d: Peer("FSQ", levels=[8, 8, 4, 4], dim=d)}
+       "compand, straight-through": ours(estimator="straight"), "compand, noise (NSVQ)": ours(estimator="noise"),
+       "compand, DiVeQ": ours(estimator="diveq"), "compand, Gumbel": ours(estimator="gumbel", update="gradient"),
+       "compand, no revival": ours(revive=0.0), "compand, balance=1": ours(balance=1.0), "compand, balance=4": ours(balance=4.0),
+       "compand, entropy=.05": ours(entropy=0.05), "compand, gradient codebook": ours(update="gradient"),
+       "compand, through a linear map (SimVQ)": ours(update="gradient", through="linear"),
+       "compand, through an MLP (VQGAN-LC)": ours(update="gradient", through="mlp"),
+       "compand vq:32+vq:32": ours("vq:32+vq:32"), "compand pq:2x5": ours("pq:2x5"),
+       "compand pq:2x5, disentangled (FQGAN)": ours("pq:2x5", disentangle=0.1),
+       "compand fsq 8 x 8 x 4 x 4": lambda d: narrow(ours("center,scale:std:column,fsq:8x8x4x4"), d, 4),
+       "compand 10 bits (LFQ)": lambda d: narrow(ours(BITS, entropy=0.1), d, 10),
+       "compand 10 bits, Bernoulli": lambda d: narrow(ours(BITS, estimator="bernoulli"), d, 10),
+       "library SimVQ": library("SimVQ"), "library FSQ": lambda d: Peer("FSQ", levels=[8, 8, 4, 4], dim=d), "library LFQ": library("LFQ")}
 
 
 class Tail(nn.Module):
@@ -218,34 +235,67 @@ class Tail(nn.Module):
         return self.back(y), ids, loss
 
 
-def use(root: pathlib.Path, seeds: int) -> list[dict]:
-    rows, torch_threads = [], torch.get_num_threads()
-    for kind in ("photographs", "MiniLM embeddings"):
-        train, test = data(kind, root)
-        for name, make in USE.items():
-            found = [learn(make, seed, train, test) for seed in range(seeds)]
-            row = {"data": kind, "layer": name, "seeds": seeds}
-            for key in found[0]:
-                row[key] = float(np.median([f[key] for f in found]))
-            row["worst quality"], row["least used"] = min(f["quality"] for f in found), min(f["used"] for f in found)
-            rows.append(row)
-            print(table([row]).splitlines()[-1], flush=True)
-    torch.set_num_threads(torch_threads)
+def use(kind: str, root: pathlib.Path, seeds: int, done) -> list[dict]:
+    torch.set_num_threads(1)  # batches of 512 are too small for more
+    rows: list[dict] = []
+    train, test = data(kind, root)
+    for name, make in USE.items():
+        found = [learn(make, seed, train, test) for seed in range(seeds)]
+        row = {"data": kind, "layer": name, "seeds": seeds}
+        row |= {key: round(float(np.median([f[key] for f in found])), 3) for key in found[0]}
+        row |= {"least used": min(f["used"] for f in found), "worst quality dB": round(min(f["quality dB"] for f in found), 3),
+                "worst latent error / k-means": round(max(f["latent error / k-means"] for f in found), 3)}
+        rows.append(row)
+        print(table([row]).splitlines()[-1], flush=True)
+        done(rows)
+    return rows
+
+
+def large(kind: str, root: pathlib.Path, seeds: int, k: int = 65_536) -> list[dict]:
+    """Codewords of 65,536 that held-out rows use: the layer, trained by batches, and balanced k-means, on the same 8 coordinates."""
+    train, test = data(kind, root)
+    codec, rows = Codec("pca:8,int:16").fit(train[:: max(1, len(train) // 50_000)].numpy()), []
+    project = codec.stage.transforms[0]
+    latents, held = (np.ascontiguousarray(project.forward(x.numpy())[0], np.float32) for x in (train, test))
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        pool = latents[rng.permutation(len(latents))[:2 * k]]
+        layer = Quantize(f"vq:{k}", 8, seed=seed)
+        layer.fit(torch.from_numpy(pool[:k]))
+        for _ in range(60):
+            layer(torch.from_numpy(latents[rng.integers(len(latents), size=8192)]))
+        layer.eval()
+        words, _ = kmeans(pool, k, seed=seed, balanced=True, iterations=2)
+        for who, codebook in (("compand vq:65536 (default)", layer.export().state()["codebook_"]), ("balanced k-means", words)):
+            own = _native.nearest(held, np.ascontiguousarray(codebook))
+            used, perplexity = spread(own[:, None])
+            rows.append({"data": kind, "layer": who, "seeds": 1, "used": used, "perplexity": round(perplexity),
+                         "of rows": len(held),
+                         "latent error / variance": round(float(np.square(held - codebook[own]).mean() / held.var(0).mean()), 4)})
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
     return rows
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("parts", nargs="*", default=["speed", "use"])
+    parser.add_argument("parts", nargs="*", default=["speed", "photographs", "sentences", "large"])
     parser.add_argument("--data", default=os.environ.get("COMPAND_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data"))
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(2)
-    begin = time.time()
+    begin, root = time.time(), pathlib.Path(args.data)
     for part in args.parts:
-        rows = speed() if part == "speed" else use(pathlib.Path(args.data), args.seeds)
+        def done(rows, part=part):
+            save(f"layers-{part}", rows, minutes=round((time.time() - begin) / 60, 1))
+
+        if part == "speed":
+            rows = speed()
+        elif part == "large":
+            rows = [row for kind in ("photographs", "sentences") for row in large(kind, root, 1)]
+        else:
+            rows = use(part, root, args.seeds, done)
         print(table(rows))
-        save(f"layers-{part}", rows, minutes=round((time.time() - begin) / 60, 1))
+        done(rows)
 
 
 if __name__ == "__main__":

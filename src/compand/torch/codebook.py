@@ -16,6 +16,9 @@ from ..quantizer.vq import VQ
 from ..stage import Stage
 
 
+SETTLED = 1024  # rows whose mean and spread are trusted half
+
+
 def has_codebook(stage: Stage) -> bool:
     """Whether the fitted array of this stage is a table of vectors that rows choose from."""
     return isinstance(stage, (VQ, PQ, Dynamic))
@@ -106,12 +109,33 @@ def refresh(words: np.ndarray, use: np.ndarray, sums: np.ndarray, counts: np.nda
     words[chosen] += (rate * (sums[chosen] / counts[chosen, None] - words[chosen])).astype(np.float32)
 
 
+def follow(words: np.ndarray, frame: np.ndarray, v: np.ndarray) -> None:
+    """Moves codewords (k, size), used or not, as the vectors v (n, size) of the batch have moved and spread; both in place.
+
+    ``frame`` (2, size) float64 holds moving means and variances, zeros before the first batch. Without this, codewords that are
+    chosen rarely fall behind an encoder that learns: the affine parameterisation of Huh et al. (2023), by statistics.
+    """
+    sums = reduce(np.concatenate([[[len(v)] * v.shape[1]], [v.sum(0, dtype=np.float64)], [np.square(v, dtype=np.float64).sum(0)]]))
+    mean = sums[1] / sums[0]
+    new = np.stack([mean, np.maximum(sums[2] / sums[0] - mean * mean, 0)])
+    if frame[1].any():
+        new = frame + sums[0] / (sums[0] + SETTLED) * (new - frame)
+        scale = np.sqrt(np.clip(new[1] / np.where(frame[1] > 0, frame[1], 1), 0.25, 4.0))
+        words[:] = (words - frame[0]) * np.where(frame[1] > 0, scale, 1) + new[0]
+    frame[:] = new
+
+
 def revive(words: np.ndarray, use: np.ndarray, rows: np.ndarray, share: float, rng: np.random.Generator) -> int:
-    """Moves codewords used less than ``share`` of an even use to rows drawn by chance; how many. Use becomes twice that share."""
+    """Moves codewords used less than ``share`` of an even use to rows drawn by their squared error; how many. Their use becomes even.
+
+    So the rare and far, which make most of the error, get codewords as well as the many (k-means++, Arthur 2007).
+    """
     even = use.mean()
     dead = np.flatnonzero(use < share * even)
     if len(dead) and len(rows):
         dead = dead[np.argsort(use[dead], kind="stable")][:len(rows)]
-        words[dead] = rows[rng.choice(len(rows), len(dead), replace=False)]
+        error = _native.nearest_distances(np.ascontiguousarray(rows), np.ascontiguousarray(words))[1]
+        order = np.argsort(-np.log1p(-rng.random(len(rows))) / np.maximum(error.astype(np.float64), 1e-30), kind="stable")
+        words[dead] = rows[order[:len(dead)]]
         use[dead] = even
     return len(dead)

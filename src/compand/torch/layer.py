@@ -105,6 +105,8 @@ class Quantize(nn.Module):
         for path, (leaf, _) in self._leaves.items():
             m = getattr(leaf, "m", 1)
             self.register_buffer(_use(path), torch.zeros(leaf.k * m, dtype=torch.float64))
+            size = leaf.state(Form(1, self._leaves[path][1]))["codebook_"].shape[-1]
+            self.register_buffer("frame_" + _plain(path), torch.zeros(m, 2, size, dtype=torch.float64))
             if self.recipe.balance:
                 self.register_buffer("price_" + _plain(path), torch.zeros(3, m, leaf.k, dtype=torch.float64))
             if self.recipe.through:
@@ -243,6 +245,7 @@ class Quantize(nn.Module):
                 if self.recipe.update == "ema":
                     words = to_numpy(getattr(self, self._names[join(path, "codebook_")]))
                     flat = words.reshape(len(use), -1)
+                    self._follow(path, words, v)
                     books.refresh(flat, use, sums, counts, self.recipe.decay)
                 else:
                     use *= self.recipe.decay
@@ -264,6 +267,12 @@ class Quantize(nn.Module):
         own = getattr(self, name)
         if own.device.type != "cpu":  # on this machine the arrays above are views
             own.copy_(torch.from_numpy(a))
+
+    def _follow(self, path, words, v):
+        frame = to_numpy(getattr(self, "frame_" + _plain(path)))
+        for j, own in enumerate(frame):
+            books.follow(words.reshape(len(frame), -1, v.shape[1])[j], own, v.reshape(-1, len(frame), v.shape[1])[:, j])
+        self._put("frame_" + _plain(path), frame)
 
     def _revive(self, path, use, v):
         name = self._names[join(path, "codebook_")]

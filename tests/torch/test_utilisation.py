@@ -1,0 +1,71 @@
+"""The default recipe keeps its codebook in use on real data, and its codewords are no worse than k-means: half a minute's version."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+import compand  # noqa: E402
+from compand import _native  # noqa: E402
+from compand.fit.kmeans import kmeans  # noqa: E402
+from compand.torch import Quantize  # noqa: E402
+
+PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "images" / "photos-train"
+K = 512
+
+
+def embeddings():
+    x = compand.open(Path(compand.__file__).parent / "demo" / "embeddings.cpd")["array"].array().astype(np.float32)
+    return torch.from_numpy(x), torch.from_numpy(x), 6.0  # too few to hold some out
+
+
+def patches():
+    image = pytest.importorskip("PIL.Image")
+    if not PHOTOS.exists():
+        pytest.skip("the photographs are not beside the repository")
+    found = []
+    for path in sorted(PHOTOS.iterdir())[:12]:
+        a = np.asarray(image.open(path).convert("L"), np.float32)[:640, :640] / 255 - 0.5
+        h, w = (v // 8 for v in a.shape)
+        found.append(a[:8 * h, :8 * w].reshape(h, 8, w, 8).swapaxes(1, 2).reshape(-1, 64))
+    x = np.concatenate(found)
+    return torch.from_numpy(x[::5].copy()), torch.from_numpy(np.delete(x, np.s_[::5], 0)), 1.0
+
+
+def learnt(test, train, unit, seed, **recipe):
+    torch.manual_seed(seed)
+    encode = nn.Sequential(nn.Linear(train.shape[1], 96), nn.GELU(), nn.Linear(96, 8))
+    decode = nn.Sequential(nn.Linear(8, 96), nn.GELU(), nn.Linear(96, train.shape[1]))
+    q = Quantize(f"vq:{K}", 8, **recipe)
+    optimizer = torch.optim.AdamW([*encode.parameters(), *decode.parameters()], 2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 250)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(250):
+        x = train[torch.randint(len(train), (512,), generator=generator)]
+        out = q(encode(x))
+        optimizer.zero_grad()
+        (unit * (decode(out.y) - x).square().mean() + 0.05 * out.loss).backward()
+        optimizer.step()
+        schedule.step()
+    q.eval()
+    with torch.no_grad():
+        z = encode(test)
+        out = q(z)
+        words, _ = kmeans(encode(train).numpy(), K, seed=seed)
+    nearest = words[_native.nearest(np.ascontiguousarray(z.numpy()), words)]
+    return len(out.ids.unique()) / K, float((out.y - z).square().mean()) / float(np.square(nearest - z.numpy()).mean())
+
+
+@pytest.mark.parametrize("data", [embeddings, patches])
+def test_the_default_uses_its_codebook_and_matches_kmeans(data):
+    for seed in range(2):
+        used, ratio = learnt(*data(), seed)
+        assert used >= 0.8 and ratio <= 1.35
+
+
+def test_without_revival_it_would_not():
+    assert learnt(*patches(), 0, revive=0.0)[0] < 0.7
