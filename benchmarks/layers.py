@@ -162,7 +162,7 @@ def learn(make, seed: int, train, test, weight: float = 0.05) -> dict:
     net = nn.ModuleList([encode, layer, decode])
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    unit = 1 if width == 64 else width / 64
+    unit = 1 / float(train[:65_536].var(0).mean())  # all losses in units of the variance
     for _ in range(STEPS):
         x = train[torch.randint(len(train), (BATCH,), generator=generator)]
         y, _, loss = layer(encode(x))
@@ -175,7 +175,7 @@ def learn(make, seed: int, train, test, weight: float = 0.05) -> dict:
         z = encode(test)
         y, ids, _ = layer(z)
         error = float((decode(y) - test).square().mean())
-        pool = encode(train[torch.randint(len(train), (65_536,), generator=generator)]).numpy()
+        pool = encode(train[torch.randint(len(train), (32_768,), generator=generator)]).numpy()
         words, _ = kmeans(pool, 1024, seed=seed)
         nearest = _native.nearest(np.ascontiguousarray(z.numpy()), np.ascontiguousarray(words))
     used, perplexity = spread(ids.numpy())
@@ -209,18 +209,19 @@ BITS = "center,scale:std:column,sign"
 USE = {"compand vq:1024 (default)": ours(),
        "library VectorQuantize, defaults": library(),
        "library, decay .9, k-means, revival": library(decay=0.9, kmeans_init=True, threshold_ema_dead_code=0.1),
-       "compand, straight-through": ours(estimator="straight"), "compand, noise (NSVQ)": ours(estimator="noise"),
-       "compand, DiVeQ": ours(estimator="diveq"), "compand, Gumbel": ours(estimator="gumbel", update="gradient"),
-       "compand, no revival": ours(revive=0.0), "compand, balance=1": ours(balance=1.0), "compand, balance=4": ours(balance=4.0),
-       "compand, entropy=.05": ours(entropy=0.05), "compand, gradient codebook": ours(update="gradient"),
+       "compand, no revival": ours(revive=0.0), "compand, gradient codebook": ours(update="gradient"),
        "compand, through a linear map (SimVQ)": ours(update="gradient", through="linear"),
-       "compand, through an MLP (VQGAN-LC)": ours(update="gradient", through="mlp"),
+       "library SimVQ": library("SimVQ"),
+       "compand fsq 8 x 8 x 4 x 4": lambda d: narrow(ours("center,scale:std:column,fsq:8x8x4x4"), d, 4),
+       "library FSQ": lambda d: Peer("FSQ", levels=[8, 8, 4, 4], dim=d),
+       "compand 10 bits (LFQ)": lambda d: narrow(ours(BITS, entropy=0.1), d, 10), "library LFQ": library("LFQ"),
+       "compand, balance=4": ours(balance=4.0), "compand, straight-through": ours(estimator="straight"),
        "compand vq:32+vq:32": ours("vq:32+vq:32"), "compand pq:2x5": ours("pq:2x5"),
        "compand pq:2x5, disentangled (FQGAN)": ours("pq:2x5", disentangle=0.1),
-       "compand fsq 8 x 8 x 4 x 4": lambda d: narrow(ours("center,scale:std:column,fsq:8x8x4x4"), d, 4),
-       "compand 10 bits (LFQ)": lambda d: narrow(ours(BITS, entropy=0.1), d, 10),
        "compand 10 bits, Bernoulli": lambda d: narrow(ours(BITS, estimator="bernoulli"), d, 10),
-       "library SimVQ": library("SimVQ"), "library FSQ": lambda d: Peer("FSQ", levels=[8, 8, 4, 4], dim=d), "library LFQ": library("LFQ")}
+       "compand, noise (NSVQ)": ours(estimator="noise"), "compand, DiVeQ": ours(estimator="diveq"),
+       "compand, Gumbel": ours(estimator="gumbel", update="gradient"), "compand, entropy=.05": ours(entropy=0.05),
+       "compand, through an MLP (VQGAN-LC)": ours(update="gradient", through="mlp"), "compand, balance=1": ours(balance=1.0)}
 
 
 class Tail(nn.Module):

@@ -15,7 +15,6 @@ from ..quantizer.pq import PQ
 from ..quantizer.vq import VQ
 from ..stage import Stage
 
-
 SETTLED = 1024  # rows whose mean and spread are trusted half
 
 

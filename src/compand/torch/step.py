@@ -154,7 +154,7 @@ class Step:
         v = leaf._cut(x)
         with torch.no_grad():
             error = mse_loss(x, y).clamp_min(1e-30) * v.shape[1]
-        return v, self._words(path, x), error * self.layer.temperature.exp()
+        return v, self._words(path, x), error * self.layer.temperature.clamp(-3, 3).exp()
 
     def _soft(self, path, x, parts):
         """Codewords drawn (gumbel) or nearest, with the gradient of the mean codeword."""
