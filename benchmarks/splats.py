@@ -39,7 +39,7 @@ from compand.op.render import around
 SCENES = {"biker": "biker.spz", "guitar": "guitar.compressed.ply", "playbot-31k": "playbot/3_0", "playbot-250k": "playbot/1_0",
           "playcanvas-logo": "playcanvas-logo"}
 TIGHT = "turn=0.25:thin=1.0:even=true"  # the steps that meet the errors as they are defined here with the fewest bits
-SAMPLE = 30000  # splats on which steps are sought
+SAMPLE = 15000  # splats on which steps are sought
 PEERS = {"spz": ".spz", "sog": ".sog", "compressed ply": ".compressed.ply"}
 
 
@@ -96,9 +96,13 @@ def matched(scene: Splats, x: np.ndarray, goal: dict[str, float], rounds: int = 
             high[k], low[k] = (p[k], low[k]) if fine else (high[k], p[k])
     least = next((s for s in range(2, 256) if errors_of_scale(x, s) <= goal["scale"]), 256)
     found = []
-    for scale in sorted({min(256, round(least * f)) for f in (1, 1.05, 1.1, 1.2)}):  # the rest of the shape's error is for rotation
+    tried = 0
+    for scale in sorted({min(256, round(least * 1.12 ** i)) for i in range(48)}):
+        if tried == 3 or (errors(part, some, spec_at(high, scale, 16))[0]["shape"] > goal["shape"] and scale < 256):
+            continue  # what scales leave of the shape's error is for rotation
+        tried += 1
         coarse, fine = 2.0, 16.0
-        for _ in range(rounds):
+        for _ in range(7):
             middle = (coarse + fine) / 2
             e, _, bits = errors(part, some, spec_at(high, scale, middle))
             coarse, fine = (coarse, middle) if e["shape"] <= goal["shape"] else (middle, fine)
