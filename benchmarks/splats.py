@@ -312,7 +312,8 @@ def main() -> None:
     rows = [r for r in old if (r["scene"], part(r)) not in done] + rows
     said = before.get("peer", "")
     if a.peer:
-        said = subprocess.run([*a.peer.split(), "--version"], capture_output=True, text=True).stdout.strip()
+        told = subprocess.run([*a.peer.split(), "--version"], capture_output=True, text=True)
+        said = (told.stdout + told.stderr).strip()
     sys.argv[1:] = [re.sub(r"(^|[= ])/\S*/", r"\1", w) for w in sys.argv[1:]]  # folders of this machine are nobody's business
     record.save("splats", rows, peer=said)
     print(record.table([{k: v for k, v in r.items() if isinstance(v, (str, int, float))} for r in rows]))
