@@ -131,13 +131,17 @@ def measured(path: pathlib.Path, only, structure: bool) -> list[dict]:
     return rows
 
 
-def measure(paths, only=None, structure: int = 0, jobs: int = 1) -> list[dict]:
-    """A row for each picture, codec and quality; MS-SSIM for every ``structure``-th picture."""
-    rows = []
+def measure(paths, only=None, structure: int = 0, jobs: int = 1, seconds: float = 1e9) -> list[dict]:
+    """A row for each picture, codec and quality; MS-SSIM for every ``structure``-th picture. Pictures not done in time are left out."""
+    rows, end = [], time.monotonic() + seconds
     with ProcessPoolExecutor(jobs) as pool:
         todo = [pool.submit(measured, path, only, bool(structure) and i % structure == 0) for i, path in enumerate(paths)]
         for path, done in zip(paths, todo, strict=True):
-            rows += done.result()
+            try:
+                rows += done.result(max(0.0, end - time.monotonic()))
+            except TimeoutError:
+                done.cancel()
+                continue
             print(path.stem, flush=True)
     return rows
 
@@ -258,6 +262,7 @@ def main() -> None:
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with kodak/ and photos-test/")
     parser.add_argument("--only", choices=("kodak", "photos", "times", "loss", "tokens"), action="append")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--seconds", type=float, default=1e9, help="leave out the pictures of Kodak or photos that are not done by then")
     parser.add_argument("--pictures", type=int, help="only so many")
     args = parser.parse_args()
     kodak = sorted((args.data / "kodak").glob("*.png"))[:args.pictures]
@@ -268,16 +273,16 @@ def main() -> None:
     for part in args.only or ("kodak", "photos", "times", "loss", "tokens"):
         points: list[dict] = []
         if part == "kodak":
-            points = measure(kodak, structure=4, jobs=args.jobs)
+            points = measure(kodak, structure=4, jobs=args.jobs, seconds=args.seconds)
         elif part == "photos":
-            points = measure(photos, only={"jpeg", "webp", "avif tune=psnr", "jpeg xl", "compand"}, jobs=args.jobs)
+            points = measure(photos, only={"jpeg", "webp", "avif tune=psnr", "jpeg xl", "compand"}, jobs=args.jobs, seconds=args.seconds)
         if part in ("kodak", "photos"):
             kept[part] = {"part": part, "pictures": len({r["picture"] for r in points}), "against": ANCHOR, "summary": summary(points),
                           "points": points}
             plot(points, record.RESULTS / f"images-{part}.svg", "Kodak" if part == "kodak" else "photos-test")
         else:
             rows = times(args.data / "kodak" / "kodim23.png") if part == "times" else loss(kodak) if part == "loss" else tokens(kodak)
-            kept[part] = {"part": part, "summary": rows, "machine": record.machine()}
+            kept[part] = {"part": part, "pictures": 1 if part == "times" else len(kodak), "summary": rows, "machine": record.machine()}
         print(f"\n{part}\n" + record.table(kept[part]["summary"]), flush=True)
         if old.exists():  # another part may have been written meanwhile
             kept = {**{r["part"]: r for r in json.loads(old.read_text())["rows"]}, part: kept[part]}
