@@ -38,7 +38,7 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
     if bits is not None and bits != int(bits):
         planned = _plan(source, bits, text, effort, quiet or json)
         note(f"expected: {size(planned.bytes)} of weights, {short(planned.bits)} bits a value, "
-             f"KL divergence {short(planned.kld)} nats a token", quiet)
+             f"KL divergence {short(planned.kld)} nats a token", quiet or json)
     used = spec or (f"{bits} bits shared by measured slopes" if planned else language_fit.specs_of(int(bits or 0), effort))
     done = 0
     with Progress(1, "fit", quiet or json) as bar:
