@@ -25,6 +25,8 @@ import stories
 from compand.integration import gguf_refit
 from compand.modality.gguf_write import write_gguf
 
+THREADS = 1  # more wait for each other where the machine is shared
+
 
 def stories_gguf(data: pathlib.Path, out: pathlib.Path) -> None:
     """stories260K (llama2.c form) as a GGUF file of float32."""
@@ -71,8 +73,13 @@ def tool(folder: pathlib.Path, name: str, *args) -> str:
 
 def kld(folder: pathlib.Path, model: pathlib.Path, base: pathlib.Path, length: int, chunks: int) -> dict[str, float]:
     """Mean and 99 % KL divergence, perplexity, share of equal next tokens, as llama-perplexity tells them."""
-    text = tool(folder, "perplexity", "-m", model, "-c", length, "--chunks", chunks, "--kl-divergence-base", base, "--kl-divergence",
-                "-t", 2)
+    for _ in range(4):  # its last lines are lost now and then when it ends
+        text = tool(folder, "perplexity", "-m", model, "-c", length, "--chunks", chunks, "--kl-divergence-base", base, "--kl-divergence",
+                    "-t", THREADS)
+        if "Same top p:" in text:
+            break
+    else:
+        raise SystemExit(f"llama-perplexity does not tell its results:\n{text[-2000:]}")
 
     def number(pattern: str) -> float:
         return float(re.search(pattern + r"\s*:\s*([-\d.]+)", text)[1])
@@ -107,9 +114,9 @@ def main() -> None:
         (work / "calib.txt").write_text(calibration)
         (work / "test.txt").write_text(test)
         tool(args.llama, "imatrix", "-m", full, "-f", work / "calib.txt", "-o", work / "imatrix.gguf", "-c", 512,
-             "--chunks", args.calibration_chunks, "-t", 2)
+             "--chunks", args.calibration_chunks, "-t", THREADS)
         tool(args.llama, "perplexity", "-m", full, "-f", work / "test.txt", "-c", 512, "--chunks", args.chunks,
-             "--kl-divergence-base", work / "base", "-t", 2)
+             "--kl-divergence-base", work / "base", "-t", THREADS)
         for kind in args.types.split(","):
             plain, better = work / "plain.gguf", work / "better.gguf"
             tool(args.llama, "quantize", "--imatrix", work / "imatrix.gguf", full, plain, kind, 2)
