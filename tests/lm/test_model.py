@@ -169,3 +169,25 @@ def test_what_is_no_model_ends_in_a_named_error(tmp_path):
     path.unlink()
     with pytest.raises(FormatError, match="config.json"):
         load(tmp_path / "m")
+
+
+def test_a_real_model(tmp_path):
+    import importlib.util
+    from pathlib import Path
+
+    root = Path(__file__).parents[2]
+    data = root.parent / "shared" / "data" / "lm"
+    if not data.is_dir():
+        pytest.skip("no ../shared/data/lm beside the repository")
+    found = importlib.util.spec_from_file_location("stories", root / "benchmarks" / "stories.py")
+    stories = importlib.util.module_from_spec(found)
+    found.loader.exec_module(stories)
+    stories.main(str(data), str(tmp_path / "stories"))
+    full = reference(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "stories"), IDS)
+    y = load(tmp_path / "stories", cache="float32").logits(IDS, every=True)
+    assert np.abs(y - full).max() < 1e-4 * full.std()
+    coded = load(tmp_path / "stories", spec="hadamard,int:8")
+    assert (coded.logits(IDS, every=True) - full).std() < 0.03 * full.std()
+    coded.reset()
+    text = "".join(coded.stream("Once upon a time", most=40))
+    assert text.startswith(", there was a") and len(text.split()) > 20
