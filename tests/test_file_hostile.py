@@ -405,3 +405,16 @@ def test_rotations_of_many_seeds_are_refused_before_they_are_drawn(monkeypatch):
     one = crowd(("rotate,int:1" for _ in range(100)), {**entry, "shape": [1, 32]}, [bytes(4), b"\0\0"])
     assert compand.open(one).verify("full").ok  # one rotation, shared
     assert compand.open(data, limits=compand.Limits(work=1 << 40)).verify("structure").ok
+
+
+def test_a_crowd_of_tiny_arrays_under_a_long_spec_is_refused():
+    def shared(spec, parts):
+        record = {"shape": [1, 1], "dtype": "float32", "rows": 1, "parts": parts, "codec": 0}
+        return mutate.with_chunks(MAGIC + bytes(56), [b"\1", b"\0\0"],
+                                  {"codecs": [{"spec": spec}], "entries": {f"e{i}": record for i in range(2000)}})
+
+    data = shared("hadamard," * 30 + "int:8", {"30.ids": [0], "30.scale": [1]})
+    faults = compand.open(data).verify("full", keep_going=True).faults
+    assert sum(isinstance(f, compand.LimitError) and "stages run" in str(f) for f in faults) > 1000
+    assert compand.open(data, limits=compand.Limits(calls=1 << 40)).verify("structure").ok
+    assert compand.open(shared("hadamard,int:8", {"1.ids": [0], "1.scale": [1]})).verify("full").ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -68,6 +69,15 @@ def check_form(stage: Stage, form: Form, limits: Limits, work: dict[tuple[str, i
             check_part(stage, path, part, limits)
 
 
+def leaves(stage: Stage) -> Iterator[Stage]:
+    """The stages of an expression, in order."""
+    items = getattr(stage, "items", None)
+    if items is None:
+        yield stage
+    for s in items or ():
+        yield from leaves(s)
+
+
 def check_part(stage: Stage, path: str, part: Part, limits: Limits) -> None:
     """Raise `LimitError` if an array of this part, packed or unpacked, is over the limit."""
     if not all(type(v) is int and (v >= 0 or part.shape == (-1,)) for v in part.shape):
@@ -97,6 +107,7 @@ class Plan:
         self.count = 0 if empty else -(-form.n // rows)
         self.layouts: dict[int, dict[str, Part]] = {}
         self.work: dict[tuple[str, int], int] = {}
+        self.stages = self.count * sum(1 for _ in leaves(codec.stage))  # runs of a stage, to decode all of it
         if not empty:
             if self.count > 1 and rows * form.d < MIN_VALUES:
                 raise CorruptError(f"blocks of {rows} x {form.d} values are too small; {MIN_VALUES} values is the least")

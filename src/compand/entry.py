@@ -71,6 +71,7 @@ class Entry:
         with guarded("the entry cannot be read", False, entry=self.name):
             plan = file._planned(record["codec"], codec, self.shape, self.dtype, record["rows"])
             file._spend(plan.work, self.name)
+            file._run(plan.stages, self.name)
             self._match(plan)
             self._match_state(plan)
         return plan

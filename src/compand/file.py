@@ -33,6 +33,7 @@ LEVELS = ("structure", "checksums", "full")
 FREE_EXPANSION = 64 << 20  # decoded bytes that any file may have, however small
 PLANS = 256                # plans kept for further arrays of the same form
 FREE_WORK = 1 << 33        # multiplications that any file may take to set stages up: eight rotations of 1024 columns
+FREE_CALLS = 1 << 13       # stages that decoding every array of any file once may run
 
 _INDEX = frozenset(("chunks", "codecs", "entries")), frozenset(("meta",))  # fields an object must have, and may have
 _CODEC = frozenset(("spec",)), frozenset(("state", "packages"))
@@ -124,6 +125,7 @@ class File(Mapping):
         self._plans: dict[tuple, Plan] = {}
         self._work: dict[tuple[str, int], int] = {}
         self._spent = 0
+        self._calls = 0
 
     # -- the index, checked: each entry when it is first asked for, what concerns all of them by `verify` -----------------------
     def _spec(self, i: int) -> dict[str, Any]:
@@ -177,6 +179,13 @@ class File(Mapping):
             self.limits.check("work", (spent - FREE_WORK) // self.nbytes, f"{what}: multiplications to set stages up, per byte of the file")
         self._work |= new
         self._spent += sum(new.values())
+
+    def _run(self, stages: int, what: str) -> None:
+        """Note how many stages an array needs to be decoded; `LimitError` if a crowd of tiny arrays under long specs asks for too many."""
+        if self._calls + stages > FREE_CALLS:
+            dense = ((self._calls + stages - FREE_CALLS) << 20) // self.nbytes
+            self.limits.check("calls", dense, f"{what}: stages run for each MiB of the file")
+        self._calls += stages
 
     def _check_all(self) -> None:
         """What no entry alone can show: totals, and that every chunk and codec belongs to something."""

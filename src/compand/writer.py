@@ -12,7 +12,7 @@ import numpy as np
 
 from . import index as js
 from .array import dtype_name, to_numpy
-from .blocks import Plan
+from .blocks import Plan, leaves
 from .codec import Codec, _as_dtype
 from .codes import Block, Codes, stored_form
 from .container import ChunkWriter
@@ -297,7 +297,7 @@ def _packages(stage) -> dict[str, str]:
     from importlib import metadata
 
     found = {}
-    for s in _leaves(stage):
+    for s in leaves(stage):
         package = type(s).__module__.partition(".")[0]
         if package != "compand" and package != "__main__":
             try:
@@ -305,11 +305,3 @@ def _packages(stage) -> dict[str, str]:
             except metadata.PackageNotFoundError:
                 found[s.name] = package
     return found
-
-
-def _leaves(stage):
-    items = getattr(stage, "items", None)
-    if items is None:
-        yield stage
-    for s in items or ():
-        yield from _leaves(s)
