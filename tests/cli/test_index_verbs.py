@@ -52,7 +52,7 @@ def test_row_numbers_and_lists(ok, there):
     ok("decompress", "x.cpd", "-o", "back.npz")
 
 
-def test_codes_fitted_to_queries(ok, run, vectors):
+def test_codes_fitted_to_queries(ok, run, there, vectors):
     np.save("x.npy", vectors)
     np.save("q.npy", vectors[:50] * np.linspace(2, 0, vectors.shape[1], dtype=np.float32))
     ok("compress", "x.npy", "--bytes", "16", "-o", "own.cpd")
