@@ -1,4 +1,4 @@
-"""Claim: training through the quantizer keeps accuracy at 1 to 4 bits where rounding afterwards or naively does not.
+"""Claim: training through the quantizer keeps accuracy at 1 and 2 bits where rounding afterwards does not.
 
 A small network on 20,000 handwritten digits (MNIST; 784-64-64-10) or on 10,000 CIFAR pictures (three convolutions), all weights
 quantized, the same schedule for all: fp32, rounded afterwards, naive straight-through with the scale of the largest
