@@ -15,8 +15,8 @@ from typer.core import TyperGroup
 from ..errors import CompandError
 from .console import fail, sweep
 
-VERBS = ("compress", "decompress", "transcode", "refit", "info", "verify", "search", "add", "delete", "compact", "eval", "view", "run",
-         "bench", "specs", "demo")
+VERBS = ("compress", "decompress", "transcode", "refit", "merge-lora", "info", "verify", "search", "add", "delete", "compact", "eval",
+         "view", "run", "bench", "specs", "demo")
 
 
 class Verbs(TyperGroup):
@@ -83,7 +83,7 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 
 
 for _verb in VERBS:
-    importlib.import_module(f".{_verb}", __package__).add(app)
+    importlib.import_module(f".{_verb.replace('-', '_')}", __package__).add(app)
 
 
 def _terminate(*_) -> NoReturn:
