@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from compand.errors import CompandError, InputError, OverwriteError
+from compand.errors import CompandError, FormatError, InputError, OverwriteError
 from compand.modality import detect
+from compand.modality.gguf import Gguf
+from compand.modality.gguf_grid import GRIDS
 from compand.modality.gguf_write import write_gguf
 
 torch = pytest.importorskip("torch")
@@ -125,6 +127,12 @@ def test_faults(made, tmp_path):
     write_gguf(tmp_path / "other.gguf", {"token_embd.weight": ("F32", np.zeros((96, 32), np.float32))})
     with pytest.raises(InputError, match="same model"):
         gguf_refit.refit(made / "small.gguf", tmp_path / "other.gguf", out)
+    with Gguf(made / "small.gguf") as source:
+        kept = {t.name: (t.type.name, source.file.array(source.data_start + t.start, "uint8", (t.shape[0], t.nbytes // t.shape[0])))
+                for t in source.tensors if t.type.name in GRIDS}
+        write_gguf(tmp_path / "odd.gguf", kept, {**source.metadata, "llama.attention.head_count": 5})
+    with pytest.raises(FormatError, match="head_count"):
+        gguf_refit.refit(tmp_path / "odd.gguf", made / "hf", out)
     (tmp_path / "cut.gguf").write_bytes((made / "small.gguf").read_bytes()[:5000])
     with pytest.raises(CompandError):
         gguf_refit.refit(tmp_path / "cut.gguf", made / "hf", out)

@@ -10,6 +10,7 @@ import compand
 from compand import _native
 from compand.errors import CompandError, FormatError, InputError, UnsupportedError
 from compand.lm import Sampling, load
+from compand.lm.shape import shape_of
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
 torch = pytest.importorskip("torch")
@@ -152,7 +153,10 @@ def test_what_is_no_model_ends_in_a_named_error(tmp_path):
                (dict(rms_norm_eps="x"), FormatError), (dict(hidden_act="relu"), UnsupportedError), (dict(head_dim=8), FormatError),
                (dict(num_hidden_layers=10 ** 9), FormatError), (dict(layer_types=["x"]), UnsupportedError), (dict(head_dim=7), FormatError),
                (dict(rope_parameters=dict(rope_type="yarn", rope_theta=1e4)), UnsupportedError), (dict(sliding_window=[]), FormatError),
-               (dict(rope_parameters=dict(rope_type="default", rope_theta="x")), FormatError), (dict(max_position_embeddings=None), None)]
+               (dict(rope_parameters=dict(rope_type="default", rope_theta="x")), FormatError), (dict(max_position_embeddings=None), None),
+               (dict(rms_norm_eps=10 ** 400), FormatError), (dict(layer_types=[[], {}, 1]), UnsupportedError),
+               (dict(rope_parameters=None, rope_scaling="x"), None), (dict(quantization_config="x"), FormatError),
+               (dict(quantization_config=dict(quant_method="gptq")), FormatError)]
     for change, error in changes:
         path.write_text(json.dumps({**good, **change}))
         if error is None:
@@ -162,6 +166,8 @@ def test_what_is_no_model_ends_in_a_named_error(tmp_path):
             path.write_text(json.dumps({**good, **change, "model_type": "mistral"}))
         with pytest.raises(error):
             load(tmp_path / "m")
+    with pytest.raises(FormatError, match="scalar"):
+        shape_of(dict(good, model_type="gemma2", query_pre_attn_scalar=0))
     for text in ("[]", "{", "1"):
         path.write_text(text)
         with pytest.raises(CompandError):

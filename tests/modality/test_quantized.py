@@ -187,12 +187,32 @@ def test_hostile_tensors(tmp_path, case):
 @pytest.mark.parametrize("text", ["{", "[]", '{"quantization_config": 3}',
                                   '{"quantization_config": {"quant_method": "gptq"}, "text_config": 1}',
                                   '{"quantization_config": {"quant_method": ["gptq"]}}', "[" * 100000, '{"text_config": []}'])
-def test_hostile_configuration(tmp_path, text):
+@pytest.mark.parametrize("more", [False, True])
+def test_hostile_configuration(tmp_path, text, more):
     folder(tmp_path / "m", "gptq4")
+    if more:
+        (tmp_path / "m/quantize_config.json").write_text('{"bits": 4, "group_size": 32}')
     (tmp_path / "m/config.json").write_text(text)
     try:
         with detect(tmp_path / "m") as source:
             for item in source.items():
                 item.load()
+    except CompandError:
+        pass
+
+
+@pytest.mark.parametrize(("tensors", "change"), [
+    ({"weight": np.ones((1, 4), np.int8), "weight_scale": np.ones((1, 1), np.float32)},
+     {"config_groups": {"a": {"weights": {"block_structure": [1 << 60, 1 << 60]}}}}),
+    ({"qweight": np.ones((3, 10), np.int32), "qzeros": np.ones((1, 0), np.int32), "scales": np.ones((1, 10), np.float16)},
+     {"quant_method": "gptq", "bits": 3, "group_size": -1}),
+    ({"qweight": np.ones((3, 0), np.int32), "qzeros": np.ones((1, 0), np.int32), "scales": np.ones((1, 0), np.float16)},
+     {"quant_method": "gptq", "bits": 4, "group_size": -1})])
+def test_hostile_sizes(tmp_path, tensors, change):
+    save_file({f"a.{k}": v for k, v in tensors.items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "compressed-tensors"} | change}))
+    try:
+        with detect(tmp_path) as source:
+            assert all(item.load().shape == item.shape for item in source.items())
     except CompandError:
         pass

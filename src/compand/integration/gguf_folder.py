@@ -51,7 +51,7 @@ def to_folder(path, out, *, dtype: str = "bfloat16", overwrite: bool = False) ->
 def architecture(source: Gguf) -> str:
     """The architecture's name in the metadata; `UnsupportedError` if it is not one of `MODELS`."""
     found = source.metadata.get("general.architecture")
-    if found not in MODELS:
+    if not isinstance(found, str) or found not in MODELS:
         raise UnsupportedError(f"{source.path}: models of architecture {str(found)[:40]!r} cannot become a folder; "
                                f"{', '.join(MODELS)} can")
     return str(found)
@@ -82,9 +82,9 @@ def configuration(source: Gguf, dtype: str) -> dict[str, Any]:
         "rms_norm_eps": float(f"{value('attention.layer_norm_rms_epsilon', float):.6g}"),
         "rope_theta": value("rope.freq_base", float, 10000.0), "tie_word_embeddings": False,
         **{k: v for k, v in ids.items() if type(v) is int}}
-    if (scaling := source.metadata.get(f"{kind}.rope.scaling.type", "none")) != "none":
+    if (scaling := str(source.metadata.get(f"{kind}.rope.scaling.type", "none"))) != "none":
         if scaling != "linear" or kind == "gemma3":
-            raise UnsupportedError(f"{source.path}: rotary scaling {str(scaling)[:40]!r} is not carried over for {kind}")
+            raise UnsupportedError(f"{source.path}: rotary scaling {scaling[:40]!r} is not carried over for {kind}")
         config["rope_scaling"] = {"rope_type": "linear", "factor": value("rope.scaling.factor", float)}
     if kind == "gemma3":  # every sixth layer sees everything, the others a window; local layers rotate with a base of 10,000
         query = hidden // heads if config["num_hidden_layers"] == 62 else config["head_dim"]  # 62: the 27B model

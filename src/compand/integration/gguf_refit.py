@@ -6,6 +6,7 @@ The tensors' places in the file do not move: header and everything that is not f
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -111,7 +112,7 @@ class _Names:
     def of(self, name: str) -> str | None:
         """blk.0.attn_q.weight → model.layers.0.self_attn.q_proj.weight; None if it is not known."""
         words = name.split(".")
-        if words[0] == "blk" and len(words) == 4 and words[1].isdecimal():
+        if words[0] == "blk" and len(words) == 4 and re.fullmatch(r"[0-9]{1,4}", words[1]):
             own = (LAYER | (GEMMA if self.kind == "gemma3" else {})).get(words[2])
             return own and f"model.layers.{int(words[1])}.{own}.{words[3]}"
         return NAMES[words[0]] + f".{words[1]}" if words[0] in NAMES and len(words) == 2 else None
@@ -122,8 +123,9 @@ class _Names:
         if self.kind != "llama" or key is None:
             return None
         count = self.source.metadata.get(f"llama.attention.{key}", self.source.metadata.get("llama.attention.head_count"))
-        if type(count) is not int or count < 1:
-            raise FormatError(f"{self.source.path}: metadata llama.attention.{key} is {str(count)[:40]}")
+        rows = next((t.shape[0] for t in self.source.tensors if t.name == name), 0)
+        if type(count) is not int or count < 1 or rows % (2 * count):
+            raise FormatError(f"{self.source.path}: metadata llama.attention.{key} is {str(count)[:40]}, {name[:80]} has {rows:,} rows")
         return count
 
     def to_file(self, name: str, x: np.ndarray) -> np.ndarray:
@@ -158,7 +160,7 @@ class _Apart:
             if name in self.items:
                 w = np.asarray(self.items[name].load())
             elif other in self.items:
-                w = self.names.to_file(name, np.asarray(self.items[other].load()).astype(np.float32))
+                w = self.names.to_file(name, _matched(t, np.asarray(self.items[other].load()), self.where))
             else:
                 raise InputError(f"{self.where}: neither {name} nor {other} is there; is it the same model?")
             squares = self.squares.get(name)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FormatError, InputError, UnsupportedError
+from ..errors import CompandError, FormatError, InputError, UnsupportedError
 
 _UNKNOWN, _CONTROL, _USER, _BYTE = 2, 3, 4, 6  # token types
+_LONGEST = 1024
 _LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 PATTERNS = {"llama-bpe": _LLAMA3, "qwen2": _LLAMA3.replace("{1,3}", ""), "gpt-2": None, "default": None}
 
@@ -26,12 +27,19 @@ def write_tokenizer(metadata: dict[str, Any], folder: Path) -> None:
     if not isinstance(kinds, np.ndarray) or len(kinds) != len(words):
         kinds = np.ones(len(words), np.int32)
     model = metadata.get("tokenizer.ggml.model")
-    if model == "llama":
-        tokenizer = _pieces(metadata, words, kinds)
-    elif model == "gpt2":
-        tokenizer = _bytes(metadata, words)
-    else:
+    if not isinstance(model, str) or model not in ("llama", "gpt2"):
         raise UnsupportedError(f"tokenizer model {str(model)[:40]!r}; 'llama' (SentencePiece BPE) and 'gpt2' (byte-level BPE) are read")
+    try:
+        _write(metadata, words, kinds, folder)
+    except CompandError:
+        raise
+    except Exception as e:  # the package has no class of its own for vocabularies that contradict themselves
+        raise FormatError(f"the tokenizer in the metadata cannot be built: {str(e)[:200]}") from None
+
+
+def _write(metadata: dict[str, Any], words: list[str], kinds: np.ndarray, folder: Path) -> None:
+    model = metadata["tokenizer.ggml.model"]
+    tokenizer = _pieces(metadata, words, kinds) if model == "llama" else _bytes(metadata, words)
     from tokenizers import AddedToken, processors
 
     for kind, special in ((_USER, False), (_CONTROL, True), (_UNKNOWN, True)):
@@ -40,7 +48,7 @@ def write_tokenizer(metadata: dict[str, Any], folder: Path) -> None:
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in
            (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))}
     named = {f"{name}_token": words[i] for name, i in ids.items() if type(i) is int and 0 <= i < len(words)}
-    first = metadata.get("tokenizer.ggml.add_bos_token", model == "llama") and named.get("bos_token")
+    first = named.get("bos_token") if metadata.get("tokenizer.ggml.add_bos_token", int(model == "llama")) == 1 else None
     if first:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=[first, "$A"], pair=[first, "$A", first, "$B"], special_tokens=[(first, ids["bos"])])
@@ -65,6 +73,8 @@ def _pieces(metadata: dict[str, Any], words: list[str], kinds: np.ndarray):
     scores = metadata.get("tokenizer.ggml.scores")
     if not isinstance(scores, np.ndarray) or len(scores) != len(words):
         raise FormatError("the metadata holds no tokenizer.ggml.scores for its tokens")
+    if max(map(len, words)) > _LONGEST:  # the search for merges takes the square of this
+        raise FormatError(f"a token of {max(map(len, words)):,} characters; {_LONGEST:,} at most")
     vocab = {w: i for i, w in enumerate(words)}
     normal = [i for i in np.argsort(-scores, kind="stable") if kinds[i] not in (_UNKNOWN, _CONTROL, _USER, _BYTE)]
     merges = [(w[:c], w[c:]) for w in map(words.__getitem__, normal) for c in range(1, len(w)) if w[:c] in vocab and w[c:] in vocab]
@@ -87,7 +97,7 @@ def _bytes(metadata: dict[str, Any], words: list[str]):
     if not isinstance(merges, list):
         raise FormatError("the metadata holds no tokenizer.ggml.merges")
     kind = metadata.get("tokenizer.ggml.pre", "default")
-    if kind not in PATTERNS:
+    if not isinstance(kind, str) or kind not in PATTERNS:
         raise UnsupportedError(f"pre-tokenizer {str(kind)[:40]!r}; {', '.join(PATTERNS)} are read")
     pairs = [tuple(m.split(" ", 1)) for m in merges if isinstance(m, str) and " " in m]
     tokenizer = library.Tokenizer(library.models.BPE({w: i for i, w in enumerate(words)}, pairs, fuse_unk=False, byte_fallback=False))

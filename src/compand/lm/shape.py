@@ -12,6 +12,7 @@ from ..errors import FormatError, UnsupportedError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 _MOST = 1 << 24
+_LARGE = 1e30
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def shape_of(config: dict[str, Any]) -> Shape:
     kinds = _kinds(config, str(family), layers)
     window = _size(config, "sliding_window", 0, least=0) if "sliding_attention" in kinds else 0
     query = _number(config, "query_pre_attn_scalar", width) if str(family) in ("gemma2", "gemma3_text") else width
+    if query == 0:
+        raise FormatError("config.json: query_pre_attn_scalar is 0")
     return Shape(str(family), layers, d, ff, heads, shared, width, _size(config, "vocab_size"),
                  _size(config, "max_position_embeddings", 8192 if family == "gemma" else 2048),
                  _number(config, "rms_norm_eps", 1e-6), query ** -0.5, act != "silu",
@@ -96,7 +99,7 @@ def _size(config: dict, key: str, default: int | None = None, *, least: int = 1)
 def _number(config: dict, key: str, default: float, *, none: float | None = None) -> float:
     value = config.get(key, default)
     value = (default if none is None else none) if value is None else value
-    if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+    if type(value) not in (int, float) or not 0 <= value < _LARGE:
         raise FormatError(f"config.json: {key} is {str(value)[:40]!r}, not a number")
     return float(value)
 
@@ -105,7 +108,7 @@ def _kinds(config: dict, family: str, layers: int) -> tuple[str, ...]:
     """full_attention or sliding_attention, for each layer."""
     given = config.get("layer_types")
     if given is not None:
-        if not isinstance(given, list) or len(given) != layers or set(given) - {"full_attention", "sliding_attention"}:
+        if not isinstance(given, list) or len(given) != layers or any(k not in ("full_attention", "sliding_attention") for k in given):
             raise UnsupportedError("config.json: layer_types are full_attention and sliding_attention, one for each layer")
         return tuple(given)
     if family == "gemma3_text":
@@ -128,7 +131,7 @@ def _rope(config: dict, family: str, kind: str) -> dict[str, Any]:
         local = family == "gemma3_text" and kind == "sliding_attention"
         default = 1e6 if family == "gemma3_text" else 1e4
         found = {"rope_theta": _number(config, "rope_local_base_freq", 1e4) if local else _number(config, "rope_theta", default),
-                 **({} if local else config.get("rope_scaling") or {})}
+                 **({} if local or not isinstance(scaling := config.get("rope_scaling"), dict) else scaling)}
     found = {**found, "rope_type": found.get("rope_type", found.get("type", "default"))}
     if found["rope_type"] not in ("default", "linear", "llama3") or found.get("partial_rotary_factor", 1.0) != 1.0:
         raise UnsupportedError(f"positions of the type {str(found['rope_type'])[:40]!r} are not known; default, linear and llama3 are")

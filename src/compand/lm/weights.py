@@ -43,8 +43,8 @@ class Weights:
         if self.config is None:
             raise FormatError(f"{self.path} holds no config.json: not a model")
         self._coded = self.config.get("quantization_config") if isinstance(self.config, dict) else None
-        if self._coded and self._coded.get("quant_method") != "compand":
-            raise FormatError(f"{self.path}: weights of {self._coded.get('quant_method')!r} cannot be read here")
+        if self._coded and (not isinstance(self._coded, dict) or self._coded.get("quant_method") != "compand"):
+            raise FormatError(f"{self.path}: the quantization_config {str(self._coded)[:60]} cannot be read here")
         self._matrices: dict[str, Any] = {}
 
     def close(self) -> None:
@@ -139,8 +139,10 @@ class Weights:
         config, module = self._coded, name.removesuffix(".weight")
         own = [n for n, item in self._items.items() if n.startswith(module + ".") and item.dtype == "uint8"]
         buffers = {n[len(module) + 1:]: self.array(n) for n in own}
-        overrides = config.get("overrides") or {}
-        spec = next((own for pattern, own in overrides.items() if re.search(pattern, module)), config.get("spec"))
+        try:
+            spec = next((own for pattern, own in (config.get("overrides") or {}).items() if re.search(pattern, module)), config.get("spec"))
+        except (re.error, AttributeError, RecursionError):
+            raise FormatError(f"{self.path}: the overrides in config.json are damaged") from None
         if not isinstance(spec, str):
             raise FormatError(f"{self.path}: {name} is coded, and config.json has no spec for it")
         return codes_of(Codec(spec), form, buffers)

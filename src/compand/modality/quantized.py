@@ -36,21 +36,26 @@ _SIDE = ("qzeros", "scales", "g_idx", "weight_scale", "weight_scale_inv", "weigh
 def settings(root) -> dict[str, Any] | None:
     """What a folder's config.json (or quantize_config.json) says of its quantization; None if it is not quantized so."""
     for name in ("config.json", "quantize_config.json"):
-        path = Path(root, name)
-        if not path.is_file() or path.stat().st_size > _CONFIG:
-            continue
-        try:
-            found = json.loads(path.read_bytes())
-        except (ValueError, RecursionError):
-            continue
-        if name == "config.json" and isinstance(found, dict):
+        found = _read(Path(root, name))
+        if name == "config.json" and found is not None:
             text = found.get("text_config")
             found = found.get("quantization_config", text.get("quantization_config") if isinstance(text, dict) else None)
-        elif isinstance(found, dict) and "bits" in found:
+        elif found is not None and "bits" in found:
             found = {"quant_method": "gptq", **found}
         if isinstance(found, dict) and found.get("quant_method") in METHODS:
             return found
     return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is none that can be read."""
+    if not path.is_file() or path.stat().st_size > _CONFIG:
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 class Quantized(Folder):
@@ -61,6 +66,7 @@ class Quantized(Folder):
         if found is None:
             raise FormatError(f"{path}: config.json has no quantization_config of {', '.join(METHODS)}")
         super().__init__(path, limits)
+        root = Path(path)
         self.settings, self.limits = found, limits
         raw = {item.name: item for item in super().items()}
         self._items = list(self._joined(raw))
@@ -72,10 +78,11 @@ class Quantized(Folder):
         drop = ("model.safetensors.index.json", "quantize_config.json", "quant_config.json")
         self.files = {n: f for n, f in self.files.items() if n not in drop}
         self.meta["files"] = [n for n in self.meta["files"] if n not in drop]
-        config = json.loads(Path(self.files["config.json"]).read_bytes()) if "config.json" in self.files else {}  # type: ignore[arg-type]
-        for part in (config, config.get("text_config", {})):
-            part.pop("quantization_config", None)
-        if config:
+        config = _read(Path(root, "config.json")) or {}
+        for part in (config, config.get("text_config")):
+            if isinstance(part, dict):
+                part.pop("quantization_config", None)
+        if config and "config.json" in self.files:
             self.files["config.json"] = json.dumps(config, indent=2).encode()
 
     def items(self):
@@ -94,6 +101,8 @@ class Quantized(Folder):
                     shape, dtype, load = of(parts, self.settings, where)
                 except KeyError as e:
                     raise FormatError(f"{where}: no tensor {e.args[0]}") from None
+                if not all(shape):
+                    raise FormatError(f"{where}: a weight {list(shape)} holds no values")
                 check_array(shape, dtype, where, self.limits)
                 used |= {f"{prefix}.{p}" for p in parts if p != "weight" or last == "weight"}
                 yield Item(f"{prefix}.weight", shape, dtype, _cut(load, dtype, where))
@@ -164,6 +173,8 @@ def _gptq(parts: dict[str, Item], config: dict, where: str):
     if len(packed.shape) != 2 or packed.shape[0] * 32 % bits or len(scales.shape) != 2:
         raise FormatError(f"{where}: qweight is {list(packed.shape)}, scales are {list(scales.shape)}")
     d, n, groups = packed.shape[0] * 32 // bits, packed.shape[1], scales.shape[0]
+    if n * bits % 32:
+        raise FormatError(f"{where}: zeros of {bits} bits for {n:,} outputs do not fill whole words")
     _shaped(packed, packed.shape, where, "int32")
     _shaped(scales, (groups, n), where)
     zeros = _shaped(parts["qzeros"], (groups, n * bits // 32), where, "int32")
@@ -272,7 +283,7 @@ def _scaled(q: np.ndarray, parts: dict[str, Item], scales: Item, scheme: dict, w
     block = scheme.get("block_structure") or ([128, 128] if "weight_scale_inv" in parts else None)
     if isinstance(block, list) and len(block) == 2 and all(type(v) is int and v > 0 for v in block) \
             and s.shape == tuple(-(-a // b) for a, b in zip((n, d), block, strict=True)):
-        return q * np.repeat(np.repeat(s, block[0], axis=0)[:n], block[1], axis=1)[:, :d]
+        return q * s[np.arange(n) // block[0]][:, np.arange(d) // block[1]]
     if s.ndim != 2 or not s.size or s.shape[0] not in (1, n) or z.shape not in ((1, 1), s.shape):
         raise FormatError(f"{where}: scales {list(s.shape)} and zeros {list(z.shape)} do not fit a weight {[n, d]}")
     g = _groups(parts.get("weight_g_idx"), d, scheme.get("group_size") or -(-d // s.shape[1]), s.shape[1], where) if s.shape[1] > 1 \

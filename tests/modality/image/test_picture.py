@@ -9,6 +9,8 @@ import pytest
 
 import compand
 from compand import CompandError, FormatError
+from compand.errors import LimitError
+from compand.limits import Limits
 from compand.modality import detect, pack, unpack
 from compand.modality.image import Picture, Pixels, conceal, read, write
 from compand.modality.image.pixels import png
@@ -138,6 +140,14 @@ def test_damaged_pictures_are_refused(tmp_path):
                 assert read(path).size
             except CompandError:
                 pass
+
+
+def test_pictures_beyond_the_limits_name_the_limit(tmp_path):
+    few = Limits(allocation=1000)
+    for suffix, dtype in ((".png", np.uint8), (".png", np.uint16), (".ppm", np.uint8), (".webp", np.uint8)):
+        write(tmp_path / f"a{suffix}", scene(dtype=dtype), overwrite=True)
+        with pytest.raises(LimitError, match="limits=Limits"):
+            read(tmp_path / f"a{suffix}", limits=few)
 
 
 def test_what_is_no_picture_says_so(tmp_path):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ... import _native  # type: ignore[attr-defined]
-from ...errors import FormatError, InputError, UnsupportedError
+from ...errors import CompandError, FormatError, InputError, UnsupportedError
 from ...limits import Limits
 from ..source import Mapped
 
@@ -81,9 +81,9 @@ def load(path, kind: str, limits: Limits) -> Pixels:
                     x = np.asarray(picture.convert(("LA" if grey else "RGBA") if clear else "L" if grey else "RGB"))
             finally:
                 image_module.MAX_IMAGE_PIXELS = limit
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError, KeyError, TypeError, zlib.error, OverflowError) as e:
-        if isinstance(e, (FormatError, UnsupportedError, InputError)):
-            raise
+    except CompandError:
+        raise
+    except Exception as e:  # damage ends in any class there is
         raise FormatError(f"{path}: a damaged {kind} picture ({str(e)[:120]})") from None
     return Pixels.of(x)._replace(exif=exif if isinstance(exif, bytes) else b"", icc=icc)
 
@@ -169,7 +169,7 @@ def _png16(file: Mapped, limits: Limits) -> Pixels:
             raise FormatError(f"{file.path}: damaged: {len(raw):,} bytes of pixels where {need:,} belong")
         rows = _native.png_rows(np.frombuffer(raw, np.uint8).reshape(height, stride + 1), 2 * channels)
     except (struct.error, zlib.error, KeyError, ValueError) as e:
-        if isinstance(e, (FormatError, UnsupportedError)):
+        if isinstance(e, CompandError):
             raise
         raise FormatError(f"{file.path}: a damaged PNG ({str(e)[:120]})") from None
     return Pixels.of(rows.view(">u2").astype(np.uint16).reshape(height, width, channels))._replace(icc=icc, exif=exif)
