@@ -32,7 +32,7 @@ lint: .stamp-dev
 
 bench: .stamp-dev  ## measure against the peers; writes benchmarks/results/*.json
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[bench]"
-	for f in entropy nearest lossless load vectors ivf scale trellis matmul layers render; do $(BIN)/python benchmarks/$$f.py || exit 1; done
+	for f in entropy nearest lossless load vectors ivf scale trellis matmul layers qat render; do $(BIN)/python benchmarks/$$f.py || exit 1; done
 
 sanitize:  ## native code and file tests under ASan and UBSan
 	tools/sanitize.sh

@@ -4,7 +4,7 @@
     for piece in model.stream("Once upon a time"):
         print(piece, end="")
 
-Text needs ``pip install tokenizers``; token ids need nothing.
+Text needs ``pip install compand[run]``; token ids need nothing.
 """
 
 from .model import Model, load

@@ -1,4 +1,4 @@
-"""Text to tokens and back, by the tokenizer.json of a model. Needs ``pip install tokenizers``."""
+"""Text to tokens and back, by the tokenizer.json of a model. Needs ``pip install compand[run]``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Text:
             try:
                 from tokenizers import Tokenizer
             except ImportError:
-                raise InputError("text needs tokenizers: pip install tokenizers; token ids need nothing") from None
+                raise InputError("text needs tokenizers: pip install 'compand[run]'; token ids need nothing") from None
             if self._data is None:
                 raise FormatError(f"{self._path} holds no tokenizer.json; give token ids")
             try:
