@@ -153,6 +153,48 @@ def test_faults_are_named(model, tmp_path):
     assert json.loads((model / "config.json").read_text())["num_hidden_layers"] == 3
 
 
+def test_a_model_writes_its_own_calibration_text(model, tmp_path):
+    from compand.integration.language_generate import generate
+
+    seen = []
+    ids = generate(model, sequences=6, length=64, seed=3, progress=lambda *a: seen.append(a))
+    assert ids.shape == (6, 64) and (ids[:, 0] == 0).all() and (ids[:, 1:] > 1).all()  # special tokens are not drawn
+    assert seen[-1] == (63, 63) and len(seen) == 63
+    assert torch.equal(ids, generate(model, sequences=6, length=64, seed=3, batch=4))
+    assert not torch.equal(ids, generate(model, sequences=6, length=64, seed=4))
+    language = Language(model)
+    language.whole()
+    with torch.no_grad():  # each token is drawn as the model, which here sees the whole sequence at once, says
+        p = torch.stack([language.logits(language.states(row)) for row in ids])[:, :-1]
+        p[..., :2] = -torch.inf
+        own = -p.log_softmax(-1).gather(-1, ids[:, 1:, None]).mean()
+        entropy = torch.distributions.Categorical(logits=p).entropy().mean()
+        other = -p.log_softmax(-1).gather(-1, ids[:, 1:].flip(0)[..., None]).mean()
+    assert abs(own - entropy) < 0.1 < other - entropy
+    assert torch.equal(language.tokens(ids, 32, 2), ids[:2, :32])
+    for wrong in (ids[:, :8], ids[0], ids + 96):
+        with pytest.raises(InputError, match="belong"):
+            language.tokens(wrong, 32)
+    language.close()
+    kept = {name: language_fit.compress(model, tmp_path / name, "hadamard,trellis:2:memory=12", text, sequences=6, length=64)
+            for name, text in (("own.cpd", ids), ("text.cpd", TEXT))}
+    a, b = (language_eval.evaluate(tmp_path / f, model, TEXT[9000:], length=64, sequences=4)["kld"] for f in kept)
+    assert a < 2 * b
+
+
+def test_an_end_begins_a_new_document(tmp_path):
+    from compand.integration.language_generate import generate
+
+    folder = make(tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token = "w5"
+    tokenizer.save_pretrained(folder)
+    ids = generate(folder, sequences=8, length=128)
+    ends = (ids[:, :-1] == tokenizer.eos_token_id).nonzero()
+    assert len(ends) > 2 and all(ids[i, t + 1] == 0 for i, t in ends)
+    assert (ids[:, 1:] == 0).sum() == len(ends)
+
+
 def test_command_line(model, tmp_path):
     from typer.testing import CliRunner
 
@@ -175,5 +217,7 @@ def test_command_line(model, tmp_path):
     code, said = run("compress", model, "-o", out, "-f", "--bits", "4.5", "--calib", text, "--effort", "low", "--json")
     report, _ = json.JSONDecoder().raw_decode(said[said.index("{"):])  # remarks on stderr may follow
     assert code == 0 and len(set(report["specs"].values())) > 1 and report["expected"]["kld"] > 0
+    code, said = run("compress", model, "-o", out, "-f", "--bits", "2", "--calib", "self", "--effort", "low", "--seed", "5")
+    assert code == 0 and "writes itself (seed 5)" in said
     for words in ([], ["--bits", "2", "--effort", "much"], ["--lossless"]):
         assert run("compress", model, "--calib", text, *words)[0] == 2

@@ -57,7 +57,8 @@ def compress(
     keep: Annotated[bool, typer.Option("--keep", help="Pictures: keep EXIF data and colour profile.")] = False,
     base: Annotated[Path | None, typer.Option(help="Store the difference to this model (a fine-tune's origin).",
                                               show_default=False)] = None,
-    calib: Annotated[Path | None, typer.Option(help="Language models, encoders: text to fit the layers to (a model folder and --bits).",
+    calib: Annotated[Path | None, typer.Option(help="Language models, encoders: text to fit the layers to (a model folder and --bits). "
+                                               "Without text: [bold]self[/], and a language model writes it.",
                                                show_default=False)] = None,
     effort: Annotated[str, typer.Option(help="With --calib: low, medium or high.")] = "medium",
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
@@ -99,9 +100,11 @@ def compress(
 
         set_threads(threads)
         if is_encoder(source):
+            if language.is_self(calib):
+                raise usage("an encoder cannot write its own text; name a file of sentences with --calib")
             encoders.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
             return
-        language.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
+        language.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json, seed=seed)
         return
     stdout = stdout or (str(source) == "-" and out is None)
     if stdout and (out or json):

@@ -25,8 +25,8 @@ def read_text(path: Path) -> str:
 
 
 def compress(source: Path, out: Path | None, spec: str | None, bits: float | None, calib: Path, effort: str, *, force: bool, quiet: bool,
-             json: bool) -> None:
-    """Fit a decoder language model to calibration text and write it."""
+             json: bool, seed: int | None = None) -> None:
+    """Fit a decoder language model to calibration text, or to what it writes itself, and write it."""
     from ..integration import language_fit
 
     if (spec is None) == (bits is None):
@@ -34,7 +34,7 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
     if effort not in EFFORTS:
         raise usage(f"--effort must be one of {', '.join(EFFORTS)}")
     path = target(out or source.with_name(source.resolve().name + ".cpd"), force)
-    text, planned = read_text(calib), None
+    text, planned = _own_text(source, seed or 0, quiet or json) if is_self(calib) else read_text(calib), None
     if bits is not None and bits != int(bits):
         planned = _plan(source, bits, text, effort, quiet or json)
         note(f"expected: {size(planned.bytes)} of weights, {short(planned.bits)} bits a value, "
@@ -60,7 +60,25 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
                    f"{short(result['seconds'])} s, largest error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  [{used}]")
 
 
-def _plan(source: Path, bits: float, text: str, effort: str, quiet: bool):
+def is_self(calib: Path) -> bool:
+    """Whether the model shall write the text: the word self, where no file has that name."""
+    return str(calib) == "self" and not calib.exists()
+
+
+def _own_text(source: Path, seed: int, quiet: bool):
+    """Tokens that the model writes, with progress."""
+    from ..integration import language_generate
+
+    note(f"calibration: {language_generate.SEQUENCES} x 512 tokens that the model writes itself (seed {seed})", quiet)
+    with Progress(1, "write text", quiet) as bar:
+        def progress(now: int, total: int) -> None:
+            bar.total = total << 20
+            bar.add(1 << 20)
+
+        return language_generate.generate(source, seed=seed, progress=progress)
+
+
+def _plan(source: Path, bits: float, text, effort: str, quiet: bool):
     """Which bits each weight gets, with progress."""
     from ..integration import language_plan
 

@@ -129,12 +129,17 @@ class Language:
                 layer.forward = forward
         return seen
 
-    def tokens(self, text: str, length: int, sequences: int | None = None):
+    def tokens(self, text, length: int, sequences: int | None = None):
         """The first tokens of the text as sequences: int64 (at most sequences, length), each with the model's own start.
 
-        Words that look like special tokens (``<unk>``) are text.
+        Words that look like special tokens (``<unk>``) are text. Tokens (n, length or more) in place of text are cut.
         """
         torch, _ = transformers()
+        if not isinstance(text, str):
+            ids = torch.as_tensor(text, dtype=torch.int64)
+            if ids.ndim != 2 or ids.shape[1] < length or not len(ids) or not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
+                raise InputError(f"tokens of shape {list(ids.shape)} where (n, {length}) below {self.config.vocab_size} belong")
+            return ids[:sequences, :length]
         start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
         step = length - len(start)
         most = None if sequences is None else sequences * step * 12  # characters: enough for any language

@@ -34,7 +34,7 @@ def specs_of(bits: int, effort: str = "medium") -> str:
     return f"hadamard,trellis:{bits}:memory={EFFORT[effort]}" if bits <= 4 else f"hadamard,int:{bits}"
 
 
-def compress(model, out, spec: str | Callable[[str], str | None], calibration: str, *, embedding: str | None = None, sequences: int = 64,
+def compress(model, out, spec: str | Callable[[str], str | None], calibration, *, embedding: str | None = None, sequences: int = 64,
              length: int = 512, damping: float = 0.02, overwrite: bool = False,
              progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Write the model folder to the .cpd file ``out`` with second-order codes of every linear layer, embedding and head.
@@ -42,7 +42,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration: s
     Parameters
     ----------
     spec : spec of linear layers, or a callable from the name of a weight to a spec (None: without loss)
-    calibration : text the layers are fitted to; the first sequences × length tokens of it count
+    calibration : text the layers are fitted to, or tokens (`language_generate`); the first sequences × length of it count
     embedding : spec of embedding and head; default: ``spec``
     progress : called with (layers done, layers, name)
 

@@ -34,7 +34,7 @@ class Plan:
         return self.specs.get(name)
 
 
-def plan(model, bits: float, calibration: str, *, effort: str = "medium", sequences: int = 8, length: int = 256, measured: int = 2,
+def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: int = 8, length: int = 256, measured: int = 2,
          damping: float = 0.02, progress: Callable[[int, int, str], None] | None = None) -> Plan:
     """The bits of each weight for which the KL divergence is least at ``bits`` a value over all weights, embedding and head included.
 
