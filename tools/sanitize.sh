@@ -27,7 +27,7 @@ export LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=lib
 declare -A tests=(
     [kernels]="tests/native tests/test_symbols.py"
     [coders]="tests/entropy/test_coder.py tests/entropy/test_models.py tests/quantizer/test_planes.py"
-    [stages]="tests/quantizer/test_trellis.py tests/quantizer/test_splat.py tests/quantizer/test_vq.py tests/fit/test_kmeans.py tests/transform/test_hadamard.py"
+    [stages]="tests/quantizer/test_trellis.py tests/quantizer/test_splat.py tests/quantizer/test_image_stage.py tests/quantizer/test_tokens.py tests/quantizer/test_vq.py tests/fit/test_kmeans.py tests/transform/test_hadamard.py"
     [ops]="tests/op/test_matmul.py tests/op/test_search.py tests/op/test_lists.py tests/op/test_render.py"
     [files]="tests/test_file.py tests/test_golden.py"
     [hostile]="tests/test_file_hostile.py"

@@ -63,6 +63,8 @@ public:
     }
 
     void layer(std::vector<nb::object> weights, std::vector<Vector> biases, std::vector<Vector> norms, Vector cos, Vector sin, size_t window) {
+        const auto alone = busy();
+        if (blocks_) throw nb::value_error("layers come before the first tokens");
         if (weights.size() != 7 || biases.size() != 7 || norms.size() != 6) throw nb::value_error("a layer has 7 weights and biases and 6 norms");
         Layer l;
         const size_t q = heads_ * width_, kv = shared_ * width_;
@@ -88,6 +90,7 @@ public:
     }
 
     void ends(nb::object embedding, Input<float, 1> norm, nb::object head) {
+        const auto alone = busy();
         const Matrix &e = nb::cast<const Matrix &>(embedding);
         if (e.d != d_ || norm.shape(0) != d_) throw nb::value_error("embedding or norm do not fit the width");
         embedding_ = {embedding, &e, {}};
@@ -97,6 +100,7 @@ public:
 
     size_t position() const { return position_; }
     void rewind(size_t position) {
+        const auto alone = busy();
         if (position > position_) throw nb::value_error("one can only go back");
         position_ = position;
     }
@@ -108,6 +112,7 @@ public:
 
     // Logits (1 or all tokens, vocabulary) after these tokens.
     Output<float> forward(Input<int64_t, 1> tokens, bool every) {
+        const auto alone = busy();
         const size_t count = tokens.shape(0);
         if (!embedding_.w || layers_.empty()) throw nb::value_error("the model has no layers or no embedding");
         if (count == 0) throw nb::value_error("no tokens");
@@ -115,8 +120,6 @@ public:
         for (size_t i = 0; i < count; ++i)
             if (tokens.data()[i] < 0 || static_cast<size_t>(tokens.data()[i]) >= embedding_.w->n) throw nb::value_error("no such token");
         const size_t vocabulary = head_.w->n;
-        const std::unique_lock<std::mutex> alone(busy_, std::try_to_lock);
-        if (!alone) throw nb::value_error("the model is at work in another thread");
         Fresh<float> y({every ? count : 1, vocabulary});
         {
             nb::gil_scoped_release release;
@@ -135,6 +138,12 @@ public:
     }
 
 private:
+    std::unique_lock<std::mutex> busy() {
+        std::unique_lock<std::mutex> alone(busy_, std::try_to_lock);
+        if (!alone) throw nb::value_error("the model is at work in another thread");
+        return alone;
+    }
+
     void embed(const int64_t *tokens, size_t m) {
         std::exception_ptr fault;  // of weights that are decoded in Python
         std::mutex one;

@@ -256,9 +256,9 @@ Rotated::Rotated(nb::object inner, size_t d, const std::vector<std::tuple<size_t
     : Matrix(nb::cast<const Matrix &>(inner).n, d), keep_(inner), inner_(nb::cast<const Matrix &>(inner)) {
     if (d > inner_.d) throw nb::value_error("more columns than the weights have");
     for (const auto &[at, signs, sizes] : rounds) {
-        size_t end = at;
+        size_t end = std::min(at, inner_.d + 1);
         for (size_t size : sizes) {
-            if (size == 0 || (size & (size - 1)) || size > inner_.d) throw nb::value_error("blocks are powers of two");
+            if (size == 0 || (size & (size - 1)) || size > inner_.d || end > inner_.d) throw nb::value_error("blocks are powers of two");
             end += size;
         }
         if (end > inner_.d || signs.shape(0) != end - at) throw nb::value_error("the blocks do not fit the weights");

@@ -65,10 +65,18 @@ def test_damage_is_concealed_on_request(ok, run, photo):
     at = data.index(b'{"meta"') - 300
     data[at] ^= 255
     Path("b.cpd").write_bytes(data)
-    assert run("decompress", "b.cpd", "-o", "b.png").exit_code == 1
+    refused = run("decompress", "b.cpd", "-o", "b.png")
+    assert refused.exit_code == 1 and "--conceal" in refused.stderr
+    assert run("decompress", "b.cpd", "--conceal", "--rows", "0:9", "-o", "b.png").exit_code == 2
     assert run("decompress", "b.cpd", "--conceal", "-o", "b.png").exit_code == 0
     found = json.loads(ok("eval", photo, "b.png", "--json"))
     assert found["quality"]["psnr"] > 25
+
+
+def test_tiles_do_not_undo_what_was_asked_for(run, photo):
+    for words, said in (("--lossless", "leave it out"), ("image:20", "tile=")):
+        refused = run("compress", photo, words, "--tile", 64, "-o", "a.cpd")
+        assert refused.exit_code == 2 and said in refused.stderr and not Path("a.cpd").exists()
 
 
 def test_lossless_and_kept(ok, photo):

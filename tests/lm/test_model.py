@@ -172,6 +172,10 @@ def test_what_is_no_model_ends_in_a_named_error(tmp_path):
         path.write_text(text)
         with pytest.raises(CompandError):
             load(tmp_path / "m")
+    for mark, said in ((b"GGUF", "compand transcode"), (b"abc", "Hugging Face")):
+        (tmp_path / "m.gguf").write_bytes(mark)
+        with pytest.raises(FormatError, match=said):
+            load(tmp_path / "m.gguf")
     path.unlink()
     with pytest.raises(FormatError, match="config.json"):
         load(tmp_path / "m")

@@ -89,6 +89,8 @@ def compress(
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:
         raise usage(f"{' and '.join(given)} exclude each other; give one")
+    if tile is not None and (spec or lossless):
+        raise usage(f"--tile goes with --quality, --bpp, --size or none of them; {'write tile= into the SPEC' if spec else 'leave it out'}")
     for name, value in (("--bits", bits), ("--ratio", ratio), ("--max-error", max_error), ("--bytes-per-splat", per_splat), ("--bpp", bpp)):
         if value is not None and not value > 0:
             raise usage(f"{name} must be above 0")

@@ -60,6 +60,8 @@ def decompress(
     from . import frames
     from .compress import set_threads
 
+    if conceal and (rows is not None or entry is not None or base is not None or region is not None):
+        raise usage("--conceal restores a whole picture; leave out --rows, --entry, --base and --region")
     cut = slice_of(rows) if rows is not None else None
     if region is not None or layers is not None or frame is not None or frames.is_sequence(file):
         if rows is not None or entry is not None or base is not None or stdout:
@@ -88,7 +90,12 @@ def decompress(
             if conceal:
                 concealed(opened, path, to, force, quiet)
             else:
-                restore(opened, path, to=to, rows=cut, entry=entry, base=base, force=force, quiet=quiet)
+                try:
+                    restore(opened, path, to=to, rows=cut, entry=entry, base=base, force=force, quiet=quiet)
+                except compand.CorruptError:
+                    if opened.meta.get("modality") == "image":
+                        note("--conceal restores damaged tiles from those around them", quiet)
+                    raise
             if stdout:
                 with open(path, "rb") as f:
                     shutil.copyfileobj(f, sys.stdout.buffer, 1 << 20)

@@ -55,11 +55,12 @@ class Goal(NamedTuple):
 
         if self.error is not None:
             raise InputError("--max-error has no meaning for splats; use --quality, and compand eval for the errors of its pictures")
+        if self.bpp is not None or self.tile is not None:
+            raise InputError("--bpp and --tile are for pictures; splats have --quality, --bytes-per-splat and --size")
         if self.quality is not None:
             return spec_of(self.quality) + opened.suffix
         budget = self.budget(values, before) if self.per_splat is None else int(self.per_splat * len(opened.scene))
         return fitting(opened, budget or 0)
-
 
     def image(self, opened: Picture, values: int, before: int, other: int, told: Callable[[str], None]) -> str:
         """The spec for a picture. Raises `InputError` if none meets the goal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,7 @@ def unpack(path, folder, *, overwrite: bool = False) -> Path:
             module = "lm_head" if is_embedding else name.removesuffix(".weight")
             coded_head |= module == "lm_head"
             spec, own = buffers
-            overrides[f"^{module.replace('.', '[.]')}$"] = spec
+            overrides[f"^{re.escape(module)}$"] = spec
             tensors |= {f"{module}.{buffer}": a for buffer, a in own.items()}
         specs = list(overrides.values())
         most = max(set(specs), key=specs.count) if specs else "int:8"

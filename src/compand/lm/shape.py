@@ -140,8 +140,8 @@ def _rope(config: dict, family: str, kind: str) -> dict[str, Any]:
 
 def angles(rope: dict[str, Any], width: int, context: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosine and sine of each position and pair of columns: float32 (context · width / 2,) each."""
-    power = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
-    rate = np.float32(1) / np.float32(_number(rope, "rope_theta", 1e4)) ** power
+    power = np.arange(0, width, 2) / width  # powers, cosines and sines in float64: rounded, they are the same on every machine
+    rate = (1 / _number(rope, "rope_theta", 1e4) ** power).astype(np.float32)
     if rope["rope_type"] == "linear":
         rate = rate / np.float32(_number(rope, "factor", 1.0))
     elif rope["rope_type"] == "llama3":
@@ -153,4 +153,4 @@ def angles(rope: dict[str, Any], width: int, context: int) -> tuple[np.ndarray, 
         between = (1 - smooth) * rate / factor + smooth * rate
         rate = np.where(wave > before / low, rate / factor, np.where(wave < before / high, rate, between)).astype(np.float32)
     turn = np.arange(context, dtype=np.float32)[:, None] * rate
-    return np.cos(turn).ravel(), np.sin(turn).ravel()
+    return tuple(f(turn.astype(np.float64)).astype(np.float32).ravel() for f in (np.cos, np.sin))  # type: ignore[return-value]

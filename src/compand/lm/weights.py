@@ -37,6 +37,8 @@ class Weights:
             self._close = source.close
             self._entries: Any = {}
         else:
+            if self.path.is_file():
+                _refuse(self.path)
             file = open_file(self.path)
             self._entries, self._items, self._close = file, {}, lambda: None  # matrices are views of its map
         self.config = self.json("config.json")
@@ -146,3 +148,13 @@ class Weights:
         if not isinstance(spec, str):
             raise FormatError(f"{self.path}: {name} is coded, and config.json has no spec for it")
         return codes_of(Codec(spec), form, buffers)
+
+
+def _refuse(path: Path) -> None:
+    """Say what to do with files of models that are not .cpd."""
+    with open(path, "rb") as f:
+        mark = f.read(4)
+    if mark == b"GGUF":
+        raise FormatError(f"{path} is GGUF; make a model folder of it first: compand transcode {path.name} {path.stem}/")
+    if mark != b"\x89CPD":
+        raise FormatError(f"{path} is no model; a .cpd file of one is read, or a Hugging Face folder")
