@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
 import io
 import mmap
 import os
@@ -307,6 +308,12 @@ class File(Mapping):
     def nbytes(self) -> int:
         """Bytes of the file."""
         return int(self._container.data.size)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the sizes and checksums of all chunks: the same while the stored bytes are, whatever is noted beside them."""
+        sizes = np.asarray(self._container.sizes, "<i8").tobytes()
+        return hashlib.sha256(sizes + self._container.sums).hexdigest()
 
     @property
     def version(self) -> tuple[int, int]:

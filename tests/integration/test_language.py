@@ -211,8 +211,11 @@ def test_command_line(model, tmp_path):
     code, said = run("eval", out, "--against", model, "--text", text, "--json")
     report = json.loads(said[said.index("{"):])
     assert code == 0 and 0 < report["kld"] < 1 and report["bits"] > 3
-    code, said = run("eval", model, out, "--text", text)
-    assert code == 0 and "KL divergence" in said
+    code, said = run("eval", model, out, "--text", text, "--card")
+    assert code == 0 and "KL divergence" in said and "the card is in" in said
+    code, said = run("info", out)
+    assert code == 0 and "Measured" in said and "same next token" in said and f"against {model.name}" in said
+    assert run("eval", model, out, "--card")[0] == 2 and run("eval", out, model, "--text", text, "--card")[0] == 2
     assert run("eval", out)[0] == 2
     code, said = run("compress", model, "-o", out, "-f", "--bits", "4.5", "--calib", text, "--effort", "low", "--json")
     report, _ = json.JSONDecoder().raw_decode(said[said.index("{"):])  # remarks on stderr may follow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .console import Progress, note, put_json, short, size, target, usage
-from .language import EFFORTS, read_text
+from .language import EFFORTS, keep, read_text
 
 
 def compress(source: Path, out: Path | None, spec: str | None, bits: float | None, calib: Path, effort: str, *, force: bool, quiet: bool,
@@ -40,12 +40,15 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
               f"{short(result['seconds'])} s, largest error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  [{used}]")
 
 
-def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool) -> None:
+def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool, card: bool = False) -> None:
     """Measure a compressed encoder on sentences of a text, or on scored pairs (.tsv)."""
     from ..integration import encoder
 
     pairs = ".tsv" in text.suffixes
-    result = encoder.evaluate(model, reference, read_text(text), pairs=pairs)
+    words = read_text(text)
+    result = encoder.evaluate(model, reference, words, pairs=pairs)
+    if card:
+        keep(model, result, words, text, reference, quiet)
     if json:
         put_json({**result, "model": str(model), "reference": str(reference), "text": str(text)})
         return

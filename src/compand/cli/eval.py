@@ -31,6 +31,8 @@ def evaluate(
     text: Annotated[Path | None, typer.Option(help="Language models: measure perplexity and KL divergence on this text. "
                                               "Encoders: how near the embeddings stay (.tsv of scored pairs: Spearman).",
                                               show_default=False)] = None,
+    card: Annotated[bool, typer.Option("--card", help="With --text: keep what was measured in the .cpd file, where compand info "
+                                       "shows it.")] = False,
     base: Annotated[Path | None, typer.Option(help="The base model, if B holds differences to one.", show_default=False)] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained report with plots.", show_default=False)] = None,
     views: Annotated[int, typer.Option(min=1, help="Splats: places around the scene to draw it from.")] = 24,
@@ -49,24 +51,26 @@ def evaluate(
     [bold]compand eval original/ restored/ --json[/]
     [bold]compand eval scene.ply scene.cpd --html report.html[/]
     [bold]compand eval photo.png photo.cpd --html report.html[/]
-    [bold]compand eval model.cpd --against model/ --text test.txt[/]
+    [bold]compand eval model.cpd --against model/ --text test.txt --card[/]
     """
     from . import pictures, scenes
-    from .arrays import Arrays
+    from .arrays import Arrays, is_cpd
 
     if (b is None) == (against is None):
         raise usage("give the original and what became of it: compand eval A B, or compand eval B --against A")
     if against is not None:
         a, b = against, a
     assert b is not None
+    if card and (text is None or not is_cpd(b)):
+        raise usage("--card goes with --text, and is kept in a .cpd file")
     if text is not None:
         from ..integration.encoder import is_encoder
         from . import encoders, language
 
         if is_encoder(a):
-            encoders.evaluate(a, b, text, json=json, quiet=quiet)
+            encoders.evaluate(a, b, text, json=json, quiet=quiet, card=card)
             return
-        language.evaluate(a, b, text, json=json, quiet=quiet)
+        language.evaluate(a, b, text, json=json, quiet=quiet, card=card)
         return
     if html:
         target(html, force)

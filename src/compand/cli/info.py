@@ -57,6 +57,7 @@ def describe(file: Path) -> dict:
     """Everything `--json` prints about a .cpd file."""
     import compand
 
+    from ..integration.card import cards
     from .arrays import modality_of
 
     with compand.open(file) as f:
@@ -89,7 +90,8 @@ def describe(file: Path) -> dict:
         values = sum(e["values"] for e in entries if e["kind"] == "array")
         return {"file": str(file), "format": "cpd " + ".".join(map(str, f.version)), "writer": f.writer, "modality": modality_of(f),
                 "meta": f.meta, "bytes": f.nbytes, "values": values, "bits_per_value": 8 * f.nbytes / max(values, 1),
-                "decoding": "exact" if all(kinds) else "bounded", "bytes_by_group": dict(totals), "entries": entries}
+                "decoding": "exact" if all(kinds) else "bounded", "bytes_by_group": dict(totals), "evaluation": cards(f),
+                "entries": entries}
 
 
 def _size(entry) -> int:
@@ -101,6 +103,8 @@ def _size(entry) -> int:
 def _show(facts: dict, every: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
+
+    from ..integration.card import lines
 
     out = console()
     out.print(f"[bold]{escape(facts['file'])}[/]  {facts['modality']}, {size(facts['bytes'])}, {facts['values']:,} values, "
@@ -123,6 +127,9 @@ def _show(facts: dict, every: bool) -> None:
                           "█" * round(share * max(8, min(40, out.width - 50))) or "▏")
     out.print("\n[bold]Where the bytes went[/]")
     out.print(table)
+    for i, card in enumerate(facts["evaluation"]):
+        out.print("\n[bold]Measured[/]" if i == 0 else "")
+        out.print(escape("\n".join(lines(card))))
 
 
 def _tree(entries: list[dict]):

@@ -78,6 +78,14 @@ def _own_text(source: Path, seed: int, quiet: bool):
         return language_generate.generate(source, seed=seed, progress=progress)
 
 
+def keep(model: Path, result: dict[str, Any], words: str, text: Path, reference: Path, quiet: bool) -> None:
+    """Put the card of a measurement into the file."""
+    from ..integration import card
+
+    card.put(model, result, text=words, name=text.name, reference=reference.resolve().name)
+    note(f"the card is in {model}; compand info shows it", quiet)
+
+
 def _plan(source: Path, bits: float, text, effort: str, quiet: bool):
     """Which bits each weight gets, with progress."""
     from ..integration import language_plan
@@ -93,16 +101,19 @@ def _plan(source: Path, bits: float, text, effort: str, quiet: bool):
         return language_plan.plan(source, bits, text, effort=effort, progress=progress)
 
 
-def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool) -> None:
+def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool, card: bool = False) -> None:
     """Measure a compressed language model on text."""
     from ..integration import language_eval
 
+    words = read_text(text)
     with Progress(1, "evaluate", quiet or json) as bar:
         def progress(now: int, total: int) -> None:
             bar.total = total << 20
             bar.add(1 << 20)
 
-        result: dict[str, Any] = language_eval.evaluate(model, reference, read_text(text), sequences=8, progress=progress)
+        result: dict[str, Any] = language_eval.evaluate(model, reference, words, sequences=8, progress=progress)
+    if card:
+        keep(model, result, words, text, reference, quiet)
     if json:
         put_json({**result, "model": str(model), "reference": str(reference), "text": str(text)})
         return
