@@ -152,7 +152,7 @@ def command_line() -> str:
 class Progress:
     """A bar on stderr with speed and time left, shown once the work has taken two seconds, and only on a terminal.
 
-    ``add(n)`` says that n of ``total`` bytes are done.
+    ``add(n)`` says that n of ``total`` bytes are done, ``reach(now, total)`` how far work of another unit has come.
     """
 
     def __init__(self, total: int, what: str, quiet: bool = False):
@@ -178,11 +178,17 @@ class Progress:
 
     def add(self, n: int, what: str | None = None) -> None:
         """n more bytes are done, and what comes next."""
+        self._at(self.done + n, self.total, what)
+
+    def reach(self, now: int, total: int, what: str | None = None, *, unit: int = 1 << 20) -> None:
+        """``now`` of ``total`` steps are done, each shown as so many bytes, and what comes next."""
+        self._at(now * unit, max(total, 1) * unit, what)
+
+    def _at(self, done: int, total: int, what: str | None) -> None:
         with self.lock:
-            self.done += n
-            self.what = what or self.what
+            self.done, self.total, self.what = done, total, what or self.what
             if self.bar:
-                self.bar.update(self.task, description=self.what, completed=min(self.done, self.total))
+                self.bar.update(self.task, description=self.what, total=total, completed=min(done, total))
 
     def _show(self) -> None:
         from rich.console import Console

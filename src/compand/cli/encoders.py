@@ -21,15 +21,9 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
     if bits is not None and bits != int(bits):
         raise usage(f"--bits with --calib is the bits of each code, a whole number from 1 to 8; try {int(bits)} or {int(bits) + 1}")
     path = target(out or source.with_name(source.resolve().name + ".cpd"), force)
-    used, done = spec or specs_of(int(bits or 0), effort), 0
+    used = spec or specs_of(int(bits or 0), effort)
     with Progress(1, "fit", quiet or json) as bar:
-        def progress(now: int, total: int, name: str) -> None:
-            nonlocal done
-            bar.total = total << 20
-            bar.add(now - done << 20, name)
-            done = now
-
-        result = encoder.compress(source, path, used, read_text(calib), overwrite=force, progress=progress)
+        result = encoder.compress(source, path, used, read_text(calib), overwrite=force, progress=bar.reach)
     for remark in result["notes"]:
         note(remark, quiet)
     if json:

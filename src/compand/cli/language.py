@@ -40,15 +40,8 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
         note(f"expected: {size(planned.bytes)} of weights, {short(planned.bits)} bits a value, "
              f"KL divergence {short(planned.kld)} nats a token", quiet or json)
     used = spec or (f"{bits} bits shared by measured slopes" if planned else language_fit.specs_of(int(bits or 0), effort))
-    done = 0
     with Progress(1, "fit", quiet or json) as bar:
-        def progress(now: int, total: int, name: str) -> None:
-            nonlocal done
-            bar.total = total << 20
-            bar.add(now - done << 20, name)
-            done = now
-
-        result = language_fit.compress(source, path, planned.spec if planned else used, text, overwrite=force, progress=progress)
+        result = language_fit.compress(source, path, planned.spec if planned else used, text, overwrite=force, progress=bar.reach)
     for remark in result["notes"]:
         note(remark, quiet)
     if json:
@@ -71,11 +64,7 @@ def _own_text(source: Path, seed: int, quiet: bool):
 
     note(f"calibration: {language_generate.SEQUENCES} x 512 tokens that the model writes itself (seed {seed})", quiet)
     with Progress(1, "write text", quiet) as bar:
-        def progress(now: int, total: int) -> None:
-            bar.total = total << 20
-            bar.add(1 << 20)
-
-        return language_generate.generate(source, seed=seed, progress=progress)
+        return language_generate.generate(source, seed=seed, progress=bar.reach)
 
 
 def keep(model: Path, result: dict[str, Any], words: str, text: Path, reference: Path, quiet: bool) -> None:
@@ -90,15 +79,8 @@ def _plan(source: Path, bits: float, text, effort: str, quiet: bool):
     """Which bits each weight gets, with progress."""
     from ..integration import language_plan
 
-    done = 0
     with Progress(1, "measure", quiet) as bar:
-        def progress(now: int, total: int, name: str) -> None:
-            nonlocal done
-            bar.total = total << 20
-            bar.add(now - done << 20, name)
-            done = now
-
-        return language_plan.plan(source, bits, text, effort=effort, progress=progress)
+        return language_plan.plan(source, bits, text, effort=effort, progress=bar.reach)
 
 
 def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool, card: bool = False) -> None:
@@ -107,11 +89,7 @@ def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: boo
 
     words = read_text(text)
     with Progress(1, "evaluate", quiet or json) as bar:
-        def progress(now: int, total: int) -> None:
-            bar.total = total << 20
-            bar.add(1 << 20)
-
-        result: dict[str, Any] = language_eval.evaluate(model, reference, words, sequences=8, progress=progress)
+        result: dict[str, Any] = language_eval.evaluate(model, reference, words, sequences=8, progress=bar.reach)
     if card:
         keep(model, result, words, text, reference, quiet)
     if json:

@@ -32,15 +32,8 @@ def merge_lora(
     """
     from ..integration.merge_lora import merge
 
-    done = 0
     with Progress(1, "merge", quiet or json) as bar:
-        def progress(now: int, total: int, name: str) -> None:
-            nonlocal done
-            bar.total = total << 20
-            bar.add(now - done << 20, name)
-            done = now
-
-        result = merge(base, adapter, out if force and out.is_dir() else target(out, force), overwrite=force, progress=progress)
+        result = merge(base, adapter, out if force and out.is_dir() else target(out, force), overwrite=force, progress=bar.reach)
     if json:
         put_json({**result, "base": str(base), "adapter": str(adapter), "output": str(out)})
     elif not quiet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -47,16 +48,9 @@ def refit(
         raise usage("-o must be another file: the source is kept")
     set_threads(threads)
     target(out, force)
-    done = 0
     with Progress(1, "refit", quiet or json) as bar:
-        def progress(now: int, total: int, name: str) -> None:
-            nonlocal done
-            bar.total = 2 * total
-            bar.add(2 * (now - done), name)
-            done = now
-
         result = gguf_refit.refit(source, reference, out, calibration=None if calib is None else read_text(calib), imatrix=imatrix,
-                                  sequences=max(1, tokens // 512), sweeps=sweeps, overwrite=force, progress=progress)
+                                  sequences=max(1, tokens // 512), sweeps=sweeps, overwrite=force, progress=partial(bar.reach, unit=2))
     if json:
         put_json({**result, "input": str(source), "output": str(out)})
     elif not quiet:
