@@ -256,7 +256,9 @@ private:
 // What one surprise tells of the next: the slope of one against the other, and their usual size; learnt from those before.
 class Surprise {
 public:
-    int32_t expect(int32_t x) const { return static_cast<int32_t>(xy_ * clip(x) / xx_); }
+    int32_t expect(int32_t x) const {  // no scene comes near the bounds, which keep sums of two in 32 bits
+        return static_cast<int32_t>(std::clamp<int64_t>(xy_ * clip(x) / xx_, -(1 << 24), 1 << 24));
+    }
     void learn(int32_t x, int32_t y) {
         xy_ += clip(x) * clip(y) - xy_ / 256;
         xx_ += clip(x) * clip(x) - xx_ / 256;
