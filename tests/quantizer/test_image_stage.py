@@ -82,6 +82,9 @@ def test_sixteen_bits_keep_more_than_eight():
 def test_rows_of_other_kinds_are_refused_in_words():
     with pytest.raises(SpecError, match="try channels=1"):
         Codec("image").encode(np.zeros((4, 16), np.uint8))
+    for spec in ("image", "tokens"):
+        with pytest.raises(SpecError, match="cut it into parts"):
+            Codec(spec).layout(Form(60_000, 3 * 60_000))
     with pytest.raises(SpecError, match="multiple of 64; try 128"):
         Codec("image:tile=100")
 

@@ -13,6 +13,7 @@ from ..array import like, to_numpy
 from ..errors import CorruptError, InputError
 from ..stage import KW_ONLY, Form, Part, Quantizer
 
+MOST = 1 << 28  # pixels
 MODEL_ARRAYS = ("color", "eight", "sixteen", "p", "seen", "weights", "rates", "centre")
 
 
@@ -22,6 +23,13 @@ def model_of(arrays: dict[str, np.ndarray]):
     for i in range(sum(name.endswith(".bias") for name in arrays)):
         model.add_layer(arrays[f"filter.{i}.weights"], arrays[f"filter.{i}.bias"])
     return model
+
+
+def within(stage: Quantizer, height: int, width: int) -> tuple[int, int]:
+    """Height and width. Raises `SpecError` beyond `MOST` pixels: decoding one takes up to 60 bytes of memory."""
+    if height * width > MOST:
+        raise stage.fail(f"a picture of {width} x {height}; at most {MOST:,} pixels are coded together, cut it into parts")
+    return height, width
 
 
 @cache
@@ -84,7 +92,7 @@ class Image(Quantizer, name="image"):
             raise self.fail(f"rows of {form.d} values are no pixels of {self.channels} channels; try channels=1")
         if max(form.n, form.d // self.channels) > 1 << 16:
             raise self.fail(f"a picture of {form.d // self.channels} x {form.n}; a side has at most 65536 pixels")
-        return form.n, form.d // self.channels
+        return within(self, form.n, form.d // self.channels)
 
     def layout(self, form):
         self._sides(form)

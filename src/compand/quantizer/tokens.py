@@ -12,6 +12,7 @@ from .. import _native  # type: ignore[attr-defined]
 from ..array import like, to_numpy
 from ..errors import InputError
 from ..stage import KW_ONLY, Form, Part, Quantizer
+from .image import within
 
 SIDE, K, STAGES = 16, 256, 8
 KEPT = (40, 12, 12)  # cosines of lowest frequency that are kept of each plane
@@ -82,7 +83,8 @@ class Tokens(Quantizer, name="tokens"):
         """Squares down and across. Raises `SpecError` if rows are no whole pixels."""
         if form.d % self.channels:
             raise self.fail(f"rows of {form.d} values are no pixels of {self.channels} channels; try channels=1")
-        return -(-form.n // SIDE), -(-(form.d // self.channels) // SIDE)
+        height, width = within(self, form.n, form.d // self.channels)
+        return -(-height // SIDE), -(-width // SIDE)
 
     def layout(self, form):
         down, across = self.patches(form)
