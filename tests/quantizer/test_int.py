@@ -9,7 +9,9 @@ from compand.stage import Form
 
 SPECS = """int:8 int:4:group=64 int:4:group=48 int:3:group=7:sym=false int:2:group=64:mid=true int:1 int:1:group=8
     int:4:group=64:pow2=true int:4:noise=3 int:5:search=absmax int:step=0.1 int:4:per=tensor int:4:per=column:sym=false
-    int:4:per=tensor:pow2=true int:6:scales=float16 int:6:scales=float32 int:12 int:8:sym=false int:4:group=100:noise=1""".split()
+    int:4:per=tensor:pow2=true int:6:scales=float16 int:6:scales=float32 int:12 int:8:sym=false int:4:group=100:noise=1
+    int:4:group=48:search=hqq int:3:sym=false:search=hqq int:4:per=column:search=hqq int:2:mid=true:search=hqq:noise=3
+    int:6:search=hqq:pow2=true""".split()
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,32 @@ def test_corner_cases(x, spec):
     assert y.dtype == np.float64
     for shape in ((1, 1), (3, 1), (1, 5)):
         assert through(q, x[:shape[0], :shape[1]])[0].shape == shape
+
+
+@pytest.mark.parametrize("kind", ["sym=true", "sym=false", "mid=true"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_half_quadratic_search_lowers_the_norm_it_is_for(bits, kind):
+    x = (np.random.default_rng(1).standard_t(4, (100, 200)) * 0.02 + 0.01).astype(np.float32)
+    weight = np.random.default_rng(2).uniform(0.1, 3, (1, 200)).astype(np.float32)
+
+    def lost(search, power, **more):
+        codec = compand.Codec(f"int:{bits}:{kind}:group=64:search={search}")
+        codes = codec.encode(x, **more)
+        w = more.get("weight", np.float32(1))
+        return (w * np.abs(codec.decode(codes) - x).astype(np.float64) ** power).sum(), codes.nbytes
+
+    (hqq, size), (mse, same), (absmax, equal) = (lost(s, 0.7) for s in ("hqq", "mse", "absmax"))
+    assert size == same == equal and hqq < (mse if bits < 8 else mse * 1.002) and hqq < absmax * (0.95 if bits < 8 else 1)
+    assert lost("hqq", 2)[0] < lost("absmax", 2)[0] and lost("hqq", 2)[0] >= lost("mse", 2)[0] * 0.98  # what mse is for, it does better
+    assert lost("hqq", 0.75, weight=weight)[0] <= lost("mse", 0.75, weight=weight)[0]
+
+
+def test_half_quadratic_search_gives_the_same_bits_in_torch():
+    x = np.random.default_rng(1).standard_t(4, (30, 100)).astype(np.float32)
+    for spec in ("int:3:group=32:search=hqq", "int:3:sym=false:search=hqq"):
+        a, b = compand.parse(spec).encode(x), compand.parse(spec).encode(torch.from_numpy(x))
+        assert np.array_equal(a["ids"], b["ids"].numpy())
+        assert np.array_equal(a["scale"].view(np.uint16), b["scale"].view(torch.int16).numpy().view(np.uint16))
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

@@ -123,12 +123,7 @@ def free_zero(x, k: int, dtype: str, search: str, weight=None, shift=0.0):
     low, high = xp.min(y, axis=1, keepdims=True), xp.max(y, axis=1, keepdims=True)
 
     def grid(low, step, up=False):
-        # |z| <= 1024, where float16 still resolves half a step
-        step = xp.where(xp.abs(low) > step * 1024.0, xp.abs(low) / 1024.0, step)
-        s = stored(a * step, dtype, up)
-        unit = s / a
-        z = _float16(xp.clip(low / xp.where(unit == 0, xp.ones_like(unit), unit), -60000.0, 60000.0))
-        return s, unit, z
+        return free_grid(a, low, step, dtype, up)
 
     middle, span = (low + high) * 0.5, high - low
     best = grid(low, span * ((1.0 + 1.0 / 64) / (k - 1)), up=True)  # room for the rounding of z
@@ -160,6 +155,15 @@ def free_zero(x, k: int, dtype: str, search: str, weight=None, shift=0.0):
             best = tuple(xp.where(better, new, old) for new, old in zip((s, unit, z), best, strict=True))
             least, pick = xp.where(better, err, least), xp.where(better, q, pick)
     return best[0], best[2]
+
+
+def free_grid(a, low, step, dtype: str, up: bool = False):
+    """Scales, scales / a and zero points of grids that begin at ``low`` and have this step, both in units of a."""
+    xp = array_namespace(low)
+    step = xp.where(xp.abs(low) > step * 1024.0, xp.abs(low) / 1024.0, step)  # |z| <= 1024, where float16 still resolves half a step
+    s = stored(a * step, dtype, up)
+    unit = s / a
+    return s, unit, _float16(xp.clip(low / xp.where(unit == 0, xp.ones_like(unit), unit), -60000.0, 60000.0))
 
 
 def _float16(z):

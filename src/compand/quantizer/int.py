@@ -9,6 +9,7 @@ import numpy as np
 from .. import seeded
 from ..array import array_namespace, cast, host, like, to_numpy
 from ..fit import scale as scales
+from ..fit.half_quadratic import half_quadratic
 from ..stage import KW_ONLY, Part, Quantizer, replace
 from . import groups
 
@@ -25,7 +26,8 @@ class Int(Quantizer, name="int"):
     ``mid=true``               ±1/2, ±3/2, ...: no zero, best for 1 and 2 bits (``int:1`` is always so: ±s/2)
     ``sym=false``              z is free: a float16 in steps beside each scale
     ``search=mse``             the scale of least squared error among a few (clips outliers); ``absmax`` clips nothing, and
-                               errors stay within half a step
+                               errors stay within half a step; ``hqq`` lowers the sum of |error|^(3/4), which lets outliers
+                               go (half-quadratic, slower)
     ``step=12``                this step and no scale at all; 16 bits unless said otherwise; values beyond are clipped
     ``pow2=true``              scales are powers of two, stored as int8 exponents
     ``noise=1``                a fixed pseudo-random shift of the grid for each column, known to the decoder
@@ -34,7 +36,8 @@ class Int(Quantizer, name="int"):
     Scales are stored as bfloat16 (float32's range in two bytes; ``scales=`` float16 or float32), and ids are found with the
     stored scale. A row of zeros decodes to zeros (but for ``noise``); a scale below 1.2e-38 (float16: 6.1e-5) is 0.
 
-    Dithering: NoisyQuant (Liu, 2023); signed scales as in ggml's Q4_0; clipping by error: Banner (2019).
+    Dithering: NoisyQuant (Liu, 2023); signed scales as in ggml's Q4_0; clipping by error: Banner (2019); half-quadratic: HQQ (Badri and
+    Shaji, 2023).
 
     >>> import numpy as np
     >>> q = Int(4, group=3)
@@ -51,7 +54,7 @@ class Int(Quantizer, name="int"):
     group: Annotated[int, range(1, 1 << 24)] | None = None
     sym: bool = True
     mid: bool = False
-    search: Literal["mse", "absmax"] = "mse"
+    search: Literal["mse", "absmax", "hqq"] = "mse"
     step: Annotated[float, (1e-30, 1e30)] | None = None
     pow2: bool = False
     noise: Annotated[int, range(1 << 31)] | None = None
@@ -108,6 +111,8 @@ class Int(Quantizer, name="int"):
 
     def _find(self, x, weight=None, shift=0.0):
         """Scale and zero point of each row of x (m, g): (m, 1) float32 each; z is a float if it is fixed."""
+        if self.search == "hqq":
+            return half_quadratic(x, self.k, self.z if self.sym else None, self._dtype, weight, shift)
         if self.sym:
             return scales.fixed_zero(x, self.k, self.z, self._dtype, self.search, weight, shift), self.z
         return scales.free_zero(x, self.k, self._dtype, self.search, weight, shift)
@@ -129,9 +134,10 @@ class Int(Quantizer, name="int"):
         return fitted if self.sym else replace(fitted, zero_=to_numpy(z).reshape(-1).astype(np.float16))
 
     def encode(self, x, weight=None):
-        """x (n, d) → ids, and scale and zero where they belong to rows. ``weight`` (n or 1, d) is for `search`=mse."""
+        """x (n, d) → ids, and scale and zero where they belong to rows. ``weight`` (n or 1, d) is for `search` by error."""
         xp = array_namespace(x)
-        plain = self.per == "row" and self.sym and not self.step and not self.pow2 and self.noise is None and self.k <= 256
+        plain = self.per == "row" and self.sym and not self.step and not self.pow2 and self.noise is None and self.k <= 256 \
+            and self.search != "hqq"
         here = host(x) if plain and weight is None else None
         if here is not None and here.size:
             ids, s = scales.encode_native(groups.float32(here), self.group, self.k, self.z, self.scales, self.search)
