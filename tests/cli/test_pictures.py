@@ -42,6 +42,9 @@ def test_size_quality_and_tiles(ok, run, photo):
     assert low["psnr"] + 3 < high["psnr"] and low["bytes_out"] < high["bytes_out"] and "tile=64" in low["spec"]
     refused = run("compress", photo, "--size", "300", "-o", "b.cpd")
     assert refused.exit_code == 1 and "lowest quality" in refused.stderr and not Path("b.cpd").exists()
+    kept = Path("a.cpd").read_bytes()
+    assert run("compress", photo, "--size", "300", "-f", "-o", "a.cpd").exit_code == 1 and Path("a.cpd").read_bytes() == kept
+    assert not list(Path().glob(".*.fit"))
     assert run("compress", photo, "--max-error", "0.1", "-o", "b.cpd").exit_code == 1
 
 

@@ -149,25 +149,23 @@ def fitted(opened, goal: Goal, before: int, path: Path, seed: int | None, quiet:
 
 def _picture(opened: Picture, goal: Goal, values: int, before: int, path: Path, quiet: bool) -> str:
     """Write a picture that meets the goal; what surrounds its codes is measured by writing it."""
-    from ..errors import CompandError
+    from ..file import open as open_file
     from ..modality.image.quality import MOST
 
     total = sum(i.nbytes for i in opened.items())
     other = 0
     if goal.bpp is not None or goal.budget(values, before) is not None:
-        write(opened, path, Codec(f"image:{MOST:g}:tile={goal.tile or 512}").stage, force=True)
-        from ..file import open as open_file
-
-        with open_file(path) as file:
-            other = file.nbytes - sum(file["image"].parts().values()) + 96  # a longer spec, and padding
-    try:
-        with Progress(8 * total, "trying steps", quiet) as bar:
-            spec = goal.image(opened, values, before, other, lambda what: bar.add(total, what))
-        with Progress(total, "compress", quiet) as bar:
-            write(opened, path, Codec(spec).stage, force=True, bar=bar)
-    except CompandError:
-        path.unlink(missing_ok=True)
-        raise
+        place = path.with_name(f".{path.name}.{os.getpid()}.fit")
+        try:
+            write(opened, place, Codec(f"image:{MOST:g}:tile={goal.tile or 512}").stage, force=True)
+            with open_file(place) as file:
+                other = file.nbytes - sum(file["image"].parts().values()) + 96  # a longer spec, and padding
+        finally:
+            place.unlink(missing_ok=True)
+    with Progress(8 * total, "trying steps", quiet) as bar:
+        spec = goal.image(opened, values, before, other, lambda what: bar.add(total, what))
+    with Progress(total, "compress", quiet) as bar:
+        write(opened, path, Codec(spec).stage, force=True, bar=bar)
     return spec
 
 
