@@ -38,10 +38,10 @@ class PackReport:
     notes: list[str] = field(default_factory=list)
 
 
-def lossless_spec(nbytes: int = 1 << 20, modality: str = "weights") -> str:
-    """The spec that keeps every bit of an array of so many bytes; coefficients of splats resemble those before them."""
+def lossless_spec(nbytes: int = 1 << 20, modality: str = "weights", ndim: int = 2) -> str:
+    """The spec that keeps every bit of an array of so many bytes; splats resemble those near them."""
     if modality == "splats" and nbytes > TINY:
-        return "planes,rans:1"
+        return "neighbours" if ndim == 2 else "planes,rans:1"
     if modality == "image":
         return "delta,planes,rans" if nbytes > TINY else "bytes,lzma"
     return "raw" if nbytes <= TINY or not {"planes", "rans"} <= set(registry.names()) else "planes,rans"
@@ -116,7 +116,7 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
                     delta = against.against(item, x) if against else None
                     if delta is not None:
                         x, attrs = delta[0], {"base": delta[1]}
-                    codec = Codec(lossless_spec(item.nbytes, src.modality))
+                    codec = Codec(lossless_spec(item.nbytes, src.modality, len(item.shape)))
                 attrs |= src.attrs(item, codec, x)
                 w.write(item.name, x, codec, attrs=attrs or None, check=check, progress=_within(progress, done, total, item))
                 report.entries.append({"name": item.name, "spec": codec.spec, "shape": item.shape, "dtype": item.dtype,

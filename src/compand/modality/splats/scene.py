@@ -1,4 +1,4 @@
-"""A scene as a source of arrays: one matrix of splats for the lossy coder, or its attributes apart, without loss."""
+"""A scene as a source of arrays: one matrix of splats, with what else it holds beside it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def from_matrix(x: np.ndarray) -> Splats:
 
 
 class Scene(Source):
-    """A file of splats: `items()` is the one matrix 'splats' in the order that costs least; with ``exact``, each attribute apart.
+    """A file of splats: `items()` is the one matrix 'splats' in the order that costs least; with ``exact``, of all splats as they are.
 
     ``scene``: one read (and changed) before, instead of the file's; a .cpd then counts as PLY. ``layers``: what adds most comes
     first, so that the first blocks draw the whole scene coarsely (`part.layered`); the spec then needs ``suffix``, the size of blocks.
@@ -74,19 +74,14 @@ class Scene(Source):
                 self.scene = self.scene.take(which)
 
     def items(self):
-        if self.exact:
-            arrays = {k: v for k, v in self.scene.arrays().items() if v.size or not len(self.scene)}
-        else:
-            arrays = {ENTRY: matrix(self.scene), **self.scene.extra}
-        for name, x in arrays.items():
+        for name, x in {ENTRY: matrix(self.scene), **self.scene.extra}.items():
             yield Item(name, x.shape, x.dtype.name, lambda rows=None, x=x: x if rows is None else x[rows])
-
 
     def attrs(self, item, codec, x):
         """Where each block of splats lies, so that a region can be decoded alone."""
         from .part import boxes
 
-        return {"boxes": boxes(x, codec)} if item.name == ENTRY and len(x) else {}
+        return {"boxes": boxes(x, codec)} if item.name == ENTRY and len(x) and np.isfinite(x[:, :6]).all() else {}
 
 
 def from_file(file) -> Splats:
