@@ -204,7 +204,8 @@ def lossless_row(about: dict, scene: Splats) -> dict:
     assert back.tobytes() == x.tobytes()
     planes = sum(len(Codec("planes,rans:1").encode(v).to_bytes()) for v in scene.arrays().values() if v.size)
     return {**about, "kind": "compand lossless", "spec": spec, "bytes_per_splat": len(codes.to_bytes()) / len(x),
-            "bytes_per_splat_of_planes": planes / len(x), "encode_per_s": len(x) / (middle - start), "decode_per_s": len(x) / (end - middle)}
+            "bytes_per_splat_of_planes": planes / len(x), "encode_per_s": len(x) / (middle - start),
+            "decode_per_s": len(x) / (end - middle)}
 
 
 ALTERNATIVES = ("vq:1024,rans", "vq:4096,rans", "+".join(["vq:256"] * 4) + ",rans", "+".join(["vq:1024"] * 6) + ",rans", "pq:9x8,rans",
@@ -280,7 +281,7 @@ def part(row: dict) -> str:
     """Which run makes a row."""
     if row["kind"].endswith("gsplat png"):
         return "gsplat"
-    return row["kind"] if row["kind"] == "speed" else "harmonics" if row["kind"].startswith("harmonics") else "scene"
+    return row["kind"] if row["kind"] in ("speed", "compand lossless") else "harmonics" if row["kind"].startswith("harmonics") else "scene"
 
 
 def main() -> None:
@@ -296,6 +297,7 @@ def main() -> None:
     parser.add_argument("--harmonics", action="store_true", help="only other ways to code harmonics; keeps the other rows")
     parser.add_argument("--gsplat", default="", help="only gsplat's PNG method, by this Python, which has gsplat; keeps the other rows")
     parser.add_argument("--speed", action="store_true", help="only speed; keeps the other rows of the results")
+    parser.add_argument("--lossless", action="store_true", help="only without loss; keeps the other rows of the results")
     a = parser.parse_args()
     found: dict[str, tuple[pathlib.Path, bool]] = {k: (pathlib.Path(a.data, "splats", v), True) for k, v in SCENES.items()}
     for word in a.more:
@@ -313,6 +315,10 @@ def main() -> None:
         if a.gsplat:
             rows += gsplat_row(name, scene, a.gsplat)
             print(rows[-2:], flush=True)
+            continue
+        if a.lossless:
+            rows.append(lossless_row({"scene": name, "splats": len(scene), "degree": scene.degree, "noised": touched}, scene))
+            print(rows[-1], flush=True)
             continue
         rows += [speed_row(name, scene)] if a.speed else harmonics_rows(name, scene) if a.harmonics else scene_rows(name, scene, touched, a)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)

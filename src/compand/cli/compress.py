@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -249,7 +250,7 @@ def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: boo
         else:
             with Progress(total, "compress", quiet) as bar:
                 report = write(opened, path, stage, base=base, force=force, bar=bar)
-            used = str(stage) if stage else keep()
+            used = str(stage) if stage else max(report.entries, key=itemgetter("nbytes"), default={"spec": keep()})["spec"]
             for remark in report.notes[len(opened.notes):]:
                 note(remark, quiet)
         result = measured(opened, source, path, base, time.perf_counter() - start)
