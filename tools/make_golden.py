@@ -35,6 +35,8 @@ def main() -> None:
             source = source[:, :38]  # rows of splats have 14 + 3 K values
         if name in ("image", "tokens"):
             source = source * 500 + 128  # values of pixels
+        if name == "ranks":
+            source = source.astype(compand.dtypes.dtype("bfloat16"))
         codes = codec.fit(source).encode(source)
         target.write_bytes(codes.to_bytes())
         np.save(target.with_suffix(".npy"), codec.fit(source).decode(codes))

@@ -50,6 +50,8 @@ void bind_matmul(nb::module_ &m) {
     nb::class_<Plain, Matrix>(m, "Plain", "float32, or bfloat16 as uint16; activations are not rounded.")
         .def(nb::init<Input<float, 2>>(), "values"_a.noconvert())
         .def(nb::init<Input<uint16_t, 2>>(), "values"_a.noconvert());
+    nb::class_<Ranks, Matrix>(m, "Ranks", "bfloat16 as bytes and ranks of exponents, in blocks of rows; products are those of Plain.")
+        .def(nb::init<size_t, const std::vector<Ranks::Given> &>(), "d"_a, "blocks"_a);
     nb::class_<Rotated, Matrix>(m, "Rotated", "Weights behind rounds of signs and Hadamard transforms: (first column, signs, sizes of blocks).")
         .def(nb::init<nb::object, size_t, const std::vector<std::tuple<size_t, Input<float, 1>, std::vector<size_t>>> &>(), "inner"_a, "d"_a, "rounds"_a);
     nb::class_<Added, Matrix>(m, "Added", "A sum of weights of one shape.").def(nb::init<std::vector<nb::object>>(), "terms"_a);

@@ -52,6 +52,16 @@ struct Pairs {
     const int32_t *start; // (blocks): -255 * many * sum of q
 };
 
+// Rows of bfloat16 weights whose exponents are ranks in a table: see compand/quantizer/ranks.py.
+struct Ranked {
+    const uint8_t *bytes;      // (n, d): sign, seven bits of mantissa
+    const uint8_t *ranks;      // (n, half of d, rounded up): two ranks a byte, the first in the low bits; 15 is an escape
+    const uint8_t *exponents;  // (16): of each rank, the last unused
+    const uint8_t *escapes;    // the exponents of rank 15, row after row
+    const uint32_t *start;     // (n): the first escape of each row; there are as many as its ranks ask for
+    size_t d;
+};
+
 #define COMPAND_MATMUL_FUNCTIONS                                                                                              \
     /* q (d up to a multiple of block) and scales such that x ~ q * scale / unit: scale = unit * max|x| / 127 of each block; */ \
     /* a block with NaN or infinity has the scale NaN, one below 1e-30 is zero */                                             \
@@ -62,7 +72,10 @@ struct Pairs {
     void strips(const Strips &w, size_t first, size_t last, const Pairs *lines, size_t count, float *y, size_t stride);       \
     /* y[t * stride + r] = x (count, d) times rows first to last of float32 or bfloat16 weights (n, d), in float32 */         \
     void plain(const float *wide, const uint16_t *brain, size_t d, size_t first, size_t last, const float *x, size_t count,   \
-               float *y, size_t stride);
+               float *y, size_t stride);                                                                                      \
+    /* the same of ranked weights, bit for bit what `plain` gives of their bfloat16 */                                        \
+    void ranked(const Ranked &w, size_t first, size_t last, const float *x, size_t count, float *y, size_t stride);           \
+    void ranked_row(const Ranked &w, size_t r, float *out); /* (d) */
 namespace scalar {
 COMPAND_MATMUL_FUNCTIONS
 }

@@ -12,3 +12,4 @@
 #include "matmul/rows_impl.hpp"
 #include "matmul/strips_impl.hpp"
 #include "matmul/plain_impl.hpp"
+#include "matmul/ranked_impl.hpp"

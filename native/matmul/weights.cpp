@@ -229,6 +229,76 @@ void Plain::row(size_t i, float *out) const {
         for (size_t c = 0; c < d; ++c) out[c] = widen(brain_->data()[i * d + c]);
 }
 
+// -- ranks ---------------------------------------------------------------------------------------------------------------------
+namespace {
+
+size_t rows_of(const std::vector<Ranks::Given> &blocks) {
+    size_t n = 0;
+    for (const Ranks::Given &b : blocks) n += std::get<0>(b).shape(0);
+    return n;
+}
+
+size_t escapes_of(const uint8_t *ranks, size_t d) {
+    size_t found = 0;
+    for (size_t i = 0; i < d / 2; ++i) found += static_cast<size_t>((ranks[i] & 15) == 15) + static_cast<size_t>(ranks[i] >= 0xf0);
+    return found + (d % 2 && (ranks[d / 2] & 15) == 15);
+}
+
+}  // namespace
+
+Ranks::Ranks(size_t d, const std::vector<Given> &blocks) : Matrix(rows_of(blocks), d), given_(blocks), blocks_(blocks.size()) {
+    const size_t half = d / 2 + d % 2;
+    size_t begin = 0;
+    for (size_t i = 0; i < blocks.size(); ++i) {
+        const auto &[bytes, ranks, counts, escapes, exponents] = given_[i];
+        const size_t rows = bytes.shape(0);
+        if (bytes.shape(1) != d || ranks.shape(0) != rows || ranks.shape(1) != half || counts.shape(0) != rows || exponents.shape(0) != 15 ||
+            escapes.shape(0) > UINT32_MAX)
+            throw nb::value_error("the ranks do not fit the bytes");
+        Block &b = blocks_[i];
+        b.begin = begin;
+        b.end = begin += rows;
+        std::memcpy(b.exponents, exponents.data(), 15);
+        b.start.resize(rows);
+        size_t at = 0;
+        for (size_t r = 0; r < rows; ++r) {
+            b.start[r] = static_cast<uint32_t>(at);
+            at += counts.data()[r];
+            if (at > escapes.shape(0)) break;
+        }
+        std::vector<uint8_t> wrong(ceil(rows, 256));
+        parallel_for(wrong.size(), [&](size_t job) {
+            for (size_t r = 256 * job; r < std::min(rows, 256 * job + 256); ++r)
+                wrong[job] |= escapes_of(ranks.data() + r * half, d) != counts.data()[r];
+        });
+        if (at != escapes.shape(0) || std::find(wrong.begin(), wrong.end(), 1) != wrong.end())
+            throw nb::value_error("the escapes are not as many as the ranks say");
+        b.ranked = {bytes.data(), ranks.data(), b.exponents, escapes.data(), b.start.data(), d};
+    }
+}
+
+std::unique_ptr<Prepared> Ranks::prepare(const float *x, size_t m) const {
+    auto p = std::make_unique<Floats>();
+    p->x = x;
+    p->m = m;
+    return p;
+}
+
+bool Ranks::shares(const Matrix &other) const { return dynamic_cast<const Ranks *>(&other) && other.d == d; }
+
+void Ranks::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
+    const Floats &a = static_cast<const Floats &>(x);
+    for (const Block &b : blocks_) {
+        const size_t from = std::max(first, b.begin), to = std::min(last, b.end);
+        if (from < to) COMPAND_DISPATCH(ranked, b.ranked, from - b.begin, to - b.begin, a.x, a.m, y + b.begin, stride);
+    }
+}
+
+void Ranks::row(size_t i, float *out) const {
+    for (const Block &b : blocks_)
+        if (b.begin <= i && i < b.end) COMPAND_DISPATCH(ranked_row, b.ranked, i - b.begin, out);
+}
+
 // -- rotated -------------------------------------------------------------------------------------------------------------------
 namespace {
 

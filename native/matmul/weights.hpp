@@ -2,6 +2,8 @@
 #pragma once
 #include <optional>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "arrays.hpp"
 #include "matmul/matmul.hpp"
@@ -66,6 +68,28 @@ public:
 private:
     std::optional<Input<float, 2>> wide_;
     std::optional<Input<uint16_t, 2>> brain_;
+};
+
+// bfloat16 as ranks of exponents, in blocks of rows: see `Ranked` in matmul.hpp. Results are those of `Plain`.
+class Ranks : public Matrix {
+public:
+    // (bytes (n, d), ranks (n, half of d), escapes of each row (n), exponents of the escapes, exponents of the ranks (15)) of each block
+    using Given = std::tuple<Input<uint8_t, 2>, Input<uint8_t, 2>, Input<uint32_t, 1>, Input<uint8_t, 1>, Input<uint8_t, 1>>;
+    Ranks(size_t d, const std::vector<Given> &blocks);
+    std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool shares(const Matrix &other) const override;
+    void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
+    void row(size_t i, float *out) const override;
+
+private:
+    struct Block {
+        size_t begin, end;  // rows
+        std::vector<uint32_t> start;
+        uint8_t exponents[16] = {};
+        Ranked ranked;
+    };
+    std::vector<Given> given_;
+    std::vector<Block> blocks_;
 };
 
 // Weights behind signs and Hadamard transforms of blocks, in rounds: the activations are transformed instead.

@@ -120,6 +120,17 @@ def test_lossless_file_and_greedy_generation(tmp_path):
     assert len(list(small.generate(IDS[:9], most=20))) == 4 and small.position == 12
 
 
+def test_lossless_run_form_gives_the_logits_of_bfloat16(tmp_path):
+    for family in ("gemma3", "llama-odd"):
+        make(tmp_path / family, family).to(torch.bfloat16).save_pretrained(tmp_path / family)
+        compand.modality.pack(tmp_path / family, tmp_path / f"{family}.cpd", spec="ranks")
+        brain, ours, coded = load(tmp_path / family), load(tmp_path / f"{family}.cpd"), load(tmp_path / family, spec="ranks")
+        assert ours.values == brain.values and ours.bytes < 0.9 * brain.bytes
+        y = brain.logits(IDS, every=True)
+        assert np.array_equal(ours.logits(IDS, every=True), y) and np.array_equal(coded.logits(IDS, every=True), y)
+        assert np.array_equal(ours.logits(IDS[:1]), brain.logits(IDS[:1]))  # one token: the other kernel
+
+
 def test_coded_folder_of_transformers(tmp_path):
     compand_hf = pytest.importorskip("compand.hf")
     make(tmp_path / "m", "llama")

@@ -115,7 +115,7 @@ class Weights:
             codes = (codec.fit(a) if codec.stage.state(codec.form(a.shape, a.dtype.name)) else codec).encode(a)
         if len(codes.shape) != 2:
             raise FormatError(f"{self.path}: {name} has the shape {list(codes.shape)}, not two axes")
-        if codes.codec.stage.raw:
+        if not _runs(codes.codec, codes.dtype):
             return self._plain(codes.codec.decode(codes))
         self.bytes += codes.nbytes
         self.values += codes.size
@@ -135,7 +135,7 @@ class Weights:
             entry = self._entries[name]
             if "base" in entry.attrs:
                 raise FormatError(f"{self.path}: {name} is stored as a difference to a base model; decompress the model first")
-            return None if entry.codec.stage.raw else entry.codes()
+            return entry.codes() if _runs(entry.codec, entry.dtype) else None
         if self._coded is None or name not in self._items or self._items[name].dtype != "uint8":
             return None
         config, module = self._coded, name.removesuffix(".weight")
@@ -158,3 +158,8 @@ def _refuse(path: Path) -> None:
         raise FormatError(f"{path} is GGUF; make a model folder of it first: compand transcode {path.name} {path.stem}/")
     if mark != b"\x89CPD":
         raise FormatError(f"{path} is no model; a .cpd file of one is read, or a Hugging Face folder")
+
+
+def _runs(codec: Codec, dtype: str) -> bool:
+    """Whether products read such codes as they are: all that are lossy, and of those that keep every bit bfloat16 in `ranks`."""
+    return not codec.stage.raw or (codec.stage.name == "ranks" and dtype == "bfloat16")

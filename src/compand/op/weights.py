@@ -9,10 +9,12 @@ import numpy as np
 
 from .. import _native
 from ..codes import Codes, unpack_part
+from ..errors import CorruptError
 from ..positions import unpack_positions
 from ..quantizer.float import _E8M0, E4M3, Float
 from ..quantizer.int import Int, _powers
 from ..quantizer.lowrank import Lowrank
+from ..quantizer.ranks import checked
 from ..quantizer.sign import Sign
 from ..quantizer.table import Table
 from ..quantizer.ternary import Ternary
@@ -49,7 +51,7 @@ class Leaf:
 def product(leaf: Leaf) -> Product | None:
     """The native product of a leaf; None where there is none."""
     make = {"int": _int, "table": _table, "float": _float, "sign": _sign, "ternary": _ternary, "trellis": _trellis,
-            "lowrank": _lowrank, "sparse": _sparse}.get(leaf.stage.name)
+            "lowrank": _lowrank, "sparse": _sparse, "ranks": _ranks, "raw": _raw}.get(leaf.stage.name)
     return make(leaf) if make and leaf.form.n and leaf.form.d else None
 
 
@@ -187,6 +189,27 @@ def _trellis(leaf: Leaf) -> Product | None:
     factors = np.array(q.multipliers, np.uint16)
     behind = np.ascontiguousarray(scale[strips * ROWS:])
     return _native.Trellis(d, bits, q.bits, factors, block, group, own, rest, behind)
+
+
+# -- every bit kept ------------------------------------------------------------------------------------------------------------
+def _ranks(leaf: Leaf) -> Product | None:
+    if leaf.form.dtype != "bfloat16" or leaf.coder:
+        return None
+    blocks = []
+    for b in leaf.codes.blocks:
+        mantissa, rank, count, escapes, exponents = (b.parts[leaf.path + p] for p in ("mantissa", "rank", "count", "escapes", "exponents"))
+        blocks.append((mantissa, rank, count[:, 0].astype(np.uint32), escapes, checked(exponents, escapes)))
+    try:
+        return _native.Ranks(leaf.form.d, blocks)
+    except (TypeError, ValueError) as e:
+        raise CorruptError(f"{leaf.stage} cannot decode these parts: {e}") from e
+
+
+def _raw(leaf: Leaf) -> Product | None:
+    if leaf.form.dtype not in ("bfloat16", "float32"):
+        return None
+    values = np.ascontiguousarray(leaf.part("values"))
+    return _native.Plain(values.view(np.uint16) if leaf.form.dtype == "bfloat16" else values)
 
 
 # -- terms of sums -------------------------------------------------------------------------------------------------------------
