@@ -55,8 +55,9 @@ struct Pairs {
 // Rows of bfloat16 weights whose exponents are ranks in a table: see compand/quantizer/ranks.py.
 struct Ranked {
     const uint8_t *bytes;      // (n, d): sign, seven bits of mantissa
-    const uint8_t *ranks;      // (n, half of d, rounded up): two ranks a byte, the first in the low bits; 15 is an escape
-    const uint8_t *exponents;  // (16): of each rank, the last unused
+    const uint8_t *ranks;      // (n, half of d, rounded up): two ranks a byte, of columns i (low bits) and 64 + i of each whole 128
+                               // columns, of neighbours behind them; 15 is an escape
+    const uint8_t *exponents;  // (16): of each rank, the last 0
     const uint8_t *escapes;    // the exponents of rank 15, row after row
     const uint32_t *start;     // (n): the first escape of each row; there are as many as its ranks ask for
     size_t d;

@@ -114,7 +114,7 @@ def test_hostile_parts_are_corrupt(d):
     more, moved, full, extra = p["count"].copy(), p["count"].copy(), p["rank"].copy(), p["exponents"].copy()
     more[3] += 1
     moved[[0, 1], 0] = moved[[0, 1], 0] + np.array([1, -1]).astype(np.uint16)
-    full[5] |= 0x0F
+    full[5] |= 0x0F  # of one column, or of two
     extra[:2] = extra[1::-1]
     for bad in ({"count": more}, {"count": moved}, {"rank": full}, {"escapes": p["escapes"][:-1]}, {"escapes": np.repeat(p["escapes"], 2)},
                 {"count": np.full_like(more, 65535)}, {"exponents": extra}, {"exponents": np.zeros_like(extra)},

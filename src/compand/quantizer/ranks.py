@@ -14,7 +14,8 @@ class Ranks(Quantizer, name="ranks"):
     """bfloat16 in about 12 bits a value, every bit kept (NaN payloads and −0 too); `compand.matmul` runs on it as it is.
 
     Sign and mantissa are a byte, the exponent is its rank, of four bits, among the 15 commonest of a block of rows; rank 15
-    stands for an exponent that is stored apart. float32 is its upper half in that form and 16 bits as they are (28 bits a
+    stands for an exponent that is stored apart. Ranks of columns i and 64 + i of each whole 128 share a byte: so 64 bytes are two
+    times 64 ranks in order. float32 is its upper half in that form and 16 bits as they are (28 bits a
     value). Smallest on disk is ``planes,rans``; this is what to run. Other dtypes raise `SpecError`, escapes that do not fit
     the ranks `CorruptError`.
     Sources: exponents of trained weights have an entropy of about 2.6 bits (Zhang et al., DFloat11 2025, arXiv:2504.11651).
@@ -47,13 +48,13 @@ class Ranks(Quantizer, name="ranks"):
         rank_of = np.full(256, ESCAPE, np.uint8)
         rank_of[exponents] = np.arange(ESCAPE)
         rank = rank_of[exponent]
-        escaped = rank == ESCAPE
-        return {"mantissa": (words >> 8 & 128 | words & 127).astype(np.uint8), "rank": rank, "count": escaped.sum(axis=1, keepdims=True),
+        escaped, mantissa = rank == ESCAPE, (words >> 8 & 128 | words & 127).astype(np.uint8)
+        return {"mantissa": mantissa, "rank": _paired(rank, 2, 64), "count": escaped.sum(axis=1, keepdims=True),
                 "escapes": exponent[escaped], "exponents": exponents, **below}
 
     def decode(self, parts, form):
         mantissa, rank, count, escapes, exponents = (to_numpy(parts[p]) for p in ("mantissa", "rank", "count", "escapes", "exponents"))
-        exponents = checked(exponents, escapes)
+        exponents, rank = checked(exponents, escapes), _paired(rank, 64, 2)
         escaped = rank == ESCAPE
         if not np.array_equal(escaped.sum(axis=1, keepdims=True), count) or int(count.sum(dtype=np.uint64)) != escapes.size:
             raise CorruptError("the escaped exponents are not as many as the ranks say")
@@ -64,6 +65,14 @@ class Ranks(Quantizer, name="ranks"):
         if form.dtype == "float32":
             words = words.astype(np.uint32) << 16 | to_numpy(parts["below"])
         return words.view(dtype_of(form.dtype))
+
+
+def _paired(rank: np.ndarray, a: int, b: int) -> np.ndarray:
+    """Each whole 128 columns as (a, b), transposed: 2, 64 brings columns i and 64 + i together, 64, 2 apart again."""
+    n, d = rank.shape
+    whole = d - d % 128
+    turned = rank[:, :whole].reshape(n, -1, a, b).swapaxes(2, 3).reshape(n, whole)
+    return np.concatenate([turned, rank[:, whole:]], axis=1)
 
 
 def checked(exponents: np.ndarray, escapes: np.ndarray) -> np.ndarray:
