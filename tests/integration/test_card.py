@@ -42,7 +42,8 @@ def test_a_card_is_kept_and_no_code_moves(path):
     card.put(path, {**FOUND, "kld": 0.2}, **{**USED, "text": "other"})
     card.put(path, {**FOUND, "kld": 0.3}, **USED)
     with compand.open(path) as file:
-        assert [c["kld"] for c in card.cards(file)] == [0.2, 0.3]
+        assert [c["kld"] for c in card.cards(file)] == [0.2, 0.3] and all("current" not in c for c in file.meta[card.KEY])
+    card.put(path, FOUND, **{**USED, "name": "odd\udcff", "reference": "x\udcff"})
     for i in range(30):
         card.put(path, FOUND, **{**USED, "text": str(i)})
     with compand.open(path) as file:

@@ -91,5 +91,9 @@ def test_command_line(model, tmp_path):
     assert result.exit_code == 0, result.output
     result = CliRunner().invoke(app, ["eval", str(out), "--against", str(model), "--text", str(tmp_path / "text.txt"), "--json"])
     assert result.exit_code == 0 and json.loads(result.stdout)["cosine"] > 0.9
-    result = CliRunner().invoke(app, ["eval", str(out), "--against", str(model), "--text", str(tmp_path / "text.txt")])
+    result = CliRunner().invoke(app, ["eval", str(out), "--against", str(model), "--text", str(tmp_path / "text.txt"), "--card"])
     assert "cosine" in result.stdout
+    result = CliRunner().invoke(app, ["info", str(out)])
+    assert result.exit_code == 0 and "Measured" in result.stdout and "cosine 0.9" in result.stdout
+    result = CliRunner().invoke(app, ["compress", str(model), "--bits", "4", "--calib", "self", "-f", "-o", str(out)])
+    assert result.exit_code == 2 and "encoder" in result.output

@@ -41,13 +41,13 @@ def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: boo
     pairs = ".tsv" in text.suffixes
     words = read_text(text)
     result = encoder.evaluate(model, reference, words, pairs=pairs)
-    if card:
-        keep(model, result, words, text, reference, quiet)
     if json:
         put_json({**result, "model": str(model), "reference": str(reference), "text": str(text)})
-        return
-    print(f"{model.name}: {short(result['bits'])} bits/value, {size(result['bytes'])}\n"
-          f"cosine with the original's embeddings {result['cosine']:.4f}, 99 % above {result['cosine_1']:.4f}\n"
-          f"ten nearest sentences in common {result['neighbours']:.1%}  ({result['sentences']:,} sentences of {text.name})")
-    if pairs:
-        print(f"Spearman with the scores {result['spearman']:.2f} (original {result['spearman_reference']:.2f})")
+    else:
+        print(f"{model.name}: {short(result['bits'])} bits/value, {size(result['bytes'])}\n"
+              f"cosine with the original's embeddings {result['cosine']:.4f}, 99 % above {result['cosine_1']:.4f}\n"
+              f"ten nearest sentences in common {result['neighbours']:.1%}  ({result['sentences']:,} sentences of {text.name})")
+        if pairs:
+            print(f"Spearman with the scores {result['spearman']:.2f} (original {result['spearman_reference']:.2f})")
+    if card:
+        keep(model, result, words, text, reference, quiet)

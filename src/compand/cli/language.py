@@ -90,12 +90,12 @@ def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: boo
     words = read_text(text)
     with Progress(1, "evaluate", quiet or json) as bar:
         result: dict[str, Any] = language_eval.evaluate(model, reference, words, sequences=8, progress=bar.reach)
-    if card:
-        keep(model, result, words, text, reference, quiet)
     if json:
         put_json({**result, "model": str(model), "reference": str(reference), "text": str(text)})
-        return
-    typer.echo(f"{model.name}: {short(result['bits'])} bits/value, {size(result['bytes'])}\n"
-               f"perplexity {result['perplexity']:.3f} (original {result['perplexity_reference']:.3f})\n"
-               f"KL divergence {result['kld']:.4f} nats a token, 99 % below {result['kld_99']:.3f}\n"
-               f"same next token {result['top1']:.1%}  ({result['tokens']:,} tokens of {text.name})")
+    else:
+        typer.echo(f"{model.name}: {short(result['bits'])} bits/value, {size(result['bytes'])}\n"
+                   f"perplexity {result['perplexity']:.3f} (original {result['perplexity_reference']:.3f})\n"
+                   f"KL divergence {result['kld']:.4f} nats a token, 99 % below {result['kld_99']:.3f}\n"
+                   f"same next token {result['top1']:.1%}  ({result['tokens']:,} tokens of {text.name})")
+    if card:
+        keep(model, result, words, text, reference, quiet)

@@ -28,10 +28,11 @@ def put(path, result: dict[str, Any], *, text: str, name: str, reference: str) -
     with open_file(path) as file:
         own, old = file.digest, cards(file)
     numbers = {k: v if type(v) is int else float(v) if math.isfinite(v) else None for k, v in result.items() if isinstance(v, (int, float))}
-    card = {**numbers, "text": name[:BOUND], "text_sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(),
-            "reference": reference[:BOUND], "codes_sha256": own, "versions": versions()}
-    same = ("text_sha256", "reference")
-    kept = [c for c in old if any(c.get(k) != card[k] for k in same)]
+    name, reference = (v.encode("utf-8", "replace").decode()[:BOUND] for v in (name, reference))  # names of files need not be text
+    card = {**numbers, "text": name, "text_sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(), "reference": reference,
+            "codes_sha256": own, "versions": versions()}
+    kept = [{k: v for k, v in c.items() if k != "current"} for c in old
+            if (c["text_sha256"], c["reference"]) != (card["text_sha256"], reference)]
     with Writer(path, append=True, meta={KEY: [*kept, card][-MOST:]}):
         pass
     return card
