@@ -53,3 +53,18 @@ def test_nothing_is_lost_of_any_stage(name):
     text, words = shown(doc, 100), set("".join(c if c.isalnum() else " " for c in doc).split())
     assert words - set("".join(c if c.isalnum() else " " for c in text).split()) == set()
     assert not any(len(line.rstrip()) > 100 for line in text.splitlines())
+
+
+def test_help_loses_nothing_in_brackets():
+    """Words such as compand[hf] are markup to rich unless they are escaped."""
+    import re
+
+    import typer
+    from rich.markup import render
+
+    from compand.cli.app import app
+
+    for name, verb in typer.main.get_command(app).commands.items():
+        for text in (verb.help or "", *(getattr(p, "help", None) or "" for p in verb.params)):
+            said = re.sub(r"(?<!\\)\[/?(bold|dim)?\]", "", text).replace("\\[", "[")
+            assert render(text).plain == said, name

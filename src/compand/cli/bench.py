@@ -23,7 +23,7 @@ def add(app: typer.Typer) -> None:
 def bench(
     words: Annotated[list[str], typer.Argument(metavar="[SPECS]... INPUT", help="Specs, then the file. Without specs: a ladder of "
                                                "good ones for this kind of data.", show_default=False)],
-    entry: Annotated[str | None, typer.Option(help="The array to measure on.  [default: the largest]", show_default=False)] = None,
+    entry: Annotated[str | None, typer.Option(help="The array to measure on.  \\[default: the largest]", show_default=False)] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Measure on so many evenly spaced rows.", show_default=False)] = None,
     peer: Annotated[str | None, typer.Option(help="Of a language model: time another program in turn with ours, transformers on a "
                                              "Hugging Face folder (bfloat16) or llama-bench on a .gguf.", show_default=False)] = None,

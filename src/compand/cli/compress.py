@@ -32,7 +32,7 @@ def compress(
     spec: Annotated[str | None, typer.Argument(metavar="[SPEC]", show_default=False, help=
                                                "How, as [bold]hadamard,int:4:group=64[/]; see [bold]compand specs[/]. "
                                                "Without it: a good one for the kind of data.")] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--output", help="The .cpd file to write.  [default: INPUT.cpd]",
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="The .cpd file to write.  \\[default: INPUT.cpd]",
                                              show_default=False)] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit.")] = False,
     nbytes: Annotated[int | None, typer.Option("--bytes", min=4, help="Embeddings to search: so many bytes a vector; the best spec for "
@@ -44,7 +44,7 @@ def compress(
     ratio: Annotated[float | None, typer.Option(help="At least so many times smaller.", show_default=False)] = None,
     max_error: Annotated[float | None, typer.Option(help="At most this relative RMS error of each array: 0.01 is 1 %.",
                                                     show_default=False)] = None,
-    quality: Annotated[float | None, typer.Option(min=1, max=100, help="Splats, pictures: 1 to 100.  [default: 50]",
+    quality: Annotated[float | None, typer.Option(min=1, max=100, help="Splats, pictures: 1 to 100.  \\[default: 50]",
                                                   show_default=False)] = None,
     per_splat: Annotated[float | None, typer.Option("--bytes-per-splat", help="Splats: at most so many bytes each.",
                                                     show_default=False)] = None,
@@ -54,7 +54,7 @@ def compress(
     bpp: Annotated[float | None, typer.Option(help="Pictures: at most so many bits a pixel, all bytes counted.",
                                               show_default=False)] = None,
     tile: Annotated[int | None, typer.Option(min=64, max=4096, help="Pictures: the side of tiles, which are coded apart; 64 stands "
-                                             "damage best.  [default: 512]", show_default=False)] = None,
+                                             "damage best.  \\[default: 512]", show_default=False)] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Pictures: keep EXIF data and colour profile.")] = False,
     base: Annotated[Path | None, typer.Option(help="Store the difference to this model (a fine-tune's origin).",
                                               show_default=False)] = None,

@@ -25,7 +25,7 @@ def add(app: typer.Typer) -> None:
 
 def decompress(
     file: Annotated[Path, typer.Argument(help="A .cpd file; [bold]-[/] is standard input.", show_default=False)],
-    out: Annotated[Path | None, typer.Option("-o", "--output", help="What to write.  [default: FILE without .cpd]",
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="What to write.  \\[default: FILE without .cpd]",
                                              show_default=False)] = None,
     to: Annotated[Literal["npy", "npz", "safetensors", "parquet", "arrow", "gguf", "ply", "spz", "sog", "splat", "png", "tiff", "webp",
                           "ppm", "jpeg", "bmp"] | None,

@@ -36,7 +36,7 @@ def evaluate(
     base: Annotated[Path | None, typer.Option(help="The base model, if B holds differences to one.", show_default=False)] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained report with plots.", show_default=False)] = None,
     views: Annotated[int, typer.Option(min=1, help="Splats: places around the scene to draw it from.")] = 24,
-    width: Annotated[int, typer.Option(min=0, max=4096, help="Splats: width of the pictures.  [default: 640, or as the cameras say]",
+    width: Annotated[int, typer.Option(min=0, max=4096, help="Splats: width of the pictures.  \\[default: 640, or as the cameras say]",
                                        show_default=False)] = 0,
     cameras: Annotated[Path | None, typer.Option(help="Splats: cameras.json (or .npz) to draw from instead.", show_default=False)] = None,
     up: Annotated[str, typer.Option(help="Splats: which way is up in the scene, for placing cameras.")] = "0,-1,0",

@@ -21,7 +21,7 @@ def refit(
     reference: Annotated[Path, typer.Option(help="The model it was made from: a Hugging Face folder, or GGUF or safetensors of more bits.",
                                             show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--output", help="The GGUF file to write.", show_default=False)],
-    calib: Annotated[Path | None, typer.Option(help="Text like what the model will read (UTF-8, also .xz): best. Needs compand[hf].",
+    calib: Annotated[Path | None, typer.Option(help="Text like what the model will read (UTF-8, also .xz): best. Needs compand\\[hf].",
                                                show_default=False)] = None,
     imatrix: Annotated[Path | None, typer.Option(help="Instead of text: what llama-imatrix wrote (GGUF form).", show_default=False)] = None,
     tokens: Annotated[int, typer.Option(min=512, help="So many tokens of the text.")] = 24_576,

@@ -20,7 +20,7 @@ def add(app: typer.Typer) -> None:
 
 def run(
     model: Annotated[Path, typer.Argument(help="A .cpd file of a model, or a Hugging Face folder, coded or not.", show_default=False)],
-    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The text to go on from.  [default: standard input]",
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The text to go on from.  \\[default: standard input]",
                                                show_default=False)] = None,
     tokens: Annotated[int, typer.Option("-n", "--tokens", min=1, help="At most so many tokens.")] = 128,
     spec: Annotated[str | None, typer.Option(help="Code a model that is not coded yet while it is loaded, as int:4:group=64.",
@@ -29,7 +29,7 @@ def run(
     top_k: Annotated[int, typer.Option(min=0, help="Choose among the likeliest K; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="Choose among the likeliest that have this probability together.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the choices.")] = 0,
-    context: Annotated[int | None, typer.Option(min=1, help="Tokens of prompt and answer together.  [default: the model's, 4096 at most]",
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens of prompt and answer together.  \\[default: the model's, 4096 at most]",
                                                 show_default=False)] = None,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print text and speed as JSON at the end.")] = False,

@@ -31,7 +31,7 @@ def search(
                                              show_default=False)] = None,
     scores: Annotated[Path | None, typer.Option(help="Write scores here: .npy, float32, queries x k.", show_default=False)] = None,
     metric: Annotated[Literal["ip", "cosine", "l2"], typer.Option(help="Inner product, cosine, or minus squared distance.")] = "ip",
-    rerank: Annotated[int | None, typer.Option(min=0, help="Short list scored again with all terms of a sum.  [default: 10 k]",
+    rerank: Annotated[int | None, typer.Option(min=0, help="Short list scored again with all terms of a sum.  \\[default: 10 k]",
                                                show_default=False)] = None,
     probes: Annotated[int | None, typer.Option(min=1, help="Of an index with lists: how many to visit.", show_default=False)] = None,
     recall: Annotated[float | None, typer.Option(help="Of an index with lists: visit so many that they hold this part of the true "

@@ -25,7 +25,7 @@ def transcode(
                                            "GGUF.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUTPUT", help=".ply .spz .sog .splat .cpd: the suffix says how; of a GGUF a folder.",
                                         show_default=False)],
-    quality: Annotated[float | None, typer.Option(min=1, max=100, help="Of a .cpd: 1 to 100.  [default: 50]", show_default=False)] = None,
+    quality: Annotated[float | None, typer.Option(min=1, max=100, help="Of a .cpd: 1 to 100.  \\[default: 50]", show_default=False)] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Of a .cpd: keep every bit.")] = False,
     degree: Annotated[int | None, typer.Option(min=0, max=4, help="Cut harmonics to this degree.", show_default=False)] = None,
     prune: Annotated[float, typer.Option(min=0, max=0.99, help="Leave out this share of the splats: those that add least to pictures "
