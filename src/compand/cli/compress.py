@@ -65,7 +65,7 @@ def compress(
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     stdout: Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output.")] = False,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of every stage that has one.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of every stage and of --calib self.", show_default=False)] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No result line, no progress.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="A line for each array.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
