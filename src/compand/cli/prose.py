@@ -9,10 +9,10 @@ BORDER = re.compile(r"\s*=+(\s+=+)+\s*")
 
 
 def prose(doc: str) -> list:
-    """A docstring as things that rich prints, one under the other: paragraphs, headings, tables.
+    """A docstring as things that rich prints, one under the other: paragraphs, headings, tables, with empty lines between.
 
     >>> [type(p).__name__ for p in prose("One\\nparagraph.\\n\\n=== ===\\n``a`` one\\n    two\\n=== ===")]
-    ['Text', 'Table']
+    ['Text', 'Text', 'Table']
     """
     from rich.text import Text
 
