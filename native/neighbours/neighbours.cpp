@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <memory>
+#include <cstdlib>
 #include <vector>
 
 #include "neighbours/column.hpp"
@@ -14,7 +14,7 @@ namespace compand::neighbours {
 namespace {
 #include "rans/curves.inc"
 
-// The rows of at most kWindow before one that lie closest, nearest first; a row of distances at a time.
+// Of at most kWindow rows before one, those that lie closest (sum of distances along the axes), nearest first.
 class Near {
 public:
     Near(size_t n, size_t axes) : n_(n), axes_(axes), at_(n * axes) {}

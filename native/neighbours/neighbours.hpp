@@ -2,7 +2,8 @@
 //
 // The first `axes` columns are coordinates; each is foretold by the row before. Any other value is foretold by the mean of the
 // kNearest rows before it (of kWindow) that lie closest, each weighted by how well it foretold the columns before, and corrected by
-// what the last kBack columns were off, with weights fitted by the writer. Rows equal to the row before are one decision.
+// what the last kBack columns were off, with weights fitted by the writer. Rows equal to the row before are one decision, and
+// whether a value is zero is one of its own.
 //
 // A column is whole numbers v: `tails`: |x| in steps of its greatest value / 2^24, rounded down, and the mantissa bits below (raw); `grid`:
 // x is v steps exactly; `table`: x is the v-th of few values. v minus what was foretold is coded as its length in bits, foretold
