@@ -2,6 +2,8 @@
 namespace compand::matmul::ISA {
 namespace {
 
+constexpr size_t kNear = 512;  // columns that are asked for before they are used: two streams, which the memory system follows well
+
 // The exponents of ranks, cut as a bfloat16 has them: the upper byte below the sign, the lower byte above the mantissa. Four times over.
 struct Exponents {
     alignas(64) uint8_t upper[64], lower[64];
@@ -135,9 +137,9 @@ template <class Use> COMPAND_INLINE void each_64(const Ranked &w, const Exponent
     size_t c = 0;
     for (; c < row.halves; c += 128) {
         const uint8_t *ranks = row.ranks + c / 2;
-        __builtin_prefetch(row.bytes + c + kAhead);
-        __builtin_prefetch(row.bytes + c + 64 + kAhead);
-        __builtin_prefetch(ranks + kAhead / 2);
+        __builtin_prefetch(row.bytes + c + kNear);
+        __builtin_prefetch(row.bytes + c + 64 + kNear);
+        __builtin_prefetch(ranks + kNear / 2);
         sixty_four<Place::low>(e, k, row, ranks, c, v);
         use(c, all, v);
         sixty_four<Place::high>(e, k, row, ranks, c + 64, v);
