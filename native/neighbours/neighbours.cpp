@@ -275,6 +275,8 @@ void rows(Coder &coder, const std::vector<Column> &columns, int top, size_t n, s
                 continue;
             }
         }
+        coder.spend(spend(d, axes));
+        if (coder.bad()) return;
         values.begin();
         for (size_t j = 0; j < d; ++j) {
             if (j == axes) means.begin(i);

@@ -55,10 +55,16 @@ private:
     std::vector<int32_t> weights_;
 };
 
+// What reading takes is bounded by the bytes there are: every row that is not the row before again spends some, and streams shorter
+// than what their rows spend (but for kFree bytes) are filled up with zeros by the writer and refused by the reader.
+constexpr size_t kFree = 256;
+constexpr size_t spend(size_t d, size_t axes) { return 2 * axes + 2 + (d - axes) / 2; }  // bytes for a row
+
 class Writer {
 public:
     static constexpr bool writes = true;
-    Writer(Bytes &coded, Bytes &raw) : bits_(coded), raw_(raw) {}
+    Writer(Bytes &coded, Bytes &raw) : bits_(coded), coded_(coded), raw_(raw) {}
+    void spend(size_t bytes) { spent_ += bytes; }
     int bit(int bit, uint32_t p) { return bits_.put(bit, p), bit; }
     int bit(int bit, Bit &model, int limit = 60) {
         bits_.put(bit, model.p);
@@ -73,13 +79,16 @@ public:
     bool finish() {
         if (held_bits_) raw_.push_back(static_cast<uint8_t>(held_));
         bits_.finish();
+        const size_t have = coded_.size() + raw_.size() + kFree;
+        if (have < spent_) raw_.resize(raw_.size() + spent_ - have);
         return true;
     }
     bool bad() const { return false; }
 
 private:
     rans::BitWriter bits_;
-    Bytes &raw_;
+    Bytes &coded_, &raw_;
+    size_t spent_ = 0;
     uint64_t held_ = 0;
     int held_bits_ = 0;
 };
@@ -87,7 +96,12 @@ private:
 class SymbolReader {
 public:
     static constexpr bool writes = false;
-    SymbolReader(const Bytes &coded, const Bytes &raw) : bits_(coded.data(), coded.size()), at_(raw.data()), end_(raw.data() + raw.size()) {}
+    SymbolReader(const Bytes &coded, const Bytes &raw)
+        : bits_(coded.data(), coded.size()), at_(raw.data()), end_(raw.data() + raw.size()), budget_(coded.size() + raw.size() + kFree) {}
+    void spend(size_t bytes) {
+        if (bytes > budget_) bad_ = true;
+        else budget_ -= bytes;
+    }
     int bit(int, uint32_t p) { return bits_.get(p); }
     int bit(int, Bit &model, int limit = 60) {
         const int bit = bits_.get(model.p);
@@ -106,11 +120,15 @@ public:
         return v;
     }
     bool bad() const { return bad_ || bits_.starved(); }
-    bool finish() { return !bad() && bits_.ended() && at_ == end_ && held_ == 0; }
+    bool finish() {  // what is left of the raw bytes can only be the zeros that fill it up
+        if (bad() || !bits_.ended() || held_ != 0 || (at_ != end_ && budget_ != 0)) return false;
+        return std::all_of(at_, end_, [](uint8_t b) { return b == 0; });
+    }
 
 private:
     rans::BitReader bits_;
     const uint8_t *at_, *end_;
+    size_t budget_;
     uint64_t held_ = 0;
     int held_bits_ = 0;
     bool bad_ = false;

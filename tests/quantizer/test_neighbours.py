@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from compand import Codec, CompandError, _native
+from compand.errors import CorruptError
 from compand.modality.splats import order
 from compand.quantizer.neighbours import PARTS
+from compand.stage import Form
 
 
 def scene(n=3000, d=20, seed=0):
@@ -111,3 +113,16 @@ def test_rows_of_a_block_decode_through_the_codec():
     x = scene(500, 4)
     codec = Codec("neighbours")
     assert codec.decode(codec.encode(x), rows=slice(100, 200)).tobytes() == x[100:200].tobytes()
+
+
+def test_what_decoding_takes_is_bounded_by_the_bytes():
+    x = np.zeros((4000, 9), np.float32)
+    x[::2, 8] = 1  # no row is the row before, and hardly a bit is left
+    parts = Codec("neighbours").stage.encode(x)
+    size = len(parts["coded"]) + len(parts["raw"])
+    assert 4000 * 11 - 256 <= size < 4000 * 11 + 100  # 2 axes + 2 + (d - axes) / 2 bytes a row
+    form = Form(n=4000, d=9, dtype="float32")
+    assert Codec("neighbours").stage.decode(parts, form).tobytes() == x.tobytes()
+    for raw in (parts["raw"][:-1], parts["raw"][:100], np.append(parts["raw"], np.uint8(0)), np.append(parts["raw"][:-1], np.uint8(1))):
+        with pytest.raises(CorruptError):
+            Codec("neighbours").stage.decode({**parts, "raw": raw}, form)
