@@ -236,8 +236,8 @@ template <class Coder> bool code_turns(Coder &coder, const Block &b, const Steps
     return !coder.bad();
 }
 
-// rows: floats in, or out; format 1.
-template <class Coder> bool code_rotations(Coder &coder, const Block &b, const Steps &p, const float *rows, float *out, size_t width) {
+// Format 1 is only read.
+template <class Reader> bool read_rotations(Reader &coder, const Block &b, const Steps &p, float *out, size_t width) {
     const size_t n = b.n;
     std::vector<uint32_t> seen(2 * n);  // cells of the odd axis, 16 bits
     std::vector<uint8_t> kind(n);
@@ -248,12 +248,6 @@ template <class Coder> bool code_rotations(Coder &coder, const Block &b, const S
         const int bits = bits_for(d0 + d1, p.scale, p.rotation / 16), turn_bits = bits_for(needle ? d1 : d0, p.scale, p.rotation / 16);
         kind[i] = needle;
         Turned r{};
-        if constexpr (Coder::writes) {
-            const float *row = rows + i * width;
-            int order[3] = {0, 1, 2};
-            std::stable_sort(order, order + 3, [&](int l, int k) { return row[3 + l] > row[3 + k]; });
-            r = turned(frame_of(row + 6, order), needle, 1u << bits, 1u << turn_bits);
-        }
         const uint32_t *near = b.near.data() + kNear * i;
         const uint32_t *model = nullptr;
         for (size_t k = 0; k < kNear && !model && i > 0; ++k) {
@@ -263,31 +257,29 @@ template <class Coder> bool code_rotations(Coder &coder, const Block &b, const S
         size_t close = 0;
         for (int k = 0; k < 2; ++k) {
             const int first = std::min(bits, 4), second = std::min(bits - first, 4), last = bits - first - second;
-            uint32_t v = *cell[k];
             const auto c = static_cast<size_t>(first);
             const size_t said = model ? model[k] >> (16 - first) : 16;
-            uint32_t s = first ? coder.symbol(v >> (second + last), top[k], c, (c * 17 + said) * 2 + close) : 0;
+            uint32_t s = first ? coder.symbol(0, top[k], c, (c * 17 + said) * 2 + close) : 0;
             if (first && s >= 1u << first) return false;
             close = s == said;
             if (second > 0) {
                 const size_t follow = s == said ? model[k] >> (12 - second) & ((1u << second) - 1) : 16;
-                const uint32_t t = coder.symbol(v >> last & ((1u << second) - 1), next[k], static_cast<size_t>(second),
-                                                static_cast<size_t>(second) * 17 + follow);
+                const uint32_t t = coder.symbol(0, next[k], static_cast<size_t>(second), static_cast<size_t>(second) * 17 + follow);
                 if (t >= 1u << second) return false;
                 s = s << second | t;
             }
-            if (last > 0) s = s << last | coder.raw(v & ((1u << last) - 1), last);
+            if (last > 0) s = s << last | coder.raw(0, last);
             *cell[k] = s;
             seen[2 * i + static_cast<size_t>(k)] = bits <= 16 ? s << (16 - bits) | (bits < 16 ? 1u << (15 - bits) : 0) : s >> (bits - 16);
         }
         if (turn_bits) {
             const int first = std::min(turn_bits, 4), last = turn_bits - first;
-            uint32_t s = coder.symbol(r.t >> last, turn, static_cast<size_t>(first), 0);
+            uint32_t s = coder.symbol(0, turn, static_cast<size_t>(first), 0);
             if (s >= 1u << first) return false;
-            if (last > 0) s = s << last | coder.raw(r.t & ((1u << last) - 1), last);
+            if (last > 0) s = s << last | coder.raw(0, last);
             r.t = s;
         }
-        if constexpr (!Coder::writes) quaternion(frame_of(r, needle, 1u << bits, 1u << turn_bits), out + i * width + 6);
+        quaternion(frame_of(r, needle, 1u << bits, 1u << turn_bits), out + i * width + 6);
     }
     return !coder.bad();
 }
@@ -425,20 +417,16 @@ template <class Coder> bool code_harmonics(Coder &coder, const Block &b, const S
     return !coder.bad();
 }
 
-template <class Coder> bool code_fine(Coder &coder, const Block &b, const Steps &p, float *out, size_t width) {
+// Format 1 is only read.
+template <class Reader> bool read_places(Reader &coder, const Block &b, const Steps &p, float *out, size_t width) {
     const double unit = power(b.position0);
     for (size_t i = 0; i < b.n; ++i) {
         const int coarse = std::clamp(position_of(b, p, i) - b.position0, 0, kGrid);
         for (int a = 0; a < 3; ++a) {
             const int open = b.cells[i].undecided(a), bits = std::max(0, open - coarse), left = std::min(open, coarse);
-            uint32_t v = b.cells[i].at[a];
-            if constexpr (Coder::writes) v = b.points[3 * i + static_cast<size_t>(a)];
-            const uint32_t low = bits ? coder.raw(v >> left & ((uint32_t{1} << bits) - 1), bits) : 0;
-            if constexpr (!Coder::writes) {
-                v |= low << left;
-                const double middle = static_cast<double>(v) - (1 << (kGrid - 1)) + 0.5 * static_cast<double>(uint32_t{1} << left);
-                out[i * width + static_cast<size_t>(a)] = static_cast<float>(middle * unit);
-            }
+            const uint32_t v = b.cells[i].at[a] | (bits ? coder.raw(0, bits) : 0) << left;
+            const double middle = static_cast<double>(v) - (1 << (kGrid - 1)) + 0.5 * static_cast<double>(uint32_t{1} << left);
+            out[i * width + static_cast<size_t>(a)] = static_cast<float>(middle * unit);
         }
     }
     return !coder.bad();
@@ -596,13 +584,13 @@ bool decode(const uint8_t *const *data, const size_t *sizes, size_t n, int rest,
         for (int k = 0; k < 3; ++k) row[3 + k] = static_cast<float>(b.scale[k][i] * nepers);
         row[10] = static_cast<float>(logit[b.alpha[i]]);
     }
-    if (!(p.format == 1 ? code_rotations(rotation, b, p, nullptr, rows, width) : code_turns(rotation, b, p, nullptr, rows, width)) ||
+    if (!(p.format == 1 ? read_rotations(rotation, b, p, rows, width) : code_turns(rotation, b, p, nullptr, rows, width)) ||
         !rotation.finish()) {
         return false;
     }
     if (!code_colours(colours, b, p, nullptr, rows, width) || !colours.finish()) return false;
     if (!code_harmonics(harmonics, b, p, nullptr, rows, width) || !harmonics.finish()) return false;
-    if (!(p.format == 1 ? code_fine(fine, b, p, rows, width) : code_places(fine, b, p, rows, width)) || !fine.finish()) return false;
+    if (!(p.format == 1 ? read_places(fine, b, p, rows, width) : code_places(fine, b, p, rows, width)) || !fine.finish()) return false;
     if (sizes[7] > 2 && n > 1) {
         const int bits = rans::bit_length(n - 1);
         std::vector<float> kept(rows, rows + n * width);
