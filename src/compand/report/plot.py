@@ -26,10 +26,11 @@ class Axis:
         low, high = min(values), max(values)
         if log:
             low, high = math.log10(low), math.log10(high)
-        elif zero:
+        zero = zero and not log and low < 0.4 * high  # a plot of values that are all large need not begin at 0
+        if zero:
             low = min(low, 0.0)
         pad = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-        self.low, self.high = (low if zero and not log else low - pad), high + pad
+        self.low, self.high = (low if zero else low - pad), high + pad
         self.start, self.stop, self.log = start, stop, log
 
     def __call__(self, value: float) -> float:
