@@ -59,7 +59,8 @@ def compress(
     base: Annotated[Path | None, typer.Option(help="Store the difference to this model (a fine-tune's origin).",
                                               show_default=False)] = None,
     calib: Annotated[Path | None, typer.Option(help="Language models, encoders: text to fit the layers to (a model folder and --bits). "
-                                               "Without text: [bold]self[/], and a language model writes it.",
+                                               "Without text: [bold]self[/], and a language model writes it. "
+                                               "Whisper: a folder of recordings.",
                                                show_default=False)] = None,
     effort: Annotated[str, typer.Option(help="With --calib: low, medium or high.")] = "medium",
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
@@ -79,6 +80,7 @@ def compress(
     [bold]compand compress model.safetensors --bits 4.5[/]          least error at a size
     [bold]compand compress tuned/ --lossless --base original/[/]    only the changes
     [bold]compand compress model/ --bits 3 --calib text.txt[/]      a language model, fitted to text
+    [bold]compand compress whisper/ --bits 3 --calib clips/[/]      a speech recogniser, fitted to recordings
     [bold]compand compress scene.ply --bytes-per-splat 9[/]         3D Gaussian splats
     [bold]compand compress frames/ -o walk.cpd --quality 60[/]      splats that move, a file a frame
     [bold]compand compress photo.png --bpp 0.2[/]                   a picture, at most 0.2 bits a pixel
@@ -99,9 +101,13 @@ def compress(
         if lossless or limit or ratio or max_error or base or stdout:
             raise usage("--calib goes with --bits or a SPEC, and writes a file")
         from ..integration.encoder import is_encoder
-        from . import encoders, language
+        from ..integration.speech import is_speech
+        from . import encoders, language, speech
 
         set_threads(threads)
+        if is_speech(source):
+            speech.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
+            return
         if is_encoder(source):
             if language.is_self(calib):
                 raise usage("an encoder cannot write its own text; name a file of sentences with --calib")

@@ -31,6 +31,8 @@ def evaluate(
     text: Annotated[Path | None, typer.Option(help="Language models: measure perplexity and KL divergence on this text. "
                                               "Encoders: how near the embeddings stay (.tsv of scored pairs: Spearman).",
                                               show_default=False)] = None,
+    clips: Annotated[Path | None, typer.Option(help="Whisper: how many transcripts of these recordings stay as they are.",
+                                               show_default=False)] = None,
     card: Annotated[bool, typer.Option("--card", help="With --text: keep what was measured in the .cpd file, where compand info "
                                        "shows it.")] = False,
     base: Annotated[Path | None, typer.Option(help="The base model, if B holds differences to one.", show_default=False)] = None,
@@ -52,6 +54,7 @@ def evaluate(
     [bold]compand eval scene.ply scene.cpd --html report.html[/]
     [bold]compand eval photo.png photo.cpd --html report.html[/]
     [bold]compand eval model.cpd --against model/ --text test.txt --card[/]
+    [bold]compand eval whisper.cpd --against whisper/ --clips recordings/[/]
     """
     from . import pictures, scenes
     from .arrays import Arrays, is_cpd
@@ -63,6 +66,11 @@ def evaluate(
     assert b is not None
     if card and (text is None or not is_cpd(b)):
         raise usage("--card goes with --text, and is kept in a .cpd file")
+    if clips is not None:
+        from . import speech
+
+        speech.evaluate(a, b, clips, json=json, quiet=quiet)
+        return
     if text is not None:
         from ..integration.encoder import is_encoder
         from . import encoders, language

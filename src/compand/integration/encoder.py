@@ -6,17 +6,14 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..codec import Codec
-from ..dtypes import dtype as dtype_of
 from ..errors import FormatError, InputError, OverwriteError
-from ..modality import detect, pack
-from . import module_fit
+from ..modality import detect
+from . import module_file, module_fit
 from .language import as_folder, transformers
 
 BATCH = 32
@@ -70,24 +67,7 @@ def compress(model, out, spec: str, calibration: str, *, sequences: int = 512, l
         batches.append(torch.tensor([row[:short - 1] + row[-1:] for row in ids[at:at + BATCH]]))
     found = module_fit.fit(net, lambda b: net(input_ids=b), batches, lambda name, m: spec if m.weight.numel() >= LEAST else None,
                            damping=damping, progress=progress)
-    with detect(model) as source:
-        items = {item.name: item for item in source.items()}
-
-        def stored(name: str) -> str | None:
-            return next((f for f in items if f == name or f.endswith(f".{name}")), None)
-
-        done = {}
-        for name, codes in found.codes.items():
-            if (full := stored(name)) is not None:
-                done[full] = replace(codes, dtype=items[full].dtype)
-        for name, bias in found.biases.items():
-            if (full := stored(name)) is not None:
-                done[full] = Codec("raw").encode(bias.astype(dtype_of(items[full].dtype)))
-        report = pack(source, out, spec=lambda name, shape, dtype: done.get(name), overwrite=overwrite, check=False)
-        values = sum(item.size for item in items.values())
-    nbytes = Path(out).stat().st_size
-    return {"bits": 8 * nbytes / values, "bytes": nbytes, "values": values, "lost": found.lost, "seconds": time.perf_counter() - start,
-            "notes": report.notes}
+    return {**module_file.write(model, out, found, overwrite=overwrite), "seconds": time.perf_counter() - start}
 
 
 def embed(net, tokenizer, texts: list[str], *, first: bool = False, length: int = 256) -> np.ndarray:

@@ -42,8 +42,9 @@ def fit(model, run: Callable[[Any], Any], batches: Sequence[Any], choose: Callab
     choose : (module name, module) → the spec of its weight, or None to leave it
     correct : biases make up for the mean of what is lost
 
-    Layers that share an input are fitted together, and every layer sees what the compressed layers before it give. Layers that the
-    batches do not reach, and embeddings, are coded by themselves. Raises `InputError` if there is nothing to compress.
+    Layers that share an input are fitted together, and every layer sees what the compressed layers before it give; what finished parts
+    of the model give is remembered, not computed again. Layers that the batches do not reach, and embeddings, are coded by themselves,
+    before all others; an embedding that is also the head is fitted to the head's inputs. Raises `InputError` if there is nothing to do.
     """
     import torch
 
@@ -55,16 +56,125 @@ def fit(model, run: Callable[[Any], Any], batches: Sequence[Any], choose: Callab
     with torch.no_grad():
         groups = order(model, run, batches[0], [n for n in wanted if not isinstance(modules[n], torch.nn.Embedding)])
         reached = {n for g in groups for n in g}
-        apart = [[n] for n in wanted if n not in reached]
-        for i, group in enumerate(apart + groups):
-            if progress:
-                progress(i, len(apart) + len(groups), group[0])
-            inputs = None if i < len(apart) else _inputs(modules[group[0]], run, batches)
-            for name in group:
-                _one(out, name, modules[name], wanted[name], inputs, damping, correct)
+        others = _tied(modules, sorted(wanted, key=lambda n: n not in reached))
+        heads = {n for n in others if n in reached}
+        groups = [left for g in groups if (left := [n for n in g if n not in heads])]
+        first = [[n] for n in wanted if n in heads or (n not in reached and not any(n in names for names in others.values()))]
+        with Memory(model, run, batches, [n for g in groups for n in g]) as memory:
+            for i, group in enumerate(first + groups):
+                if progress:
+                    progress(i, len(first) + len(groups), group[0])
+                inputs = _inputs(modules[group[0]], memory) if group[0] in reached else None
+                for name in group:
+                    _one(out, name, modules[name], wanted[name], inputs, max(damping, 0.1) if name in heads else damping, correct)
+                    for other in others.get(name, ()):
+                        out.codes[f"{other}.weight"], out.lost[f"{other}.weight"] = (a[f"{name}.weight"] for a in (out.codes, out.lost))
+                memory.finished(group)
         if progress:
-            progress(len(apart) + len(groups), len(apart) + len(groups), "")
+            progress(len(first) + len(groups), len(first) + len(groups), "")
     return out
+
+
+def _tied(modules, names: Iterable[str]) -> dict[str, list[str]]:
+    """Modules whose weight is also that of modules after them, with those."""
+    homes: dict[int, list[str]] = {}
+    for name in names:
+        homes.setdefault(id(modules[name].weight), []).append(name)
+    return {first: rest for first, *rest in homes.values() if rest}
+
+
+class Memory:
+    """Runs a model on batches, without computing again what its finished parts give.
+
+    A part is a module that is called once a run and is no inner part of an element of a list of layers. Once all wanted layers in it are
+    `finished` its outputs are kept, batch by batch, and those of the parts inside it are forgotten.
+    """
+
+    def __init__(self, model, run: Callable[[Any], Any], batches: Sequence[Any], names: Iterable[str]):
+        self.run, self.batches, self.at = run, batches, 0
+        self.modules = dict(model.named_modules())
+        self.left = set(names)
+        self.kept: dict[str, list[Any]] = {}
+        calls = self._calls()
+        self.parts = [n for n in self.modules if n and calls.get(n) == 1 and not self._inside(n) and any(_holds(n, m) for m in self.left)]
+
+    def _inside(self, name: str) -> bool:
+        """Whether a module is below an element of a list of layers."""
+        import torch
+
+        pieces = name.split(".")
+        above = (self.modules[".".join(pieces[:i])] for i in range(len(pieces) - 1))
+        return any(isinstance(m, (torch.nn.ModuleList, torch.nn.Sequential)) for m in above)
+
+    def _calls(self) -> dict[str, int]:
+        calls: dict[str, int] = {}
+
+        def count(name):
+            def see(*_):
+                calls[name] = calls.get(name, 0) + 1
+            return see
+
+        hooks = [m.register_forward_pre_hook(count(n)) for n, m in self.modules.items()]
+        try:
+            self.run(self.batches[0])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return calls
+
+    def every(self) -> None:
+        """Run each batch until it has reached what is looked for."""
+        for at, batch in enumerate(self.batches):
+            self.at = at
+            try:
+                self.run(batch)
+            except _Enough:
+                pass
+
+    def finished(self, names: Iterable[str]) -> None:
+        """These layers compute with their codes now."""
+        self.left -= set(names)
+        for name in self.parts:  # the outermost come first
+            if name not in self.kept and not any(_holds(name, m) for m in self.left) and not any(_holds(k, name) for k in self.kept):
+                self._keep(name)
+
+    def _keep(self, name: str) -> None:
+        import torch
+        from torch.utils import _pytree as tree
+
+        module, outputs = self.modules[name], []
+
+        def copied(value):
+            return tree.tree_map(lambda t: t.clone() if isinstance(t, torch.Tensor) else t, value)  # what comes may change it in place
+
+        def see(_, args, output):
+            outputs.append(copied(output))
+            raise _Enough
+
+        hook = module.register_forward_hook(see)
+        try:
+            self.every()
+        finally:
+            hook.remove()
+        for inner in [k for k in self.kept if _holds(name, k)]:
+            self._forget(inner)
+        if len(outputs) == len(self.batches):
+            self.kept[name] = outputs
+            module.forward = lambda *args, **kwargs: copied(outputs[self.at])
+
+    def _forget(self, name: str) -> None:
+        del self.kept[name], self.modules[name].forward
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(self, *_) -> None:
+        for name in list(self.kept):
+            self._forget(name)
+
+
+def _holds(name: str, other: str) -> bool:
+    return other == name or other.startswith(name + ".")
 
 
 def is_layer(module) -> bool:
@@ -127,7 +237,7 @@ def rows(module, x):
     return patches[::max(1, len(patches) // PATCHES)]
 
 
-def _inputs(module, run, batches) -> Hessian:
+def _inputs(module, memory: Memory) -> Hessian:
     """The Hessian of a module that is reached; what comes after it is not computed."""
     found = Hessian(int(np.prod(module.weight.shape[1:])))
 
@@ -137,11 +247,7 @@ def _inputs(module, run, batches) -> Hessian:
 
     hook = module.register_forward_pre_hook(see)
     try:
-        for batch in batches:
-            try:
-                run(batch)
-            except _Enough:
-                pass
+        memory.every()
     finally:
         hook.remove()
     return found
