@@ -2,7 +2,8 @@
 
     python benchmarks/encoders.py MODEL DATA [--specs SPEC ...] [--every 4]
 
-MODEL is the model's folder, DATA holds retrieval/sts-semeval2012-2016+sick.tar.xz and text/train-brown.txt.xz (calibration).
+Rows of other specs in the JSON are kept where they were measured against the same base. MODEL is the model's folder, DATA holds
+retrieval/sts-semeval2012-2016+sick.tar.xz and text/train-brown.txt.xz (calibration).
 """
 
 from __future__ import annotations
@@ -49,14 +50,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("data", type=pathlib.Path)
-    parser.add_argument("--specs", nargs="+", default=["hadamard,int:4:group=64", *(f"hadamard,trellis:{b}" for b in (4, 3, 2))])
+    parser.add_argument("--specs", nargs="+", default=["hadamard,int:8", "hadamard,int:4:group=64",
+                                                              *(f"hadamard,trellis:{b}" for b in (4, 3, 2))])
     parser.add_argument("--every", type=int, default=4)
     parser.add_argument("--sequences", type=int, default=512)
     args = parser.parse_args()
     sets = pairs(args.data / "retrieval/sts-semeval2012-2016+sick.tar.xz", args.every)
     text = lzma.open(args.data / "text/train-brown.txt.xz", "rt", errors="replace").read()
     base = score(args.model, sets)
-    rows = [{"spec": "float32", "bits": 32.0, "spearman": base, "points lost": 0.0, "seconds": 0.0}]
+    rows = [{"spec": "float32", "bits": 32.0, "spearman": base, "points lost": 0.0, "seconds": 0.0},
+            *(r for r in record.rows("encoders") if r["spec"] not in ("float32", *args.specs)
+              and abs(r["points lost"] + r["spearman"] - base) < 1e-6)]
     print(record.table(rows), flush=True)
     for spec in args.specs:
         with tempfile.TemporaryDirectory() as work:
@@ -65,7 +69,8 @@ def main() -> None:
             with as_folder(out) as folder:
                 found = score(folder, sets)
         rows.append({"spec": spec, "bits": result["bits"], "spearman": found, "points lost": base - found, "seconds": result["seconds"]})
-        print(record.table(rows[-1:]), flush=True)
+        rows.sort(key=lambda r: -r["bits"])
+        print(record.table(rows), flush=True)
         record.save("encoders", rows, subject="all-MiniLM-L6-v2", pairs=sum(map(len, sets.values())), sentences=args.sequences)
 
 

