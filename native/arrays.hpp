@@ -8,6 +8,8 @@
 #include <initializer_list>
 #include <memory>
 #include <new>
+#include <utility>
+#include <vector>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -19,6 +21,13 @@ namespace compand {
 template <class T, int ndim>
 using Input = nanobind::ndarray<const T, nanobind::ndim<ndim>, nanobind::c_contig, nanobind::device::cpu>;
 template <class T> using Output = nanobind::ndarray<nanobind::numpy, T>;
+
+// An array that owns the bytes of a vector.
+inline Output<uint8_t> owned(std::vector<uint8_t> &&bytes) {
+    auto *kept = new std::vector<uint8_t>(std::move(bytes));
+    nanobind::capsule owner(kept, [](void *p) noexcept { delete static_cast<std::vector<uint8_t> *>(p); });
+    return Output<uint8_t>(kept->data(), {kept->size()}, owner);
+}
 
 // An uninitialised C-contiguous array of T that a kernel fills before release() hands it to Python.
 template <class T> class Fresh {

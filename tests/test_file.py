@@ -340,3 +340,30 @@ def test_progress_is_told_after_each_block(tmp_path, monkeypatch):
     with compand.Writer(tmp_path / "a.cpd") as file:
         file.write("x", np.zeros((200, 64), np.float32), "int:4", progress=lambda done, n: told.append((done, n)))
     assert told == [(64, 200), (128, 200), (192, 200), (200, 200)]
+
+
+@pytest.mark.parametrize("spec", ["raw", "planes,rans", "int:8", "hadamard,int:4:group=8+int:2"])
+@pytest.mark.parametrize("shape", [(300, 16), (70000, 32), (5000,), (2, 3, 4), (), (0, 4)])
+def test_arrays_are_decoded_into_what_is_given(path, spec, shape, monkeypatch):
+    monkeypatch.setattr("compand.codec.BLOCK_VALUES", 1 << 14)
+    x = RNG.standard_normal(shape).astype(np.float32)
+    with compand.Writer(path) as file:
+        file.write("x", x, spec)
+    entry = compand.open(path)["x"]
+    want = entry.array()
+    out = np.full(shape, np.nan, np.float32)
+    assert entry.array(out=out) is out and np.array_equal(out, want)
+    room = np.empty(1 << 17, np.uint8)
+    pieces = [piece.copy() for piece in entry.pieces(room)]
+    assert b"".join(piece.tobytes() for piece in pieces) == want.tobytes()
+    assert len(pieces) > 1 or want.size < 1 << 18 or spec == "raw"
+    assert b"".join(piece.tobytes() for piece in entry.pieces(room[:8])) == want.tobytes()
+    if shape and shape[0] > 100 and len(shape) > 1:
+        for rows in (slice(3, 90), slice(64, 128), slice(90, 3, -3)):
+            part = np.empty(want[rows].shape, np.float32)
+            assert np.array_equal(entry.array(rows, out=part), want[rows])
+    for bad in (np.empty((*shape, 2), np.float32), np.empty(shape, np.float64), np.empty((*shape, 2), np.float32)[..., 0]):
+        if bad.flags.c_contiguous and bad.shape == shape and bad.dtype == np.float32:
+            continue  # a scalar, or nothing, is contiguous in any case
+        with pytest.raises(compand.InputError, match="out must be"):
+            entry.array(out=bad)

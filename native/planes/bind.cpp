@@ -1,16 +1,10 @@
-#include <algorithm>
-
 #include "arrays.hpp"
-#include "isa.hpp"
-#include "planes/planes.hpp"
-#include "threads.hpp"
+#include "planes/block.hpp"
 
 namespace nb = nanobind;
 
 namespace compand::planes {
 namespace {
-
-constexpr size_t kPiece = size_t{1} << 14;  // words at a time: planes and words stay in the first caches
 
 Turn turn_of(int turn) {
     if (turn < 0 || turn > 2) throw nb::value_error("turn must be 0 (none), 1 (rotate) or 2 (zigzag)");
@@ -20,30 +14,21 @@ Turn turn_of(int turn) {
 template <class T> Output<uint8_t> bind_split(Input<T, 1> words, int turn) {
     const Turn how = turn_of(turn);
     const size_t n = words.size();
-    const T *from = words.data();
     Fresh<uint8_t> out({sizeof(T), n});
     {
         nb::gil_scoped_release release;
-        parallel_for((n + kPiece - 1) / kPiece, [&](size_t i) {
-            const size_t at = i * kPiece;
-            uint8_t *planes[sizeof(T)];
-            for (size_t p = 0; p < sizeof(T); ++p) planes[p] = out.data() + p * n + at;
-            COMPAND_DISPATCH(split, from + at, std::min(kPiece, n - at), how, planes);
-        });
+        uint8_t *planes[sizeof(T)];
+        for (size_t p = 0; p < sizeof(T); ++p) planes[p] = out.data() + p * n;
+        split_block(words.data(), n, how, planes);
     }
     return out.release();
 }
 
-template <class T> nb::object merge_words(const uint8_t *const *from, size_t n, Turn how) {
+template <class T> nb::object merge_words(const uint8_t *const *planes, size_t n, Turn how) {
     Fresh<T> out({n});
     {
         nb::gil_scoped_release release;
-        parallel_for((n + kPiece - 1) / kPiece, [&](size_t i) {
-            const size_t at = i * kPiece;
-            const uint8_t *planes[sizeof(T)];
-            for (size_t p = 0; p < sizeof(T); ++p) planes[p] = from[p] + at;
-            COMPAND_DISPATCH(merge, planes, std::min(kPiece, n - at), how, out.data() + at);
-        });
+        merge_block(planes, n, how, out.data());
     }
     return nb::cast(out.release());
 }

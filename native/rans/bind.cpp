@@ -16,20 +16,13 @@ namespace nb = nanobind;
 namespace compand::rans {
 namespace {
 
-// An array that owns the bytes.
-Output<uint8_t> give(Bytes &bytes) {
-    auto *kept = new Bytes(std::move(bytes));
-    nb::capsule owner(kept, [](void *p) noexcept { delete static_cast<Bytes *>(p); });
-    return Output<uint8_t>(kept->data(), {kept->size()}, owner);
-}
-
 template <class Id> Output<uint8_t> bind_encode_static(Input<Id, 1> ids) {
     Bytes out;
     {
         nb::gil_scoped_release release;
         out = encode_static(ids.data(), ids.size());
     }
-    return give(out);
+    return owned(std::move(out));
 }
 
 template <class Id> nb::object bind_decode_static(Input<uint8_t, 1> data, size_t n, uint32_t k) {
@@ -52,7 +45,7 @@ nb::object bind_encode_order1(Input<uint8_t, 1> ids, std::optional<Input<uint16_
         ok = encode_order1(ids.data(), ids.size(), contexts ? contexts->data() : nullptr, contexts ? c : 256, out);
     }
     if (!ok) throw nb::value_error("a context is not below c");
-    return nb::cast(give(out));
+    return nb::cast(owned(std::move(out)));
 }
 
 nb::object bind_decode_order1(Input<uint8_t, 1> data, size_t n, uint32_t k, std::optional<Input<uint16_t, 1>> contexts, size_t c) {
@@ -73,7 +66,7 @@ template <class Id> Output<uint8_t> bind_encode_mixed(Input<Id, 1> ids, uint32_t
         nb::gil_scoped_release release;
         out = encode_mixed(ids.data(), ids.size(), k, width);
     }
-    return give(out);
+    return owned(std::move(out));
 }
 
 template <class Id> nb::object bind_decode_mixed(Input<uint8_t, 1> data, size_t n, uint32_t k, size_t width) {
@@ -98,7 +91,7 @@ Output<uint8_t> bind_encode_parametric(Input<int32_t, 1> x, Input<int32_t, 1> me
         nb::gil_scoped_release release;
         encode_parametric(x.data(), mean.data(), scale.data(), x.size(), family, out);
     }
-    return give(out);
+    return owned(std::move(out));
 }
 
 nb::object bind_decode_parametric(Input<uint8_t, 1> data, Input<int32_t, 1> mean, Input<uint8_t, 1> scale, int family) {
@@ -139,7 +132,7 @@ Output<uint8_t> bind_encode_given(Input<uint32_t, 1> steps, int p) {
         nb::gil_scoped_release release;
         out = encode_given(steps.data(), steps.size(), p);
     }
-    return give(out);
+    return owned(std::move(out));
 }
 
 nb::tuple bind_given_decode(GivenReader &reader, Input<uint32_t, 2> cdf) {

@@ -195,6 +195,13 @@ template <class Id> bool decode_static(const uint8_t *data, size_t size, Id *ids
     return false;
 }
 
+const uint8_t *raw_bytes(const uint8_t *data, size_t size, size_t n) {
+    Reader in(data, size);
+    if (!n || in.get<uint8_t>() != raw || in.varint() != n || in.get<uint8_t>() != 8) return nullptr;
+    const uint8_t *const from = in.take(n);
+    return in.left() ? nullptr : from;
+}
+
 template Bytes encode_static(const uint8_t *, size_t, int);
 template Bytes encode_static(const uint16_t *, size_t, int);
 template bool decode_static(const uint8_t *, size_t, uint8_t *, size_t, uint32_t, int);

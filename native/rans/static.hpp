@@ -20,4 +20,7 @@ namespace compand::rans {
 template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth = 0);                       // Id: uint8_t, uint16_t
 template <class Id> bool decode_static(const uint8_t *data, size_t size, Id *ids, size_t n, uint32_t k, int depth = 0);
 
+// The n ids of a raw stream of bytes, where they lie; nullptr for any other stream.
+const uint8_t *raw_bytes(const uint8_t *data, size_t size, size_t n);
+
 }  // namespace compand::rans

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .codec import Codec
-from .codes import stored_form
+from .codes import stored_array, stored_form
 from .dtypes import dtype as dtype_of
 from .errors import CompandError, CorruptError, LimitError
 from .expression import Chain, Sum
@@ -120,7 +120,10 @@ class Plan:
         self.parts = next(iter(self.layouts.values()), {})
         if any(layout.keys() != self.parts.keys() for layout in self.layouts.values()):
             raise CorruptError(f"{codec.spec}: the parts of {dtype}{list(shape)} differ from block to block")
-        self._fixed = {(n, path): _stored_bytes(part) for n, layout in self.layouts.items() for path, part in layout.items()}
+        self.state_matches = False  # set by the first array that was held against the codec's state
+        self._stored = {(n, path): (*stored_form(part), _stored_bytes(part))
+                        for n, layout in self.layouts.items() for path, part in layout.items()}
+        self.alone = [(path, self.stored(path, 0)) for path in self.parts] if self.count == 1 else []  # of the only block
 
     def block_rows(self, block: int) -> int:
         """Rows of a block."""
@@ -132,7 +135,14 @@ class Plan:
 
     def stored(self, path: str, block: int) -> int | None:
         """Bytes of a part of a block as stored; None where they depend on the data."""
-        return self._fixed[self.block_rows(block), path]
+        return self._stored[self.block_rows(block), path][2]
+
+    def view(self, path: str, block: int, data: np.ndarray) -> np.ndarray:
+        """A part of a block as its codec takes it: a view of the bytes of its chunk, which has the right size."""
+        name, shape, _ = self._stored[self.block_rows(block), path]
+        if name == "uint8":
+            return data if shape == (-1,) else data.reshape(shape)
+        return stored_array(data, self.part(path, block), self.limits)
 
     def span(self, path: str) -> int:
         """How many blocks a new file puts into one chunk of this part."""

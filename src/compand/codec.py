@@ -13,7 +13,7 @@ from .codes import Block, Codes, pack_part, unpack_part
 from .dtypes import dtype as dtype_of
 from .dtypes import is_float
 from .errors import CompandError, CorruptError, FitError, InputError
-from .expression import encode, progressive, used, whole
+from .expression import encode, fused, progressive, used, whole
 from .stage import Form, Part, Stage
 
 BLOCK_VALUES = 1 << 20  # values of a block of rows; a block is coded on its own
@@ -45,6 +45,7 @@ class Codec:
         if spec.kind != "quantizer":
             raise InputError(f"{spec} does not give codes; end it with a quantizer, as '{spec},int:8'")
         self.stage = spec
+        self._fused = fused(spec)
         self._layouts: dict[Form, dict[str, Part]] = {}
 
     @property
@@ -181,6 +182,9 @@ class Codec:
         step = self.block_rows(form)
         for at in range(0, form.n, step):
             rows = self._flow(y[at:at + step], form, at)
+            if self._fused:
+                yield Block(rows.shape[0], {f"0.{name}": a for name, a in self._fused.encode_stored(rows).items()})
+                continue
             layout = self.layout(form._replace(n=rows.shape[0]))
             parts = encode(self.stage, rows, weight if weight is None or len(weight) == 1 else weight[at:at + step])
             if parts.keys() != layout.keys():
@@ -206,16 +210,23 @@ class Codec:
         dtype = dtype_name(x) if hasattr(x, "dtype") else str(np.asarray(x).dtype)
         return Codes(self, shape, dtype, tuple(self.encode_blocks(x, weight)))
 
-    def decode_block(self, block: Block, form: Form, like_array=None, terms: int | None = None):
-        """The rows of one block, as they flow into the stages (float32 or float64, or the source dtype if lossless)."""
+    def decode_block(self, block: Block, form: Form, like_array=None, terms: int | None = None, out: np.ndarray | None = None):
+        """The rows of one block, as they flow into the stages (float32 or float64, or the source dtype if lossless).
+
+        ``out``, contiguous rows of that dtype, may be filled and returned; not every codec does.
+        """
         if terms is not None and (type(terms) is not int or terms < 1):
             raise InputError(f"terms={terms!r}: how many terms of a sum to decode, 1 or more")
-        form = form._replace(n=block.rows)
+        form = form if form.n == block.rows else form._replace(n=block.rows)
         layout = self.layout(form)
         needed = used(self.stage, layout, terms)
         if not needed <= block.parts.keys() <= layout.keys():
             raise CorruptError(f"{self.spec}: parts {sorted(block.parts)} where {sorted(layout)} belong")
         try:
+            if self._fused and like_array is None:
+                out = np.empty((form.n, form.d), dtype_of(form.dtype)) if out is None else out
+                self._fused.decode_stored({path[2:]: a for path, a in block.parts.items()}, form, out)
+                return out
             parts = {path: unpack_part(block.parts[path], p) for path, p in layout.items() if path in needed}
             if like_array is not None and not self.stage.raw:
                 parts = {path: as_like(a, like_array) for path, a in parts.items()}
@@ -247,19 +258,28 @@ class Codec:
         x = x if codes.shape else x.reshape(())
         return x if like is None else as_like(x, like)
 
-    def decode_rows(self, blocks: Iterable[Block], form: Form, dtype: str, first: int, last: int, like=None, terms: int | None = None):
-        """Rows first to last, counted from the first of these blocks, of ``dtype``: (last - first, d). Blocks are decoded one by one."""
-        at, done, pieces, whole = 0, 0, [], None
+    def decode_rows(self, blocks: Iterable[Block], form: Form, dtype: str, first: int, last: int, like=None, terms: int | None = None,
+                    out: np.ndarray | None = None):
+        """Rows first to last, counted from the first of these blocks, of ``dtype``: (last - first, d). Blocks are decoded one by one.
+
+        ``out`` is what to fill and return, if it shall not be a new array.
+        """
+        at, done, pieces, whole = 0, 0, [], out
         for block in blocks:
             lo, hi = max(first - at, 0), min(last - at, block.rows)
             at += block.rows
             if lo >= hi:
                 continue
-            y = self.decode_block(block, form, like, terms)[lo:hi]
-            y = _as_dtype(y, dtype) if is_numpy(y) else cast(y, dtype)
-            if like is None and hi - lo < last - first:  # one result, filled block by block: its memory is touched once
+            target = None
+            if whole is not None or (like is None and hi - lo < last - first):  # one result, so that memory is touched once
                 whole = np.empty((last - first, form.d), dtype_of(dtype)) if whole is None else whole
-                _bits(whole[done:done + hi - lo])[...] = _bits(y)
+                target = whole[done:done + hi - lo]
+            direct = target if self._fused and hi - lo == block.rows else None
+            y = self.decode_block(block, form, like, terms, direct)[lo:hi]
+            y = _as_dtype(y, dtype) if is_numpy(y) else cast(y, dtype)
+            if target is not None:
+                if direct is None:
+                    bits(target)[...] = bits(y)
                 done += hi - lo
             else:
                 pieces.append(y)
@@ -292,6 +312,6 @@ def _as_dtype(y: np.ndarray, name: str) -> np.ndarray:
     return np.clip(np.rint(y.astype(np.float64)), info.min, info.max).astype(target)
 
 
-def _bits(x: np.ndarray) -> np.ndarray:
+def bits(x: np.ndarray) -> np.ndarray:
     """Small floats as integers: NumPy copies its own dtypes many times faster than added ones."""
     return x.view(f"u{x.dtype.itemsize}") if x.dtype.kind == "V" else x

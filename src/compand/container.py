@@ -88,19 +88,20 @@ class Container:
 
     def offset(self, chunk: int) -> int:
         """Where a chunk starts."""
-        return aligned(self.ends[chunk], self.sizes[chunk])
+        return self.ends[chunk + 1] - self.sizes[chunk]
 
     def check_padding(self, chunk: int) -> None:
         """Raise `CorruptError` unless only zero bytes follow the chunk, up to the next."""
         end = self.ends[chunk + 1]
         following = self.offset(chunk + 1) if chunk + 1 < len(self.sizes) else self.index_at
-        if following > end and self.data[end:following].tobytes().strip(b"\0"):
+        if following > end and self.data[end:following].tobytes().count(0) != following - end:
             raise self.fault("bytes that belong to no chunk are not zero", chunk=chunk, offset=end)
 
     def chunk(self, chunk: int, entry: str | None = None) -> np.ndarray:
         """The bytes of a chunk (uint8, no copy). Raises `CorruptError` if its checksum differs."""
-        at = self.offset(chunk)
-        data = self.data[at:at + self.sizes[chunk]]
+        end = self.ends[chunk + 1]
+        at = end - self.sizes[chunk]
+        data = self.data[at:end]
         if not self._checked[chunk]:
             if self.map is not None and data.size >= PREFETCH:  # let the system read ahead instead of page by page
                 start = at // mmap.PAGESIZE * mmap.PAGESIZE

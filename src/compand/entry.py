@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
+import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .array import like as like_array
 from .blocks import Plan, check_part, guarded
-from .codec import Codec
-from .codes import Block, Codes, stored_array
+from .codec import Codec, bits
+from .codes import Block, Codes
 from .dtypes import dtype as dtype_of
 from .errors import CorruptError, InputError
 from .expression import used
@@ -21,23 +22,19 @@ if TYPE_CHECKING:
 
 
 class Entry:
-    """One named array of a file. Nothing of it is read before it is asked for."""
+    """One named array of a file. Nothing of it is read before it is asked for.
+
+    ``name``, ``shape`` and ``dtype`` (a name) are those of the decoded array.
+    """
 
     def __init__(self, file: File, name: str, record: dict[str, Any]):
         self._file, self._record, self.name = file, record, name
+        self.shape: tuple[int, ...] = tuple(record["shape"])
+        self.dtype: str = record["dtype"]
+        self._planned: Plan | None = None
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.spec} of {self.dtype}{list(self.shape)}, {self.nbytes:,} bytes>"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the decoded array."""
-        return tuple(self._record["shape"])
-
-    @property
-    def dtype(self) -> str:
-        """Name of the decoded array's dtype."""
-        return self._record["dtype"]
 
     @property
     def kind(self) -> str:
@@ -64,8 +61,13 @@ class Entry:
         """The fitted codec. Raises `UnsupportedError` if one of its stages is not installed."""
         return self._plan.codec
 
-    @cached_property
+    @property
     def _plan(self) -> Plan:
+        if self._planned is None:
+            self._planned = self._make_plan()
+        return self._planned
+
+    def _make_plan(self) -> Plan:
         file, record = self._file, self._record
         codec = file._codec(record["codec"])
         with guarded("the entry cannot be read", False, entry=self.name):
@@ -73,16 +75,20 @@ class Entry:
             file._spend(plan.work, self.name)
             file._run(plan.stages, self.name)
             self._match(plan)
-            self._match_state(plan)
+            if not plan.state_matches:
+                self._match_state(plan)
+                plan.state_matches = True
         return plan
 
     def _match(self, plan: Plan) -> None:
         """Raise `CorruptError` unless the parts and chunks of the index are those the codec's layout needs."""
-        have, sizes = self._record["parts"], self._file._container.sizes
+        have, sizes, spans = self._record["parts"], self._file._container.sizes, self._record.get("spans", {})
         if have.keys() != plan.parts.keys():
             raise self._fault(f"it has the parts {sorted(have)[:8]}, {self.spec} needs {sorted(plan.parts)}")
+        if plan.count == 1 and not spans and all([len(have[path]) == 1 and need == sizes[have[path][0]] for path, need in plan.alone]):
+            return
         for path in plan.parts:
-            chunks, span = have[path], self._span(path)
+            chunks, span = have[path], spans.get(path, 1)
             if span > max(plan.count, 1) or len(chunks) != -(-plan.count // span):
                 raise self._fault(f"part {path} has {len(chunks)} chunks for {plan.count} blocks")
             for i, chunk in enumerate(chunks):
@@ -134,18 +140,18 @@ class Entry:
     # -- codes and values --------------------------------------------------------------------------------------------------
     def _block(self, i: int, terms: int | None = None) -> Block:
         """One block as views of the file, its checksums checked; only the parts that the first ``terms`` need."""
-        plan, arrays = self._plan, {}
+        plan, arrays, spans = self._plan, {}, self._record.get("spans", {})
         needed = used(plan.codec.stage, plan.parts, terms)
         for path, chunks in self._record["parts"].items():
             if path not in needed:
                 continue
-            span = self._span(path)
+            span = spans.get(path, 1)
             data = self._file._container.chunk(chunks[i // span], self.name)
             if span > 1:
                 first = i // span * span
                 at = (i - first) * (plan.stored(path, first) or 0)
                 data = data[at:at + (plan.stored(path, i) or 0)]
-            arrays[path] = stored_array(data, plan.part(path, i), self._file.limits)
+            arrays[path] = plan.view(path, i, data)
         return Block(plan.block_rows(i), arrays)
 
     def unchecked(self, path: str) -> np.ndarray:
@@ -179,12 +185,15 @@ class Entry:
                 shape = (sum(b.rows for b in blocks), *shape[1:])
             return Codes(plan.codec, shape, self.dtype, blocks)
 
-    def array(self, rows: slice | None = None, *, like=None, terms: int | None = None):
+    def array(self, rows: slice | None = None, *, like=None, terms: int | None = None, out: np.ndarray | None = None):
         """The decoded array, or some rows of it (first axis).
 
         ``like`` is an array whose library and device the result shall have; ``terms`` stops a sum after so many terms.
+        ``out``, a contiguous NumPy array of the result's shape and dtype, is filled and returned.
         Stored without coding (``raw``), it is a read-only view of the file, without a copy.
         """
+        if out is not None:
+            return self._fill(out, rows, like, terms)
         with guarded("the array cannot be decoded", entry=self.name):
             plan, codec = self._plan, self._plan.codec
             asked, first, last = self._range(rows)
@@ -199,12 +208,46 @@ class Entry:
                 exact = slice(asked[0] - low, asked[-1] + 1 - low, asked.step)
                 return codec.decode(self.codes(rows), rows=None if rows is None else exact, terms=terms, like=like)
             low = first * plan.rows
-            high = min(last * plan.rows, plan.form.n)
-            y = self._view(first, last) if str(codec.stage) == "raw" else None
+            y = self._view(first, last) if codec.spec == "raw" else None
             if y is None:
-                blocks = (self._block(i, terms) for i in range(first, last))
-                y = self._valid(codec.decode_rows(blocks, plan.form, self.dtype, 0, high - low, None, terms))
+                y = self._decode(first, last, terms)
             return self._shaped(y, asked, low, rows is not None)
+
+    def _decode(self, first: int, last: int, terms: int | None, out: np.ndarray | None = None) -> np.ndarray:
+        """Blocks first to last: (rows, d), in ``out`` if given."""
+        plan = self._plan
+        n = min(last * plan.rows, plan.form.n) - first * plan.rows
+        blocks = (self._block(i, terms) for i in range(first, last))
+        return self._valid(plan.codec.decode_rows(blocks, plan.form, self.dtype, 0, n, None, terms, out))
+
+    def _fill(self, out: np.ndarray, rows: slice | None, like, terms: int | None) -> np.ndarray:
+        with guarded("the array cannot be decoded", entry=self.name):
+            plan = self._plan
+            asked, first, last = self._range(rows)
+            shape = (len(asked), *self.shape[1:]) if self.shape else ()
+            if like is not None or out.shape != shape or out.dtype != dtype_of(self.dtype) or not out.flags.c_contiguous:
+                raise InputError(f"{self.name}: out must be a contiguous NumPy array of {self.dtype}{list(shape)}, without like=")
+            low, high = first * plan.rows, min(last * plan.rows, plan.form.n)
+            if asked and plan.count and asked == range(low, high) and plan.codec.spec != "raw":
+                self._decode(first, last, terms, out.reshape(high - low, plan.form.d))
+            else:
+                bits(out)[...] = bits(self.array(rows, terms=terms))
+            return out
+
+    def pieces(self, room: np.ndarray) -> Iterator[np.ndarray]:
+        """The decoded array in pieces of whole blocks, each valid until the next is asked for.
+
+        Those that fit in ``room``, uint8 (bytes,), are views of it, so that little memory is touched however large the array.
+        """
+        with guarded("the array cannot be decoded", entry=self.name):
+            plan = self._plan
+        coded, dtype = plan.codec.spec != "raw", dtype_of(self.dtype)
+        cut = coded and plan.count > 1 and (len(self.shape) > 1 or plan.codec.stage.raw)
+        for at in range(0, plan.form.n, plan.rows) if cut else (0,):
+            rows = slice(at, min(at + plan.rows, plan.form.n)) if cut else None
+            shape = (rows.stop - at, *self.shape[1:]) if rows else self.shape
+            size = math.prod(shape) * dtype.itemsize
+            yield self.array(rows, out=room[:size].view(dtype).reshape(shape) if coded and size <= room.size else None)
 
     def _valid(self, y: np.ndarray) -> np.ndarray:
         if y.dtype == np.bool_ and y.size and y.view(np.uint8).max() > 1:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from .array import dtype_name
 from .errors import SpecError
 from .limits import DEFAULT, Limits
-from .stage import Form, Stage, _remembered
+from .stage import Form, Quantizer, Stage, _remembered
 
 
 class Expression(Stage):
@@ -64,11 +64,14 @@ class Chain(Expression):
         return _remembered(self, lambda: ",".join(map(str, self.items)))
 
     def _forms(self, form: Form) -> list[Form]:
-        """What flows into each transform, and last what comes out of all."""
-        forms = [form]
-        for t in self.transforms:
-            forms.append(t.out(forms[-1]))
-        return forms
+        """What flows into each transform, and last what comes out of all; that of the last form is remembered."""
+        last = self.__dict__.get("_last")
+        if last is None or last[0] != form:
+            forms = [form]
+            for t in self.transforms:
+                forms.append(t.out(forms[-1]))
+            self.__dict__["_last"] = last = form, forms
+        return last[1]
 
     def state(self, form):
         forms = self._forms(form)
@@ -109,8 +112,9 @@ class Chain(Expression):
         return x, side
 
     def inverse(self, y, side, form):
-        for i, (t, f) in reversed(list(enumerate(zip(self.transforms, self._forms(form), strict=False)))):
-            y = t.inverse(y, _under(i, side), f)
+        forms = self._forms(form)
+        for i in range(len(self.transforms) - 1, -1, -1):
+            y = self.transforms[i].inverse(y, _under(i, side), forms[i])
         return y
 
     def encode(self, x, weight=None):
@@ -201,6 +205,12 @@ def used(stage: Stage, paths: Iterable[str], terms: int | None = None) -> set[st
 def progressive(stage: Stage) -> bool:
     """Whether decoding may stop after some terms."""
     return getattr(stage.quantizer if isinstance(stage, Chain) else stage, "progressive", False)
+
+
+def fused(stage: Stage) -> Quantizer | None:
+    """The quantizer that does the entropy model's step, too, if the expression is just these two; its parts have the prefix ``0.``."""
+    pair = isinstance(stage, Chain) and len(stage.items) == 2 and stage.coder is not None
+    return stage.quantizer if pair and str(stage.coder) in getattr(stage.quantizer, "fuses", ()) else None
 
 
 def whole(stage: Stage) -> bool:

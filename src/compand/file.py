@@ -149,32 +149,43 @@ class File(Mapping):
 
     def _entry(self, name: str, entry: Any) -> Entry:
         """An entry, its fields checked."""
-        js.fields(entry, name, *_ENTRY, self.writer)
-        if (kind := entry.get("kind", "array")) not in ("array", "file"):
-            raise UnsupportedError(f"{name} is of the kind {js.short(kind)}, unknown here; written by {self.writer}")
+        if type(entry) is not dict or entry.keys() != _ENTRY[0]:
+            js.fields(entry, name, *_ENTRY, self.writer)
+            self._check_optional(name, entry)
         size = self._size(entry["shape"], entry["dtype"], name)
         self._check_expansion(size, name)
         self._spec(js.integer(entry["codec"], f"{name}: codec", below=len(self._specs)))
         js.integer(entry["rows"], f"{name}: rows of a block", low=1)
+        below = len(self._container.sizes)
+        for path, chunks in js.mapping(entry["parts"], f"{name}: parts").items():
+            if not (type(chunks) is list and len(chunks) == 1 and type(chunks[0]) is int and 0 <= chunks[0] < below):
+                js.integers(chunks, f"{name}: chunks of {js.short(path)}", below=below)
+        return Entry(self, name, entry)
+
+    def _check_optional(self, name: str, entry: dict[str, Any]) -> None:
+        """The fields that an entry may have."""
+        if (kind := entry.get("kind", "array")) not in ("array", "file"):
+            raise UnsupportedError(f"{name} is of the kind {js.short(kind)}, unknown here; written by {self.writer}")
         js.mapping(entry.get("attrs", {}), f"{name}: attrs")
         digest = entry.get("sha256", "0" * 64)
         if type(digest) is not str or len(digest) != 64 or digest.strip("0123456789abcdef"):
             raise self._container.fault("sha256 must be 64 hexadecimal digits", entry=name)
-        for path, chunks in js.mapping(entry["parts"], f"{name}: parts").items():
-            js.integers(chunks, f"{name}: chunks of {js.short(path)}", below=len(self._container.sizes))
+        parts = js.mapping(entry["parts"], f"{name}: parts")
         for path, span in js.mapping(entry.get("spans", {}), f"{name}: spans").items():
-            if path not in entry["parts"]:
+            if path not in parts:
                 raise self._container.fault(f"{name} has a span of {js.short(path)}, which is no part")
             js.integer(span, f"{name}: span of {js.short(path)}", low=1)
-        return Entry(self, name, entry)
 
     def _check_expansion(self, size: int, what: str) -> None:
-        self.limits.check("decoded_bytes", size, f"{what} decoded")
+        if size > self.limits.decoded_bytes:
+            self.limits.check("decoded_bytes", size, f"{what} decoded")
         if size > FREE_EXPANSION:
             self.limits.check("expansion", (size - FREE_EXPANSION) // self.nbytes, f"{what}: decoded bytes for each byte of the file")
 
     def _spend(self, work: dict[tuple[str, int], int], what: str) -> None:
         """Note what an entry takes before its first value is decoded, once for all entries; `LimitError` if it is too much."""
+        if not work:
+            return
         new = {key: effort for key, effort in work.items() if key not in self._work}
         if new and (spent := sum(new.values()) + self._spent) > FREE_WORK:
             self.limits.check("work", (spent - FREE_WORK) // self.nbytes, f"{what}: multiplications to set stages up, per byte of the file")
@@ -207,7 +218,8 @@ class File(Mapping):
 
     def _size(self, shape: Any, dtype: Any, what: str) -> int:
         """Decoded bytes, exactly."""
-        self.limits.check("ndim", len(js.integers(shape, f"{what}: shape")), f"{what}: axes")
+        if len(js.integers(shape, f"{what}: shape")) > self.limits.ndim:
+            self.limits.check("ndim", len(shape), f"{what}: axes")
         if type(dtype) is not str or dtype not in NAMES:
             raise UnsupportedError(f"{what}: dtype {js.short(dtype)} is not one of {', '.join(NAMES)}")
         return prod(shape) * dtype_of(dtype).itemsize

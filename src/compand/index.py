@@ -25,6 +25,7 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _ROOTED = re.compile(r"[/\\]|[A-Za-z]:([/\\]|$)")  # a leading slash, a drive letter
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.\-]{2}[A-Za-z0-9_.\-/ ]{0,1000}")  # most names; they need no closer look
 _LONG_NUMBER = re.compile(rb"[0-9]{16}|[eE][+]?[0-9]{3}")  # only these can reach 2^53 or infinity
+_scan_once = json.JSONDecoder().scan_once  # the value that starts at an offset, and where it ends
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -49,11 +50,10 @@ class Records(Mapping):
     """The entries of an index that was found valid: name → fields, each parsed when it is asked for."""
 
     def __init__(self, text: np.ndarray, where: dict[str, int], plain: bool):
-        self._text, self._where, self.plain = text, where, plain
+        self._text, self._where, self.plain = str(text.data, "ascii"), where, plain
 
     def __getitem__(self, name: str) -> Any:
-        at = self._where[name]
-        return json.loads(self._text[at >> 32:at & 0xFFFFFFFF].tobytes())
+        return _scan_once(self._text, self._where[name] >> 32)[0]
 
     def __contains__(self, name: object) -> bool:
         return name in self._where

@@ -210,6 +210,16 @@ class Quantizer(Stage):
         """Parts → x_hat of the given form. Parts have been checked against `layout`: shapes, dtypes, symbols < k."""
         raise NotImplementedError(f"{type(self).__name__}.decode")
 
+    fuses: ClassVar[tuple[str, ...]] = ()  # entropy models (their specs) for which the two methods below do both steps in one
+
+    def encode_stored(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """x (n, d) → the parts as they are stored: what `encode` and the entropy model give, byte for byte."""
+        raise NotImplementedError(f"{type(self).__name__}.encode_stored")
+
+    def decode_stored(self, stored: dict[str, np.ndarray], form: Form, out: np.ndarray) -> None:
+        """Stored parts → ``out`` (n, d), filled. Bytes may be hostile: `CorruptError` wherever decoding in two steps raises one."""
+        raise NotImplementedError(f"{type(self).__name__}.decode_stored")
+
 
 class EntropyModel(Stage):
     """Codes → bytes: applies to every symbol part of the quantizer before it. Integers only."""

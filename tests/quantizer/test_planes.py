@@ -7,6 +7,7 @@ import pytest
 
 import compand
 from compand import _native
+from compand.codes import Block, pack_part, unpack_part
 from compand.dtypes import NAMES, dtype
 from compand.quantizer.planes import joint_reference, split_reference, words_of
 
@@ -112,3 +113,85 @@ def test_small_integers_have_empty_high_planes():
 
 def test_words():
     assert words_of("uint16") == (2, 0, 1) and words_of("int64") == (8, 2, 1) and words_of("float8_e5m2") == (1, 0, 1)
+
+
+def _kinds(name: str, n: int, rng) -> list[np.ndarray]:
+    """Values whose planes are stored in every way: noise, few exponents, one value, escapes."""
+    size = dtype(name).itemsize
+    noise = rng.integers(0, 2 if name == "bool" else 256, n * size, dtype=np.uint8).view(dtype(name))
+    if name == "bool":
+        return [noise, np.zeros(n, bool)]
+    near = (rng.standard_normal(n) * 0.02).astype(np.float32).astype(dtype(name))
+    near = near if size > 1 else (noise % 7 if name in ("int8", "uint8") else near)
+    far = near.copy()
+    far[rng.integers(0, n, n // 500)] = np.float32(5e4).astype(dtype(name)) if size > 1 else near[0]
+    return [noise, near, far, np.full(n, near[0])]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fused_coding_equals_coding_in_two_steps(name):
+    """What one kernel does for ``planes,rans`` is what the two stages do, byte for byte, on every level."""
+    rng = np.random.default_rng(5)
+    codec = compand.Codec("planes,rans")
+    planes = codec.stage.quantizer
+    for n in (1, 2, 7, 300, 20001):
+        for x in _kinds(name, n, rng) if n > 1 else [np.ones(1, dtype(name))]:
+            form = codec.form(x.shape, name)
+            layout = codec.layout(form)
+            parts = {f"0.{p}": a for p, a in planes.encode(x[:, None]).items()}
+            want = {path: pack_part(a, layout[path]).tobytes() for path, a in parts.items()}
+            for level in LEVELS:
+                if not _native.set_isa(level):
+                    continue
+                for threads in (1, 2) if n > 4096 else (1,):
+                    _native.set_threads(threads)
+                    (block,) = codec.encode_blocks(x)
+                    assert {path: a.tobytes() for path, a in block.parts.items()} == want
+                    assert list(block.parts) == list(layout)
+                    assert codec.decode_block(block, form).tobytes() == x.tobytes()
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float32", "float16", "int64", "uint8"])
+def test_fused_decoding_refuses_what_two_steps_refuse(name):
+    rng = np.random.default_rng(6)
+    codec = compand.Codec("planes,rans")
+    planes, form = codec.stage.quantizer, codec.form((3000,), name)
+    layout = codec.layout(form)
+    for x in _kinds(name, 3000, rng):
+        (block,) = codec.encode_blocks(x)
+        for trial in range(60):
+            path = list(block.parts)[trial % len(block.parts)]
+            data = bytearray(block.parts[path].tobytes())
+            for _ in range(1 + trial % 2):
+                at = int(rng.integers(0, min(len(data), 24) if trial % 3 else len(data)))
+                data[at] = int(rng.integers(0, 256))
+            data = data[:int(rng.integers(0, len(data)))] if trial % 5 == 4 else data
+            bad = {**block.parts, path: np.frombuffer(bytes(data), np.uint8)}
+
+            def two_steps(bad=bad):
+                return planes.decode({p[2:]: unpack_part(a, layout[p]) for p, a in bad.items()}, form)
+
+            got = []
+            for decode in (two_steps, lambda bad=bad: codec.decode_block(Block(3000, bad), form)):
+                try:
+                    got.append(decode().tobytes())
+                except compand.CorruptError:
+                    got.append(None)
+            assert got[0] == got[1]
+
+
+def test_fused_kernel_refuses_what_does_not_fit():
+    x = np.zeros(8, np.uint16)
+    streams = _native.lossless_encode(x, 3)
+    assert _native.lossless_decode(streams, 3, x) == 0
+    assert _native.lossless_decode(streams, 3, x[:7]) == 1 == _native.lossless_decode(streams[:2], 1, x[:0].copy())
+    for streams_, way, words in ((streams, 4, x), (streams, -1, x), (streams[:2], 3, x), (streams, 3, np.zeros(8, np.uint64))):
+        with pytest.raises(ValueError):
+            _native.lossless_decode(streams_, way, words)
+    for streams_ in ([3] * 4, [np.zeros(3, np.int8)] * 4):
+        with pytest.raises((TypeError, RuntimeError, ValueError)):
+            _native.lossless_decode(streams_, 3, x)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    with pytest.raises(TypeError):
+        _native.lossless_decode(streams, 3, frozen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .output import whole_file, whole_folder
 from .source import Item, Mapped, Source
 from .weights import Base, from_base, quantizable
 
+PIECE = 4 << 20  # bytes of decoded values on their way to a file: they stay in the caches
 LARGE = 4 << 20  # bytes; larger opaque files are coded fast rather than small
 MOST_TEXT, TEXT = 256 << 20, {".json", ".jinja", ".md", ".txt"}  # tokenizers of 30 MB are common, and 8 times smaller when coded well
 TINY = 2048  # bytes; below this the chunks and tables of coding cost more than it saves
@@ -227,7 +228,7 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
     if kind in ("hf", "gguf") and meta.get("format") != kind:
         raise InputError(f"a {kind} container can only be restored where the file came from one; write npz or safetensors")
     base_of = Base(base) if base is not None else None
-    done, total = 0, sum(_nbytes(file[n]) for n in arrays)
+    done, total, room = 0, sum(_nbytes(file[n]) for n in arrays), np.empty(PIECE, np.uint8)
 
     def array(name: str) -> np.ndarray:
         nonlocal done
@@ -243,6 +244,19 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
             progress(done, total, name)
         return x
 
+    def pieces(name: str) -> np.ndarray | Iterator[np.ndarray]:
+        if name not in file or "base" in file[name].attrs:
+            return array(name)
+        return _counted(file[name])
+
+    def _counted(entry) -> Iterator[np.ndarray]:
+        nonlocal done
+        for x in entry.pieces(room):
+            yield x
+            done += x.nbytes
+            if progress:
+                progress(done, total, entry.name)
+
     def content(name: str) -> bytes:
         if name not in file:
             raise FormatError(f"{name!r} is missing in this .cpd file")
@@ -250,7 +264,7 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
 
     if kind == "hf":
         with whole_folder(out, overwrite=overwrite) as folder:
-            _write_folder(folder, meta, file, array, content)
+            _write_folder(folder, meta, file, pieces, content)
         return
     with whole_file(out, overwrite=overwrite) as f:
         if kind in SPLATS:
@@ -271,7 +285,7 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
             gguf.write_exact(f, content("gguf:container"), meta, array)
         elif meta.get("format") == "safetensors" and len(shards := _shards(meta, content)) == 1:
             ((header, tensors),) = shards.values()
-            safetensors.write_shard(f, header, [t.name for t in tensors], tensors, array)
+            safetensors.write_shard(f, header, [t.name for t in tensors], tensors, pieces)
         else:
             safetensors.write_new(f, [(n, *_form(file[n]), lambda n=n: array(n)) for n in arrays])
 

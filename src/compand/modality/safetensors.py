@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..array import dtype_name
 from ..errors import CompandError, FormatError
 from .source import Item, Mapped, Source, product
 
@@ -140,13 +141,18 @@ class Safetensors(Source):
 
 
 def write_shard(out, header: bytes, stored: list[str], tensors: list[Tensor], array) -> None:
-    """Write one .safetensors to an open file: the header as it was, and array(name) for each tensor."""
+    """Write one .safetensors to an open file: the header as it was, and array(name), or its pieces one by one, for each tensor."""
     out.write(len(header).to_bytes(8, "little") + header)
     for t, name in zip(tensors, stored, strict=True):
-        x = np.ascontiguousarray(array(name))
-        if x.nbytes != t.stop - t.start or (x.dtype.name != t.dtype and (t.dtype, x.dtype.name) != ("bool", "uint8")):
-            raise FormatError(f"{name}: {x.dtype.name}{list(x.shape)} where the header has {t.dtype}{list(t.shape)}")
-        out.write(x.reshape(-1).view(np.uint8).data)
+        found, done = array(name), 0
+        for x in (found,) if isinstance(found, np.ndarray) else found:
+            if (own := dtype_name(x)) != t.dtype and (t.dtype, own) != ("bool", "uint8"):
+                raise FormatError(f"{name}: {own}{list(x.shape)} where the header has {t.dtype}{list(t.shape)}")
+            done += x.nbytes
+            if done <= t.stop - t.start:
+                out.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
+        if done != t.stop - t.start:
+            raise FormatError(f"{name}: {done:,} bytes where the header has {t.dtype}{list(t.shape)}")
 
 
 def new_header(arrays: list[tuple[str, tuple[int, ...], str]], metadata: dict[str, str] | None = None) -> bytes:

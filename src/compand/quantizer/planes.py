@@ -1,5 +1,7 @@
 """Values of any dtype as byte planes, without loss: what entropy coding gains from is apart from what is noise."""
 
+from functools import cache
+
 import numpy as np
 
 from .. import _native
@@ -7,9 +9,9 @@ from ..array import is_numpy, like, to_numpy
 from ..dtypes import dtype as dtype_of
 from ..dtypes import is_float
 from ..errors import CorruptError
-from ..stage import Part, Quantizer
+from ..stage import Form, Part, Quantizer
 
-NONE, ROTATE, ZIGZAG = 0, 1, 2
+NONE, ROTATE, ZIGZAG, JOINED = 0, 1, 2, 3
 JOINT = ("bfloat16", "float32")
 
 
@@ -24,6 +26,18 @@ def words_of(name: str) -> tuple[int, int, int]:
         return 4, ROTATE, 2
     turn = NONE if size == 1 else ROTATE if is_float(name) else ZIGZAG if name.startswith("int") else NONE
     return size, turn, 1
+
+
+_FAULTS = ("", "a plane is not a stream of its symbols, or it is damaged", "the window of exponents is damaged",
+           "the escaped exponents are not as many as the symbols say")
+
+
+@cache
+def _streams(name: str) -> tuple[int, int, tuple[str, ...]]:
+    """A dtype's bytes of a word, the way the fused kernels cut it, and its parts in their order."""
+    size, turn, _ = words_of(name)
+    layout = Planes().layout(Form(2, 2, name))
+    return size, JOINED if name in JOINT else turn, tuple(layout)
 
 
 class Planes(Quantizer, name="planes"):
@@ -45,6 +59,7 @@ class Planes(Quantizer, name="planes"):
 
     examples = ("planes", "planes,rans")
     raw = True
+    fuses = ("rans",)
 
     def layout(self, form):
         size, _, count = words_of(form.dtype)
@@ -86,6 +101,16 @@ class Planes(Quantizer, name="planes"):
         y = words.view(dtype_of(form.dtype)).reshape(form.n, form.d)
         first = next(iter(parts.values()))
         return y if is_numpy(first) else like(y, first)
+
+    def encode_stored(self, x):
+        size, way, names = _streams(x.dtype.name)
+        streams = _native.lossless_encode(x.reshape(-1).view(np.dtype(f"u{size}")), way)
+        return dict(zip(names, streams, strict=True))
+
+    def decode_stored(self, stored, form, out):
+        size, way, names = _streams(form.dtype)
+        if fault := _native.lossless_decode([stored[name] for name in names], way, out.reshape(-1).view(np.dtype(f"u{size}"))):
+            raise CorruptError(_FAULTS[fault])
 
 
 def split_reference(words: np.ndarray, turn: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -48,29 +49,15 @@ class Hadamard(Transform, name="hadamard"):
 
     def _size(self, d: int) -> int:
         """Block size: a power of two."""
-        d = max(d, 1)
-        if self.odd == "pad":
-            whole = 1 << (d - 1).bit_length()
-            return min(whole, 1 << (self.block.bit_length() - 1)) if self.block else whole
-        return 1 << (min(self.block or d, d).bit_length() - 1)
+        return _size(self.block, self.odd, d)
 
     def out(self, form):
         size = self._size(form.d)
         return form._replace(d=-(-form.d // size) * size) if self.odd == "pad" else form
 
-    def _rounds(self, d: int) -> list[Runs]:
+    def _rounds(self, d: int) -> tuple[Runs, ...]:
         """One round, or two if blocks overlap."""
-        size = self._size(d)
-        count, rest = divmod(d, size)
-        first = [(0, size, count)]
-        if rest and self.odd == "overlap":
-            return [first, [(d - size, size, 1)]]
-        at = count * size
-        while rest:
-            small = 1 << (rest.bit_length() - 1)
-            first.append((at, small, 1))
-            at, rest = at + small, rest - small
-        return [first]
+        return _rounds(self.block, self.odd, d)
 
     def forward(self, x):
         (n, d), xp = x.shape, array_namespace(x)
@@ -104,7 +91,31 @@ class Hadamard(Transform, name="hadamard"):
         return cast(like(seeded.signs(self.seed + turn, x.shape[1]), x), dtype_name(x))
 
 
-Runs = list[tuple[int, int, int]]  # start, block size, number of blocks
+Runs = tuple[tuple[int, int, int], ...]  # start, block size, number of blocks
+
+
+@lru_cache(256)
+def _size(block: int | None, odd: str, d: int) -> int:
+    d = max(d, 1)
+    if odd == "pad":
+        whole = 1 << (d - 1).bit_length()
+        return min(whole, 1 << (block.bit_length() - 1)) if block else whole
+    return 1 << (min(block or d, d).bit_length() - 1)
+
+
+@lru_cache(256)
+def _rounds(block: int | None, odd: str, d: int) -> tuple[Runs, ...]:
+    size = _size(block, odd, d)
+    count, rest = divmod(d, size)
+    first = [(0, size, count)]
+    if rest and odd == "overlap":
+        return tuple(first), ((d - size, size, 1),)
+    at = count * size
+    while rest:
+        small = 1 << (rest.bit_length() - 1)
+        first.append((at, small, 1))
+        at, rest = at + small, rest - small
+    return (tuple(first),)
 
 
 def _patched(x, blocks: Runs, change):
