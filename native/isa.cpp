@@ -29,6 +29,17 @@ Isa best() {
 
 std::atomic<int> chosen{-1};
 
+bool detect_bf16() {
+#if COMPAND_X86 && (defined(__GNUC__) || defined(__clang__))
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
+std::atomic<bool> brains{detect_bf16()};
+
 }  // namespace
 
 const char *isa_name(Isa level) {
@@ -60,5 +71,8 @@ Isa isa() {
     }
     return static_cast<Isa>(level);
 }
+
+bool bf16() { return brains.load(std::memory_order_relaxed); }
+void set_bf16(bool use) { brains.store(use && detect_bf16(), std::memory_order_relaxed); }
 
 }  // namespace compand

@@ -10,6 +10,9 @@ Isa isa();                         // best level of this machine, lowered by COM
 bool set_isa(const char *name);    // "scalar" | "avx2" | "avx512" | "auto"; false: unknown or not available
 const char *isa_name(Isa level);
 
+bool bf16();                // whether kernels may use VDPBF16PS, which not all of the avx512 class have
+void set_bf16(bool use);    // for tests: as if it was not there; true has no effect on a processor without it
+
 }  // namespace compand
 
 // Calls avx512::f, avx2::f or scalar::f. Each kernel declares f in the three namespaces of its own namespace.

@@ -36,6 +36,32 @@ COMPAND_INLINE uint16_t narrow(float x) {
     return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+// Denormal operands and results are zero while it lives, as VDPBF16PS has them whatever the mode.
+class Flush {
+#if defined(__x86_64__)
+    unsigned before_ = __builtin_ia32_stmxcsr();
+
+public:
+    Flush() { __builtin_ia32_ldmxcsr(before_ | 0x8040); }
+    ~Flush() { __builtin_ia32_ldmxcsr(before_); }
+#elif defined(__aarch64__)
+    uint64_t before_;
+
+public:
+    Flush() {
+        asm volatile("mrs %0, fpcr" : "=r"(before_));
+        asm volatile("msr fpcr, %0" : : "r"(before_ | 1 << 24));
+    }
+    ~Flush() { asm volatile("msr fpcr, %0" : : "r"(before_)); }
+#else
+public:
+    Flush() {}
+    ~Flush() {}
+#endif
+    Flush(const Flush &) = delete;
+    Flush &operator=(const Flush &) = delete;
+};
+
 // Halves upon each other: lane i + lane i + 8, then 4, 2, 1.
 COMPAND_INLINE float total(const F &v) {
     float a[16];

@@ -47,7 +47,7 @@ void bind_matmul(nb::module_ &m) {
         .def(nb::init<size_t, Input<uint8_t, 1>, int, Input<uint16_t, 1>, size_t, size_t, Input<float, 3>, Input<int16_t, 2>, Input<float, 2>>(),
              "d"_a, "bits"_a.noconvert(), "k"_a, "factors"_a.noconvert(), "block"_a, "group"_a, "scale"_a.noconvert(), "rest"_a.noconvert(),
              "rest_scale"_a.noconvert());
-    nb::class_<Plain, Matrix>(m, "Plain", "float32, or bfloat16 as uint16; activations are not rounded.")
+    nb::class_<Plain, Matrix>(m, "Plain", "float32, or bfloat16 as uint16 with activations rounded to it too.")
         .def(nb::init<Input<float, 2>>(), "values"_a.noconvert())
         .def(nb::init<Input<uint16_t, 2>>(), "values"_a.noconvert());
     nb::class_<Ranks, Matrix>(m, "Ranks", "bfloat16 as bytes and ranks of exponents, in blocks of rows; products are those of Plain.")

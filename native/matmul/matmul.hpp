@@ -7,7 +7,8 @@
 namespace compand::matmul {
 
 constexpr size_t kChunk = 64;     // columns of a block of `Rows`
-constexpr size_t kAhead = 3072;   // bytes that codes are asked for before they are used
+constexpr size_t kNear = 3072;    // bytes that a plain stream is asked for, into the first cache, before they are used
+constexpr size_t kAhead = 16384;  // bytes that codes are asked for, into the second cache, before they are used
 constexpr size_t kStrip = 16;     // rows of a strip of a trellis, see compand/quantizer/trellis.py
 inline size_t tile_of(size_t left) { return left >= 16 ? 16 : left >= 4 ? 4 : 1; }  // lines of activations that `strips` takes together
 inline size_t pairs_of(size_t block) { return (block / 2 + 1) / 2 * 2; }           // pairs of columns of a block, an even number
@@ -24,12 +25,14 @@ struct Rows {
     const float *zero;     // (n, groups) or null
     size_t groups, group;  // a group is 16 or 32 columns, or a multiple of 64
 };
-// One line of activations for `Rows`: blocks of 64 columns, zeros behind the last.
+constexpr size_t kMany = 4;       // lines from which on rows are laid out for many
+// One line of activations for `Rows`: blocks of 64 columns, zeros behind the last, up to a multiple of 256 columns.
 struct Line {
     const int8_t *q;
+    const int8_t *spread; // of each 128 columns the even ones, then the odd ones; for rows of 4 bits and fewer than kMany lines
     const float *scale;   // (blocks)
-    const int32_t *start; // (blocks, 16): -offset * sums
-    const int32_t *sums;  // (blocks, 16): of each four neighbours
+    const int32_t *start; // (blocks, 4): -offset * sums
+    const int32_t *sums;  // (blocks, 4): of each 16 columns
 };
 
 // Whole strips of 16 rows of a trellis code: weight = (sum of the bytes of window * factor, for each factor, less 255 each) * scale.
@@ -67,15 +70,23 @@ struct Ranked {
     /* q (d up to a multiple of block) and scales such that x ~ q * scale / unit: scale = unit * max|x| / 127 of each block; */ \
     /* a block with NaN or infinity has the scale NaN, one below 1e-30 is zero */                                             \
     void quantize(const float *x, size_t d, size_t block, float unit, int8_t *q, float *scale);                               \
+    /* sums of each 16 columns, up to d, and -offset times them; even and odd columns of each 128: zeros behind d */          \
+    void quarters(const int8_t *q, size_t d, int offset, int32_t *sums, int32_t *start);                                          \
+    void halve(const int8_t *q, size_t d, int8_t *out);                                                                       \
     /* y[t * stride + r] for rows first to last and the lines t < count */                                                    \
     void rows(const Rows &w, size_t first, size_t last, const Line *lines, size_t count, float *y, size_t stride);            \
     /* y[t * stride + 16 * s + r] for strips first to last */                                                                 \
     void strips(const Strips &w, size_t first, size_t last, const Pairs *lines, size_t count, float *y, size_t stride);       \
-    /* y[t * stride + r] = x (count, d) times rows first to last of float32 or bfloat16 weights (n, d), in float32 */         \
-    void plain(const float *wide, const uint16_t *brain, size_t d, size_t first, size_t last, const float *x, size_t count,   \
-               float *y, size_t stride);                                                                                      \
-    /* the same of ranked weights, bit for bit what `plain` gives of their bfloat16 */                                        \
-    void ranked(const Ranked &w, size_t first, size_t last, const float *x, size_t count, float *y, size_t stride);           \
+    /* y[t * stride + r] = x (count, width >= d, zeros behind d) times rows first to last of float32 weights (n, d), in float32; */ \
+    /* width: a multiple of 64 */                                                                                            \
+    void plain(const float *w, size_t d, size_t first, size_t last, const float *x, size_t width, size_t count, float *y,      \
+               size_t stride);                                                                                                \
+    /* the same of bfloat16 weights and activations, as uint16 */                                                             \
+    void brain(const uint16_t *w, size_t d, size_t first, size_t last, const uint16_t *x, size_t width, size_t count, float *y, \
+               size_t stride);                                                                                                \
+    /* the same of ranked weights, bit for bit what `brain` gives of their bfloat16 */                                        \
+    void ranked(const Ranked &w, size_t first, size_t last, const uint16_t *x, size_t width, size_t count, float *y,          \
+                size_t stride);                                                                                               \
     void ranked_row(const Ranked &w, size_t r, float *out); /* (d) */
 namespace scalar {
 COMPAND_MATMUL_FUNCTIONS

@@ -8,11 +8,12 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
-#include <type_traits>
 #include <vector>
 #include <immintrin.h>
 
+#include "isa.hpp"
 #include "lanes.hpp"
 #include "matmul/matmul.hpp"
 

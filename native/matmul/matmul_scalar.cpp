@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
-#include <type_traits>
 #include <vector>
 
+#include "isa.hpp"
 #include "lanes.hpp"
 #include "matmul/matmul.hpp"
 

@@ -1,58 +1,178 @@
-// `plain` of matmul.hpp. A dot product is summed in 4 x 16 lanes like one of `rows`: column c in lane c mod 64.
+// `plain` and `brain` of matmul.hpp. A dot product is summed in 16 lanes, then halves of them upon each other: of float32 column c in
+// lane c mod 16; of bfloat16 lane i takes columns 2 i and 2 i + 1 of each 32, the odd one first, as VDPBF16PS does.
 namespace compand::matmul::ISA {
 namespace {
 
-template <class W> COMPAND_INLINE lanes::F values(const W *from) {
-    if constexpr (sizeof(W) == 4) return lanes::load<lanes::F>(from);
-    else return lanes::widen(lanes::load<lanes::H>(from));
+constexpr size_t kTall = 8, kTile = 3;     // rows and lines whose sums are in registers together
+constexpr size_t kPanel = 2048;            // bytes of a row that are packed together: those of kTall rows and kTile lines fit the first cache
+constexpr size_t kLow = 32;                // rows whose sums wait for the next panel
+
+struct Wide {
+    using Value = float;
+    static constexpr size_t step = 16;
+    static COMPAND_INLINE lanes::F add(const lanes::F &sum, const lanes::U &w, const lanes::U &x) {
+        return sum + std::bit_cast<lanes::F>(w) * std::bit_cast<lanes::F>(x);
+    }
+};
+
+// a * b + c, rounded once
+#if LEVEL == 1
+struct Halves {
+    __m256 low, high;
+};
+#endif
+COMPAND_INLINE lanes::F fused(const lanes::F &a, const lanes::F &b, const lanes::F &c) {
+#if LEVEL == 2
+    return std::bit_cast<lanes::F>(_mm512_fmadd_ps(std::bit_cast<__m512>(a), std::bit_cast<__m512>(b), std::bit_cast<__m512>(c)));
+#elif LEVEL == 1
+    const Halves u = std::bit_cast<Halves>(a), v = std::bit_cast<Halves>(b), s = std::bit_cast<Halves>(c);
+    return std::bit_cast<lanes::F>(Halves{_mm256_fmadd_ps(u.low, v.low, s.low), _mm256_fmadd_ps(u.high, v.high, s.high)});
+#else
+    lanes::F out;
+    for (size_t i = 0; i < 16; ++i) out[i] = std::fma(a[i], b[i], c[i]);
+    return out;
+#endif
 }
 
-template <class W, int T> void plain_tile(const W *w, size_t d, size_t first, size_t last, const float *x, float *y, size_t stride) {
+// dot: the processor has the instruction. Else each product is added by a fused operation, with denormals taken as zero (`lanes::Flush`).
+template <bool dot> struct Brain {
+    using Value = uint16_t;
+    static constexpr size_t step = 32;
+    static COMPAND_INLINE lanes::F add(const lanes::F &sum, const lanes::U &w, const lanes::U &x) {
+#if LEVEL == 2 && defined(__GNUC__)
+        if constexpr (dot) {
+            lanes::F next = sum;
+            asm("vdpbf16ps %2, %1, %0" : "+v"(next) : "v"(w), "v"(x));
+            return next;
+        }
+#endif
+        const lanes::F odd = fused(std::bit_cast<lanes::F>(w & 0xffff0000u), std::bit_cast<lanes::F>(x & 0xffff0000u), sum);
+        return fused(std::bit_cast<lanes::F>(w << 16), std::bit_cast<lanes::F>(x << 16), odd);
+    }
+};
+
+COMPAND_INLINE float total_of(const lanes::F &v) {
+#if LEVEL == 2
+    const __m512 a = std::bit_cast<__m512>(v);
+    const __m256 w = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    const __m128 u = _mm_add_ps(_mm256_castps256_ps128(w), _mm256_extractf128_ps(w, 1));
+    const __m128 p = _mm_add_ps(u, _mm_movehl_ps(u, u));
+    return _mm_cvtss_f32(_mm_add_ss(p, _mm_shuffle_ps(p, p, 1)));
+#else
+    return lanes::total(v);
+#endif
+}
+
+// One row and T lines, straight from memory. x: lines of `width` values, zeros behind the d that are there.
+template <class Kind, int T> void row_of(const typename Kind::Value *row, size_t d, const typename Kind::Value *x, size_t width, float *y, size_t stride) {
+    using Value = typename Kind::Value;
+    lanes::F sum[T] = {};
+    size_t c = 0;
+    for (; c + Kind::step <= d; c += Kind::step) {
+        __builtin_prefetch(reinterpret_cast<const char *>(row + c) + kNear);
+        const lanes::U w = lanes::load<lanes::U>(row + c);
+        for (int t = 0; t < T; ++t) sum[t] = Kind::add(sum[t], w, lanes::load<lanes::U>(x + static_cast<size_t>(t) * width + c));
+    }
+    if (c < d) {
+        Value tail[Kind::step] = {};
+        std::memcpy(tail, row + c, (d - c) * sizeof(Value));
+        for (int t = 0; t < T; ++t)
+            sum[t] = Kind::add(sum[t], lanes::load<lanes::U>(tail), lanes::load<lanes::U>(x + static_cast<size_t>(t) * width + c));
+    }
+    for (int t = 0; t < T; ++t) y[static_cast<size_t>(t) * stride] = total_of(sum[t]);
+}
+
+// kTall packed rows (steps, kTall, step) and T lines; sums (T, kTall, 16) go on from panel to panel.
+template <class Kind, int T> void tile_of(const typename Kind::Value *packed, size_t steps, const typename Kind::Value *x, size_t width, float *sums) {
     using lanes::F;
-    for (size_t r = first; r < last; ++r) {
-        const W *row = w + r * d;
-        F sum[T][4] = {};
-        size_t c = 0;
-        for (; c + 64 <= d; c += 64) {
-            __builtin_prefetch(reinterpret_cast<const char *>(row + c) + kAhead);
-            if constexpr (sizeof(W) == 4) {
-                __builtin_prefetch(reinterpret_cast<const char *>(row + c + 16) + kAhead);
-                __builtin_prefetch(reinterpret_cast<const char *>(row + c + 32) + kAhead);
-                __builtin_prefetch(reinterpret_cast<const char *>(row + c + 48) + kAhead);
-            } else __builtin_prefetch(reinterpret_cast<const char *>(row + c + 32) + kAhead);
-            for (int u = 0; u < 4; ++u) {
-                const F v = values(row + c + 16 * u);
-                for (int t = 0; t < T; ++t) sum[t][u] = sum[t][u] + v * lanes::load<F>(x + static_cast<size_t>(t) * d + c + 16 * u);
+    F sum[T][kTall];
+    for (int t = 0; t < T; ++t)
+        for (size_t r = 0; r < kTall; ++r) sum[t][r] = lanes::load<F>(sums + (static_cast<size_t>(t) * kTall + r) * 16);
+    for (size_t s = 0; s < steps; ++s, packed += kTall * Kind::step, x += Kind::step) {
+        lanes::U own[T];
+        for (int t = 0; t < T; ++t) own[t] = lanes::load<lanes::U>(x + static_cast<size_t>(t) * width);
+        for (size_t r = 0; r < kTall; ++r) {
+            const lanes::U w = lanes::load<lanes::U>(packed + r * Kind::step);
+            for (int t = 0; t < T; ++t) sum[t][r] = Kind::add(sum[t][r], w, own[t]);
+        }
+    }
+    for (int t = 0; t < T; ++t)
+        for (size_t r = 0; r < kTall; ++r) lanes::store(sums + (static_cast<size_t>(t) * kTall + r) * 16, sum[t][r]);
+}
+
+// Many lines: fill(r, c, steps, out) packs columns c to c + steps * step of row r at intervals of kTall steps, zeros behind the last.
+template <class Kind, class Fill>
+void tiles_of(size_t d, size_t first, size_t last, const typename Kind::Value *x, size_t width, size_t count, float *y, size_t stride, Fill fill) {
+    using Value = typename Kind::Value;
+    constexpr size_t panel = kPanel / sizeof(Value);
+    std::vector<Value> packed(kTall * panel);
+    std::vector<float> sums(kLow * count * 16);
+    for (size_t low = first; low < last; low += kLow) {
+        const size_t rows = std::min(kLow, last - low), blocks = (rows + kTall - 1) / kTall;
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        for (size_t c = 0; c < d; c += panel) {
+            const size_t steps = (std::min(panel, d - c) + Kind::step - 1) / Kind::step;
+            for (size_t b = 0; b < blocks; ++b) {
+                for (size_t r = 0; r < kTall; ++r)
+                    fill(std::min(low + b * kTall + r, last - 1), c, steps, packed.data() + r * Kind::step);
+                float *own = sums.data() + b * kTall * count * 16;
+                size_t t = 0;
+                for (; t + kTile <= count; t += kTile) tile_of<Kind, kTile>(packed.data(), steps, x + t * width + c, width, own + t * kTall * 16);
+                for (; t < count; ++t) tile_of<Kind, 1>(packed.data(), steps, x + t * width + c, width, own + t * kTall * 16);
             }
         }
-        if (c < d) {
-            W tail[64] = {};
-            std::memcpy(tail, row + c, (d - c) * sizeof(W));
-            for (int t = 0; t < T; ++t) {
-                float own[64] = {};
-                std::memcpy(own, x + static_cast<size_t>(t) * d + c, (d - c) * sizeof(float));
-                for (int u = 0; u < 4; ++u) sum[t][u] = sum[t][u] + values(tail + 16 * u) * lanes::load<F>(own + 16 * u);
-            }
-        }
-        for (int t = 0; t < T; ++t) y[static_cast<size_t>(t) * stride + r] = lanes::total((sum[t][0] + sum[t][1]) + (sum[t][2] + sum[t][3]));
+        for (size_t r = 0; r < rows; ++r)
+            for (size_t t = 0; t < count; ++t)
+                y[t * stride + low + r] = total_of(lanes::load<lanes::F>(sums.data() + ((r / kTall * count + t) * kTall + r % kTall) * 16));
     }
 }
 
-template <class W> void plain_tiles(const W *w, size_t d, size_t first, size_t last, const float *x, size_t count, float *y, size_t stride) {
-    for (size_t r = first; r < last; r += 8) {
-        const size_t end = std::min(r + 8, last);
-        size_t t = 0;
-        for (; t + 4 <= count; t += 4) plain_tile<W, 4>(w, d, r, end, x + t * d, y + t * stride, stride);
-        for (; t < count; ++t) plain_tile<W, 1>(w, d, r, end, x + t * d, y + t * stride, stride);
+// fill of rows that lie in memory
+template <class Kind> auto packing(const typename Kind::Value *w, size_t d) {
+    return [w, d](size_t r, size_t c, size_t steps, typename Kind::Value *out) {
+        const typename Kind::Value *from = w + r * d + c;
+        for (size_t s = 0, left = d - c; s < steps; ++s, out += kTall * Kind::step, from += Kind::step, left -= Kind::step) {
+            if (left >= Kind::step) {
+                lanes::store(out, lanes::load<lanes::U>(from));
+                continue;
+            }
+            typename Kind::Value tail[Kind::step] = {};
+            std::memcpy(tail, from, left * sizeof *from);
+            std::memcpy(out, tail, sizeof tail);
+            break;
+        }
+    };
+}
+
+constexpr size_t kFew = 4;  // lines from which on rows are packed
+
+template <class Kind> void plain_of(const typename Kind::Value *w, size_t d, size_t first, size_t last, const typename Kind::Value *x, size_t width,
+                                    size_t count, float *y, size_t stride) {
+    if (count >= kFew) return tiles_of<Kind>(d, first, last, x, width, count, y, stride, packing<Kind>(w, d));
+    for (size_t r = first; r < last; ++r) {
+        if (count == 1) row_of<Kind, 1>(w + r * d, d, x, width, y + r, stride);
+        else if (count == 2) row_of<Kind, 2>(w + r * d, d, x, width, y + r, stride);
+        else row_of<Kind, 3>(w + r * d, d, x, width, y + r, stride);
     }
+}
+
+// Calls run(Brain<...>) as this processor can.
+template <class Run> void as_brain(const Run &run) {
+#if LEVEL == 2 && defined(__GNUC__)
+    if (bf16()) return run(Brain<true>{});
+#endif
+    const lanes::Flush flush;
+    run(Brain<false>{});
 }
 
 }  // namespace
 
-void plain(const float *wide, const uint16_t *brain, size_t d, size_t first, size_t last, const float *x, size_t count, float *y,
-           size_t stride) {
-    if (wide) plain_tiles(wide, d, first, last, x, count, y, stride);
-    else plain_tiles(brain, d, first, last, x, count, y, stride);
+void plain(const float *w, size_t d, size_t first, size_t last, const float *x, size_t width, size_t count, float *y, size_t stride) {
+    plain_of<Wide>(w, d, first, last, x, width, count, y, stride);
+}
+
+void brain(const uint16_t *w, size_t d, size_t first, size_t last, const uint16_t *x, size_t width, size_t count, float *y, size_t stride) {
+    as_brain([&](auto kind) { plain_of<decltype(kind)>(w, d, first, last, x, width, count, y, stride); });
 }
 
 }  // namespace compand::matmul::ISA

@@ -1,8 +1,6 @@
-// `ranked` of matmul.hpp: bfloat16 weights put together in registers, then what `plain` does with them, sum for sum.
+// `ranked` of matmul.hpp: bfloat16 weights put together in registers, then what `brain` does with them, sum for sum.
 namespace compand::matmul::ISA {
 namespace {
-
-constexpr size_t kNear = 512;  // columns that are asked for before they are used: two streams, which the memory system follows well
 
 // The exponents of ranks, cut as a bfloat16 has them: the upper byte below the sign, the lower byte above the mantissa. Four times over.
 struct Exponents {
@@ -19,6 +17,7 @@ struct Exponents {
 struct RankedRow {
     const uint8_t *bytes, *ranks, *escape;
     size_t halves;  // columns whose ranks lie in halves of 64
+    RankedRow() = default;
     RankedRow(const Ranked &w, size_t r)
         : bytes(w.bytes + r * w.d), ranks(w.ranks + r * ((w.d + 1) / 2)), escape(w.escapes + w.start[r]), halves(w.d / 128 * 128) {}
     unsigned rank(size_t c) const {
@@ -40,24 +39,22 @@ __attribute__((noinline)) const uint8_t *one_by_one(const Exponents &e, const Ra
 }
 
 #if LEVEL == 2
-constexpr auto kSpread = [] {  // byte indices that give 16 float32 their upper halves: for each quarter of 64 values
-    std::array<std::array<uint8_t, 64>, 4> at{};
-    for (size_t u = 0; u < 4; ++u)
-        for (size_t i = 0; i < 16; ++i) {
-            at[u][4 * i + 2] = static_cast<uint8_t>(16 * u + i);
-            at[u][4 * i + 3] = static_cast<uint8_t>(16 * u + i + 64);
+constexpr auto kWeave = [] {  // byte indices that put a lower and an upper byte together: of each half of 64 values
+    std::array<std::array<uint8_t, 64>, 2> at{};
+    for (size_t u = 0; u < 2; ++u)
+        for (size_t i = 0; i < 32; ++i) {
+            at[u][2 * i] = static_cast<uint8_t>(32 * u + i);
+            at[u][2 * i + 1] = static_cast<uint8_t>(32 * u + i + 64);
         }
     return at;
 }();
 
 // What all columns need, kept in registers: GCC would make some of it again and again, on ports that the loop needs.
 struct Constants {
-    __m512i upper, lower, sign = _mm512_set1_epi8(-128), mantissa = _mm512_set1_epi8(127), four = _mm512_set1_epi8(15), spread[4];
-    __mmask64 halves = 0xccccccccccccccccull;
+    __m512i upper, lower, sign = _mm512_set1_epi8(-128), mantissa = _mm512_set1_epi8(127), four = _mm512_set1_epi8(15), weave[2];
     COMPAND_INLINE explicit Constants(const Exponents &e) : upper(_mm512_load_si512(e.upper)), lower(_mm512_load_si512(e.lower)) {
-        for (size_t u = 0; u < 4; ++u) spread[u] = _mm512_loadu_si512(kSpread[u].data());
-        asm("" : "+v"(upper), "+v"(lower), "+v"(sign), "+v"(mantissa), "+v"(four), "+k"(halves));
-        asm("" : "+v"(spread[0]), "+v"(spread[1]), "+v"(spread[2]), "+v"(spread[3]));
+        for (size_t u = 0; u < 2; ++u) weave[u] = _mm512_loadu_si512(kWeave[u].data());
+        asm("" : "+v"(upper), "+v"(lower), "+v"(sign), "+v"(mantissa), "+v"(four), "+v"(weave[0]), "+v"(weave[1]));
     }
 };
 #else
@@ -79,10 +76,10 @@ template <Place place> COMPAND_INLINE __m512i ranks_of(const Constants &k, const
 }
 #endif
 
-// The 64 columns from c on as float32, their ranks being at `from`; moves over the escapes among them.
+// The 64 columns from c on as bfloat16, their ranks being at `from`; moves over the escapes among them.
 template <Place place>
 COMPAND_INLINE void sixty_four([[maybe_unused]] const Exponents &e, [[maybe_unused]] const Constants &k, RankedRow &row,
-                               [[maybe_unused]] const uint8_t *from, size_t c, lanes::F *v) {
+                               [[maybe_unused]] const uint8_t *from, size_t c, lanes::U *v) {
 #if LEVEL == 2
     const __m512i rank = ranks_of<place>(k, from);
     __m512i byte = _mm512_loadu_si512(row.bytes + c);
@@ -96,9 +93,9 @@ COMPAND_INLINE void sixty_four([[maybe_unused]] const Exponents &e, [[maybe_unus
         high = _mm512_ternarylogic_epi32(_mm512_srli_epi16(own, 1), k.mantissa, high, 0xea);
         low = _mm512_ternarylogic_epi32(_mm512_slli_epi16(own, 7), k.sign, low, 0xea);
     }
-    for (size_t u = 0; u < 4; ++u)
-        v[u] = std::bit_cast<lanes::F>(_mm512_maskz_permutex2var_epi8(k.halves, low, k.spread[u], high));
+    for (size_t u = 0; u < 2; ++u) v[u] = std::bit_cast<lanes::U>(_mm512_permutex2var_epi8(low, k.weave[u], high));
 #else
+    uint16_t own[64];
 #if LEVEL == 1
     const __m128i upper = _mm_load_si128(reinterpret_cast<const __m128i *>(e.upper));
     const __m128i lower = _mm_load_si128(reinterpret_cast<const __m128i *>(e.lower));
@@ -116,89 +113,100 @@ COMPAND_INLINE void sixty_four([[maybe_unused]] const Exponents &e, [[maybe_unus
             const __m128i byte = _mm_loadu_si128(reinterpret_cast<const __m128i *>(row.bytes + c + 16 * u));
             const __m128i high = _mm_or_si128(_mm_and_si128(byte, _mm_set1_epi8(-128)), _mm_shuffle_epi8(upper, rank[u]));
             const __m128i low = _mm_or_si128(_mm_and_si128(byte, _mm_set1_epi8(127)), _mm_shuffle_epi8(lower, rank[u]));
-            const __m128i words[2] = {_mm_unpacklo_epi8(low, high), _mm_unpackhi_epi8(low, high)};
-            v[u] = lanes::widen(lanes::load<lanes::H>(words));
+            _mm_storeu_si128(reinterpret_cast<__m128i *>(own + 16 * u), _mm_unpacklo_epi8(low, high));
+            _mm_storeu_si128(reinterpret_cast<__m128i *>(own + 16 * u + 8), _mm_unpackhi_epi8(low, high));
         }
-        return;
-    }
+    } else
 #endif
-    uint16_t own[64];
-    row.escape = one_by_one(e, RankedRow(row), c, 64, own);
-    for (size_t u = 0; u < 4; ++u) v[u] = lanes::widen(lanes::load<lanes::H>(own + 16 * u));
+        row.escape = one_by_one(e, RankedRow(row), c, 64, own);
+    for (size_t u = 0; u < 2; ++u) v[u] = lanes::load<lanes::U>(own + 32 * u);
 #endif
 }
 
-// Calls use(c, count, v) for each 64 columns in turn, v[0..3] being their float32; of the last only count are there, zeros behind.
-template <class Use> COMPAND_INLINE void each_64(const Ranked &w, const Exponents &e, const Constants &k, size_t r, Use use) {
-    constexpr std::integral_constant<size_t, 64> all;
+// Calls use(i, c, v) for each 64 columns of R rows in turn, i being which row and v[0..1] their bfloat16, zeros behind the last.
+template <int R, class Use> COMPAND_INLINE void each_64(const Ranked &w, const Exponents &e, const Constants &k, size_t r, Use use) {
     const size_t d = w.d;
-    RankedRow row(w, r);
-    lanes::F v[4];
+    RankedRow row[R];
+    for (size_t i = 0; i < R; ++i) row[i] = RankedRow(w, r + i);
+    lanes::U v[2];
     size_t c = 0;
-    for (; c < row.halves; c += 128) {
-        const uint8_t *ranks = row.ranks + c / 2;
-        __builtin_prefetch(row.bytes + c + kNear);
-        __builtin_prefetch(row.bytes + c + 64 + kNear);
-        __builtin_prefetch(ranks + kNear / 2);
-        sixty_four<Place::low>(e, k, row, ranks, c, v);
-        use(c, all, v);
-        sixty_four<Place::high>(e, k, row, ranks, c + 64, v);
-        use(c + 64, all, v);
+    for (; c < row[0].halves; c += 128) {
+        for (int i = 0; i < R; ++i) {
+            __builtin_prefetch(row[i].bytes + c + kAhead, 0, 2);
+            __builtin_prefetch(row[i].bytes + c + 64 + kAhead, 0, 2);
+            __builtin_prefetch(row[i].ranks + c / 2 + kAhead / 2, 0, 2);
+            sixty_four<Place::low>(e, k, row[i], row[i].ranks + c / 2, c, v);
+            use(i, c, v);
+        }
+        for (int i = 0; i < R; ++i) {
+            sixty_four<Place::high>(e, k, row[i], row[i].ranks + c / 2, c + 64, v);
+            use(i, c + 64, v);
+        }
     }
     if (c + 64 <= d) {
-        sixty_four<Place::mixed>(e, k, row, row.ranks + c / 2, c, v);
-        use(c, all, v);
+        for (int i = 0; i < R; ++i) {
+            sixty_four<Place::mixed>(e, k, row[i], row[i].ranks + c / 2, c, v);
+            use(i, c, v);
+        }
         c += 64;
     }
-    if (c < d) {
+    for (int i = 0; c < d && i < R; ++i) {
         uint16_t tail[64];
-        one_by_one(e, row, c, d - c, tail);
-        for (size_t u = 0; u < 4; ++u) v[u] = lanes::widen(lanes::load<lanes::H>(tail + 16 * u));
-        use(c, d - c, v);
+        one_by_one(e, row[i], c, d - c, tail);
+        for (size_t u = 0; u < 2; ++u) v[u] = lanes::load<lanes::U>(tail + 32 * u);
+        use(i, c, v);
     }
 }
 
-// One line of activations: the sums of `plain_tile`.
-void ranked_line(const Ranked &w, const Exponents &e, const Constants &k, size_t r, const float *x, float *y) {
-    using lanes::F;
-    F sum[4] = {};
-    each_64(w, e, k, r, [&](size_t c, auto count, const F *v) {
-        if constexpr (!std::is_same_v<decltype(count), size_t>) {
-            for (size_t u = 0; u < 4; ++u) sum[u] = sum[u] + v[u] * lanes::load<F>(x + c + 16 * u);
-        } else {
-            float own[64] = {};
-            std::memcpy(own, x + c, count * sizeof(float));
-            for (size_t u = 0; u < 4; ++u) sum[u] = sum[u] + v[u] * lanes::load<F>(own + 16 * u);
-        }
-    });
-    *y = lanes::total((sum[0] + sum[1]) + (sum[2] + sum[3]));
+// A row as bfloat16, zeros behind the last of 64.
+void ranked_values(const Ranked &w, const Exponents &e, const Constants &k, size_t r, uint16_t *out) {
+    each_64<1>(w, e, k, r, [&](int, size_t c, const lanes::U *v) { std::memcpy(out + c, v, 128); });
 }
 
-void ranked_values(const Ranked &w, const Exponents &e, const Constants &k, size_t r, float *out) {
-    each_64(w, e, k, r, [&](size_t c, auto count, const lanes::F *v) { std::memcpy(out + c, v, count * sizeof(float)); });
+// R rows and a line; the sums of one row need not wait for those of the other.
+template <class Kind, int R>
+COMPAND_INLINE void ranked_line(const Ranked &w, const Exponents &e, const Constants &k, size_t r, const uint16_t *x, float *y) {
+    lanes::F sum[R] = {};
+    each_64<R>(w, e, k, r, [&](int i, size_t c, const lanes::U *v) {
+        sum[i] = Kind::add(sum[i], v[0], lanes::load<lanes::U>(x + c));
+        sum[i] = Kind::add(sum[i], v[1], lanes::load<lanes::U>(x + c + 32));
+    });
+    for (int i = 0; i < R; ++i) y[i] = total_of(sum[i]);
+}
+
+// x: lines of `width` values, a multiple of 64
+template <class Kind>
+void ranked_lines(const Ranked &w, size_t first, size_t last, const uint16_t *x, size_t width, size_t count, float *y, size_t stride) {
+    const Exponents e(w.exponents);
+    const Constants k(e);
+    if (count < kFew) {
+        for (size_t r = first; r < last; r += 2)
+            for (size_t t = 0; t < count; ++t) {
+                if (r + 1 < last) ranked_line<Kind, 2>(w, e, k, r, x + t * width, y + t * stride + r);
+                else ranked_line<Kind, 1>(w, e, k, r, x + t * width, y + t * stride + r);
+            }
+        return;
+    }
+    const size_t room = (w.d + 63) / 64 * 64;
+    std::vector<uint16_t> values(kLow * room);
+    for (size_t r = first; r < last; r += kLow) {
+        const size_t rows = std::min(kLow, last - r);
+        for (size_t i = 0; i < rows; ++i) ranked_values(w, e, k, r + i, values.data() + i * room);
+        tiles_of<Kind>(w.d, 0, rows, x, width, count, y + r, stride, packing<Kind>(values.data(), room));
+    }
 }
 
 }  // namespace
 
-void ranked(const Ranked &w, size_t first, size_t last, const float *x, size_t count, float *y, size_t stride) {
-    const Exponents e(w.exponents);
-    const Constants k(e);
-    if (count < 4) {
-        for (size_t r = first; r < last; ++r)
-            for (size_t t = 0; t < count; ++t) ranked_line(w, e, k, r, x + t * w.d, y + t * stride + r);
-        return;
-    }
-    std::vector<float> room(8 * w.d);
-    for (size_t r = first; r < last; r += 8) {
-        const size_t rows = std::min<size_t>(8, last - r);
-        for (size_t i = 0; i < rows; ++i) ranked_values(w, e, k, r + i, room.data() + i * w.d);
-        plain_tiles(room.data(), w.d, 0, rows, x, count, y + r, stride);
-    }
+void ranked(const Ranked &w, size_t first, size_t last, const uint16_t *x, size_t width, size_t count, float *y, size_t stride) {
+    as_brain([&](auto kind) { ranked_lines<decltype(kind)>(w, first, last, x, width, count, y, stride); });
 }
 
 void ranked_row(const Ranked &w, size_t r, float *out) {
     const Exponents e(w.exponents);
-    ranked_values(w, e, Constants(e), r, out);
+    std::vector<uint16_t> values((w.d + 63) / 64 * 64);
+    ranked_values(w, e, Constants(e), r, values.data());
+    for (size_t c = 0; c < w.d; ++c) out[c] = std::bit_cast<float>(static_cast<uint32_t>(values[c]) << 16);
 }
 
 }  // namespace compand::matmul::ISA

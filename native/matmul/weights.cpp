@@ -7,6 +7,7 @@
 
 #include "hadamard/hadamard.hpp"
 #include "isa.hpp"
+#include "lanes.hpp"
 #include "threads.hpp"
 
 namespace compand::hadamard {
@@ -37,22 +38,25 @@ struct Activations : Prepared {
     }
 };
 
-struct Lines : Activations {
+struct Lines : Prepared {
+    size_t m, width;
+    std::vector<int8_t> q, spread;
+    std::vector<float> scale;
     std::vector<int32_t> sums, start;
     std::vector<Line> lines;
 
     Lines(const float *x, size_t m, size_t d, float unit, int offset)
-        : Activations(m, d, kChunk), sums(m * blocks * 16), start(sums.size()), lines(m) {
+        : m(m), width(ceil(d, 256) * 256), q(m * width), spread(m < kMany ? q.size() : 0), scale(q.size() / kChunk), sums(q.size() / 16),
+          start(sums.size()), lines(m) {
         parallel_for(ceil(m, 4), [&](size_t i) {
             for (size_t t = 4 * i; t < std::min(m, 4 * i + 4); ++t) {
-                line(x, d, kChunk, unit, t);
-                int32_t *sum = sums.data() + t * blocks * 16, *begin = start.data() + t * blocks * 16;
-                const int8_t *own = q.data() + t * width;
-                for (size_t j = 0; j < blocks * 16; ++j) {
-                    sum[j] = own[4 * j] + own[4 * j + 1] + own[4 * j + 2] + own[4 * j + 3];
-                    begin[j] = -offset * sum[j];
-                }
-                lines[t] = {own, scale.data() + t * blocks, begin, sum};
+                int8_t *own = q.data() + t * width, *apart = spread.empty() ? nullptr : spread.data() + t * width;
+                float *factor = scale.data() + t * (width / kChunk);
+                int32_t *sum = sums.data() + t * (width / 16), *begin = start.data() + t * (width / 16);
+                COMPAND_DISPATCH(quantize, x + t * d, d, kChunk, unit, own, factor);
+                COMPAND_DISPATCH(quarters, own, d, offset, sum, begin);
+                if (apart) COMPAND_DISPATCH(halve, own, width, apart);
+                lines[t] = {own, apart, factor, begin, sum};
             }
         });
     }
@@ -90,9 +94,20 @@ struct PairLines : Activations {
     }
 };
 
-struct Floats : Prepared {
-    const float *x;
-    size_t m;
+// Lines of activations as they are, or rounded to bfloat16, with zeros behind them.
+template <class T> struct Padded : Prepared {
+    size_t m, width;
+    std::vector<T> x;
+
+    Padded(const float *from, size_t m, size_t d) : m(m), width(ceil(d, 64) * 64), x(m * width) {
+        parallel_for(ceil(m, 4), [&](size_t i) {
+            for (size_t t = 4 * i; t < std::min(m, 4 * i + 4); ++t) {
+                if constexpr (sizeof(T) == 4) std::memcpy(x.data() + t * width, from + t * d, d * sizeof(float));
+                else
+                    for (size_t c = 0; c < d; ++c) x[t * width + c] = lanes::narrow(from[t * d + c]);
+            }
+        });
+    }
 };
 
 }  // namespace
@@ -208,19 +223,24 @@ void Trellis::row(size_t i, float *out) const {
 
 // -- plain ---------------------------------------------------------------------------------------------------------------------
 std::unique_ptr<Prepared> Plain::prepare(const float *x, size_t m) const {
-    auto p = std::make_unique<Floats>();
-    p->x = x;
-    p->m = m;
-    return p;
+    if (wide_) return std::make_unique<Padded<float>>(x, m, d);
+    return std::make_unique<Padded<uint16_t>>(x, m, d);
 }
 
 bool Plain::shares(const Matrix &other) const {
-    return dynamic_cast<const Plain *>(&other) && other.d == d;
+    if (other.d != d) return false;
+    const Plain *o = dynamic_cast<const Plain *>(&other);
+    return o ? bool(o->wide_) == bool(wide_) : !wide_ && dynamic_cast<const Ranks *>(&other);
 }
 
 void Plain::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
-    const Floats &a = static_cast<const Floats &>(x);
-    COMPAND_DISPATCH(plain, wide_ ? wide_->data() : nullptr, brain_ ? brain_->data() : nullptr, d, first, last, a.x, a.m, y, stride);
+    if (wide_) {
+        const auto &a = static_cast<const Padded<float> &>(x);
+        COMPAND_DISPATCH(plain, wide_->data(), d, first, last, a.x.data(), a.width, a.m, y, stride);
+    } else {
+        const auto &a = static_cast<const Padded<uint16_t> &>(x);
+        COMPAND_DISPATCH(brain, brain_->data(), d, first, last, a.x.data(), a.width, a.m, y, stride);
+    }
 }
 
 void Plain::row(size_t i, float *out) const {
@@ -277,20 +297,15 @@ Ranks::Ranks(size_t d, const std::vector<Given> &blocks) : Matrix(rows_of(blocks
     }
 }
 
-std::unique_ptr<Prepared> Ranks::prepare(const float *x, size_t m) const {
-    auto p = std::make_unique<Floats>();
-    p->x = x;
-    p->m = m;
-    return p;
-}
+std::unique_ptr<Prepared> Ranks::prepare(const float *x, size_t m) const { return std::make_unique<Padded<uint16_t>>(x, m, d); }
 
 bool Ranks::shares(const Matrix &other) const { return dynamic_cast<const Ranks *>(&other) && other.d == d; }
 
 void Ranks::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
-    const Floats &a = static_cast<const Floats &>(x);
+    const auto &a = static_cast<const Padded<uint16_t> &>(x);
     for (const Block &b : blocks_) {
         const size_t from = std::max(first, b.begin), to = std::min(last, b.end);
-        if (from < to) COMPAND_DISPATCH(ranked, b.ranked, from - b.begin, to - b.begin, a.x, a.m, y + b.begin, stride);
+        if (from < to) COMPAND_DISPATCH(ranked, b.ranked, from - b.begin, to - b.begin, a.x.data(), a.width, a.m, y + b.begin, stride);
     }
 }
 

@@ -55,7 +55,7 @@ private:
     Strips strips_;
 };
 
-// float32 or bfloat16 as it is; activations are not rounded.
+// float32, or bfloat16 with activations rounded to it too.
 class Plain : public Matrix {
 public:
     explicit Plain(Input<float, 2> values) : Matrix(values.shape(0), values.shape(1)), wide_(values) {}

@@ -64,16 +64,36 @@ def test_products_are_those_of_bfloat16(escapes):
         for m in (1, 2, 3, 4, 5, 18):
             x = rng.standard_normal((m, d)).astype(np.float32)
             want = plain(x)
-            for level in LEVELS:
+            for level, instruction in [(level, True) for level in LEVELS] + [(LEVELS[-1], False)]:
                 _native.set_isa(level)
+                _native.set_bf16(instruction)
                 for threads in (1, 2):
                     _native.set_threads(threads)
-                    assert compand.matmul(x, codes).tobytes() == want.tobytes(), (level, n, d, m)
+                    assert compand.matmul(x, codes).tobytes() == want.tobytes(), (level, instruction, n, d, m)
+                    assert plain(x).tobytes() == want.tobytes(), (level, instruction, n, d, m)
                 own = matrix(codes)
                 assert own.shape == (n, d)
                 assert all(own.row(i).tobytes() == plain.row(i).tobytes() for i in (0, n - 1))
             _native.set_isa("auto")
+            _native.set_bf16(True)
             _native.set_threads(0)
+
+
+def test_bfloat16_products_round_activations_and_nothing_else():
+    rng = np.random.default_rng(3)
+    for n, d, m in ((1, 1, 1), (9, 70, 2), (33, 2100, 7), (5, 4096, 4)):
+        w, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((n, d), (m, d)))
+        near, brain = x.astype(BRAIN).astype(np.float64), w.astype(BRAIN)
+        exact = near @ brain.astype(np.float64).T
+        room = (np.abs(near) @ np.abs(brain.astype(np.float64)).T) * d * 2.0 ** -24
+        y = _native.Plain(np.ascontiguousarray(brain.view(np.uint16)))(x)
+        assert (np.abs(y - exact) <= room).all()
+        many = _native.Plain(w)(x)
+        assert (np.abs(many - x.astype(np.float64) @ w.astype(np.float64).T) <= (np.abs(x) @ np.abs(w).T) * d * 2.0 ** -24).all()
+        for level in LEVELS:  # float32 weights too
+            _native.set_isa(level)
+            assert _native.Plain(w)(x).tobytes() == many.tobytes()
+        _native.set_isa("auto")
 
 
 def test_every_word_is_decoded_in_registers():
@@ -91,7 +111,7 @@ def test_every_word_is_decoded_in_registers():
 def test_blocks_and_a_file(tmp_path):
     words = finite(bits(2100, 1024, 0.001))
     words = np.where((words >> 7 & 255) > 200, words & 0x807F, words)
-    x = np.random.default_rng(2).standard_normal((2, 1024)).astype(np.float32)
+    x = np.random.default_rng(2).standard_normal((2, 1024)).astype(BRAIN).astype(np.float32)
     with compand.Writer(tmp_path / "w.cpd") as out:
         out.write("ranks", words.view(BRAIN), "ranks")
         out.write("raw", words.view(BRAIN), "raw")

@@ -3,7 +3,7 @@
 Linear operations distribute over ``+``; a linear transform of the weights moves to the activations, and a scale of rows to the
 results. What is left is a product with the codes of one quantizer, for which `compand.op.weights` has native kernels:
 ``trellis``, ``int`` of 1 to 8 bits, ``table``, ``float`` of up to 6 bits, ``sign``, ``ternary``, ``lowrank`` and ``sparse`` as terms of a
-sum, and bfloat16 in ``ranks`` or ``raw``, with activations as they are. Any other expression is decoded block by block.
+sum, and bfloat16 in ``ranks`` or ``raw``, with activations rounded to bfloat16. Any other expression is decoded block by block.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def matmul(x, codes: Codes, *, activations: Literal["int8", "float32"] = "int8")
         127 steps of its largest magnitude. So the result differs from the exact product by at most Σ over blocks of
         max|x| / 254 · Σ|w|, and in practice by about 0.5 % of its deviation; sums of a block are exact integers, and results are
         the same on every instruction set and number of threads. Tables of more than 8 bits' range are rounded to 2^-15 of their largest.
+        With bfloat16 weights kept without loss, activations are rounded to bfloat16, and sums are float32.
         ``float32``: the weights are decoded block by block, and x is not rounded.
 
     Returns (..., n) float32 in x's library. Weights are those before rounding to the source's dtype. The layout of the codes for
