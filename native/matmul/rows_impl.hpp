@@ -8,6 +8,16 @@ inline size_t chunks_of(const Rows &w) { return (w.d + kChunk - 1) / kChunk; }
 inline size_t padded(size_t chunks) { return (chunks + 3) / 4 * 4; }
 
 #if LEVEL == 2
+// sum + dot products of four bytes. GCC copies sums of the intrinsic from register to register at every step of a loop.
+COMPAND_INLINE __m512i dot_of(__m512i sum, __m512i level, __m512i x) {
+#if defined(__GNUC__) && !defined(__clang__)
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(level), "v"(x));
+    return sum;
+#else
+    return _mm512_dpbusd_epi32(sum, level, x);
+#endif
+}
+
 COMPAND_INLINE float total(const __m512 &v) {
     const __m256 w = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
     const __m128 u = _mm_add_ps(_mm256_castps256_ps128(w), _mm256_extractf128_ps(w, 1));
@@ -53,9 +63,9 @@ template <bool wide> struct Table {  // of 64 or 256 bytes
 
 // sum + (what ids stand for) times q, of one or two tables
 template <int kind, class Look> COMPAND_INLINE __m512i dots(__m512i sum, const Look &table, const Look &high, __m512i ids, __m512i q) {
-    sum = _mm512_dpbusd_epi32(sum, kind == 0 ? ids : table(ids), q);
+    sum = dot_of(sum, kind == 0 ? ids : table(ids), q);
     if constexpr (kind < 2) return sum;
-    return _mm512_add_epi32(sum, _mm512_slli_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), high(ids), q), 7));
+    return _mm512_add_epi32(sum, _mm512_slli_epi32(dot_of(_mm512_setzero_si512(), high(ids), q), 7));
 }
 
 struct Small {  // a table of 16 bytes
@@ -363,8 +373,8 @@ void tile(const Rows &w, Sixteen &own, const uint32_t *groups, const Line *lines
                     if (two) u = _mm512_load_si512(above + (levels - low) + 64 * j);
                     for (int t = 0; t < T; ++t) {
                         const __m512i q = _mm512_set1_epi32(lanes::load<int32_t>(lines[t].q + c * kChunk + 4 * j));
-                        dot[t] = _mm512_dpbusd_epi32(dot[t], v, q);
-                        if (two) over[t] = _mm512_dpbusd_epi32(over[t], u, q);
+                        dot[t] = dot_of(dot[t], v, q);
+                        if (two) over[t] = dot_of(over[t], u, q);
                     }
                 }
                 for (int t = 0; t < T; ++t) {

@@ -45,16 +45,6 @@ inline void odd(const Strips &w, const Stream &s, int q, int32_t *sums) {
 }
 
 #if LEVEL == 2
-// sum + dot products of four bytes. GCC copies sums of the intrinsic from register to register at every step of a loop.
-COMPAND_INLINE __m512i dot_of(__m512i sum, __m512i level, __m512i x) {
-#if defined(__GNUC__) && !defined(__clang__)
-    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(level), "v"(x));
-    return sum;
-#else
-    return _mm512_dpbusd_epi32(sum, level, x);
-#endif
-}
-
 // Two sets at a time: qword j of a vector has the windows of rows 2 j and 2 j + 1, low half of the first set, high half of the second.
 // So one permutation serves two vectors of windows, of the even and of the odd rows, and lanes 2 j and 2 j + 1 add up to a row.
 // Multiplications, dot products and multishifts wait for the same two units of Zen 4; shifts do not, so one vector is shifted.
@@ -138,9 +128,10 @@ void strip(const Strips &w, const Stream &s, const float *scale, const Pairs *li
     for (int t = 0; t < T; ++t) std::memcpy(y + static_cast<size_t>(t) * stride, out[t], sizeof out[t]);
 }
 
-// Sixteen lines and some strips: a set at a time, as the dot products are most of the work; a block of columns for all strips, so that
-// its activations stay near.
-template <int K, int many> void wide(const Strips &w, const Stream *s, size_t strips, const float *scale, const Pairs *lines, float *y, size_t stride) {
+// Tiles of sixteen lines and some strips, a block of columns for all of them, so that its activations stay near. The products of windows
+// of a block are made once for all tiles: byte pairs of 16 rows by 2 columns.
+template <int K, int many>
+void wide(const Strips &w, const Stream *s, size_t strips, const float *scale, const Pairs *lines, size_t tiles, float *y, size_t stride) {
     alignas(64) static constexpr auto gather = [] {
         std::array<uint8_t, 64> a{};
         for (int i = 0; i < 64; ++i) a[static_cast<size_t>(i)] = static_cast<uint8_t>(i / 8 * 4 * K / 8 + i % 8);
@@ -153,49 +144,56 @@ template <int K, int many> void wide(const Strips &w, const Stream *s, size_t st
     }();
     const __m512i at = _mm512_load_si512(gather.data()), by = _mm512_load_si512(shift.data());
     const __m512i c = _mm512_set1_epi16(static_cast<short>(w.factors[0])), e = _mm512_set1_epi16(static_cast<short>(w.factors[many - 1]));
-    alignas(64) float out[kTogether][16][16] = {};
     const size_t blocks = (w.d + w.block - 1) / w.block, pairs = w.d / 2, room = pairs_of(w.block);
+    std::vector<float> out(strips * tiles * 256);
+    struct Product {
+        __m512i bytes;
+    };
+    std::vector<Product> products(room * many);
     for (size_t i = 0; i < blocks * strips; ++i) {
-        const size_t b = i / strips, own_strip = i % strips;
+        const size_t b = i / strips, own_strip = i % strips, lo = b * w.block / 2, hi = std::min(pairs, (b + 1) * w.block / 2);
         const Stream &from = s[own_strip];
-        __m512i sum[16];
-        for (int t = 0; t < 16; ++t) sum[t] = _mm512_set1_epi32(lines[t].start[b]);
-        const int32_t *x = lines->twice + b * room * 16;
-        for (size_t p = b * w.block / 2; p < std::min(pairs, (b + 1) * w.block / 2); ++p, x += 16) {
+        for (size_t p = lo; p < hi; ++p) {
             const __m512i data = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from.set(p))));
             const __m512i windows = _mm512_multishift_epi64_epi8(by, _mm512_permutexvar_epi8(at, data));
-            const __m512i first = _mm512_mullo_epi16(windows, c), second = many == 2 ? _mm512_mullo_epi16(windows, e) : first;
-            for (int t = 0; t < 16; ++t) {
-                const __m512i own = _mm512_set1_epi32(x[t]);
-                sum[t] = dot_of(sum[t], first, own);
-                if (many == 2) sum[t] = dot_of(sum[t], second, own);
-            }
+            products[(p - lo) * many].bytes = _mm512_mullo_epi16(windows, c);
+            if (many == 2) products[(p - lo) * many + 1].bytes = _mm512_mullo_epi16(windows, e);
         }
         const __m512 own = _mm512_loadu_ps(scale + (own_strip * w.groups + b * w.block / w.group) * kStrip);
-        for (int t = 0; t < 16; ++t) {
-            if (b + 1 == blocks && w.d % 2) {
-                alignas(64) int32_t sums[16];
-                _mm512_store_si512(sums, sum[t]);
-                odd(w, from, lines[t].q[w.d - 1], sums);
-                sum[t] = _mm512_load_si512(sums);
+        for (size_t tile = 0; tile < tiles; ++tile) {
+            const Pairs *x = lines + 16 * tile;
+            __m512i sum[16];
+            for (int t = 0; t < 16; ++t) sum[t] = _mm512_set1_epi32(x[t].start[b]);
+            const int32_t *q = x->twice + b * room * 16;
+            for (const Product *p = products.data(), *end = p + (hi - lo) * many; p != end; p += many, q += 16)
+                for (int t = 0; t < 16; ++t) {
+                    const __m512i both = _mm512_set1_epi32(q[t]);
+                    sum[t] = dot_of(sum[t], p[0].bytes, both);
+                    if (many == 2) sum[t] = dot_of(sum[t], p[1].bytes, both);
+                }
+            float *to = out.data() + (own_strip * tiles + tile) * 256;
+            for (int t = 0; t < 16; ++t, to += 16) {
+                if (b + 1 == blocks && w.d % 2) {
+                    alignas(64) int32_t sums[16];
+                    _mm512_store_si512(sums, sum[t]);
+                    odd(w, from, x[t].q[w.d - 1], sums);
+                    sum[t] = _mm512_load_si512(sums);
+                }
+                const __m512 factor = _mm512_mul_ps(own, _mm512_set1_ps(x[t].scale[b]));
+                _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_mul_ps(_mm512_cvtepi32_ps(sum[t]), factor)));
             }
-            const __m512 factor = _mm512_mul_ps(own, _mm512_set1_ps(lines[t].scale[b]));
-            float *to = out[own_strip][t];
-            _mm512_store_ps(to, _mm512_add_ps(_mm512_load_ps(to), _mm512_mul_ps(_mm512_cvtepi32_ps(sum[t]), factor)));
         }
     }
     for (size_t i = 0; i < strips; ++i)
-        for (size_t t = 0; t < 16; ++t) std::memcpy(y + t * stride + i * kStrip, out[i][t], sizeof out[i][t]);
+        for (size_t t = 0; t < 16 * tiles; ++t) std::memcpy(y + t * stride + i * kStrip, out.data() + (i * tiles * 16 + t) * 16, 64);
 }
 
 template <int K, int many>
 void run(const Strips &w, const Stream *s, size_t strips, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
-    for (size_t t = 0, own; t < count; t += own) {
+    size_t t = count / 16 * 16;
+    if (t) wide<K, many>(w, s, strips, scale, lines, t / 16, y, stride);
+    for (size_t own; t < count; t += own) {
         own = tile_of(count - t);
-        if (own == 16) {
-            wide<K, many>(w, s, strips, scale, lines + t, y + t * stride, stride);
-            continue;
-        }
         const auto part = own == 4 ? strip<K, many, 4> : strip<K, many, 1>;
         for (size_t i = 0; i < strips; ++i) part(w, s[i], scale + i * w.groups * kStrip, lines + t, y + t * stride + i * kStrip, stride);
     }
