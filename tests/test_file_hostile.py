@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import pstats
+import time
 import tracemalloc
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import compand
 from compand import index as js
 from compand.container import MAGIC, aligned, seal
+from compand.registry import builtin
 from compand.testing import mutate
 
 RNG = np.random.default_rng(3)
@@ -418,3 +420,55 @@ def test_a_crowd_of_tiny_arrays_under_a_long_spec_is_refused():
     assert sum(isinstance(f, compand.LimitError) and "stages run" in str(f) for f in faults) > 1000
     assert compand.open(data, limits=compand.Limits(calls=1 << 40)).verify("structure").ok
     assert compand.open(shared("hadamard,int:8", {"1.ids": [0], "1.scale": [1]})).verify("full").ok
+
+
+def tiny(spec: str, n: int) -> bytes | None:
+    """n arrays of as few values as the spec takes that share all their bytes."""
+    for shape in ((1, 1), (2, 24), (4, 64)):
+        x = (RNG.standard_normal(shape) * 3).astype(np.float32)
+        codec = compand.Codec(spec)
+        try:
+            codec = codec.fit(x) if codec.stage.state(codec.form(shape, "float32")) else codec
+            (block,) = codec.encode(x).blocks
+        except compand.CompandError:
+            continue
+        chunks = [a.tobytes() for a in block.parts.values()]
+        state = {}
+        for path, a in codec.state().items():
+            state[path] = {"dtype": str(a.dtype), "shape": list(a.shape), "chunk": len(chunks)}
+            chunks.append(np.ascontiguousarray(a).tobytes())
+        parts = {path: [i] for i, path in enumerate(block.parts)}
+        record = {"shape": list(shape), "dtype": "float32", "rows": block.rows, "parts": parts, "codec": 0}
+        return mutate.with_chunks(MAGIC + bytes(56), chunks, {"codecs": [{"spec": spec, **({"state": state} if state else {})}],
+                                                              "entries": {f"{i:x}": record for i in range(n)}})
+    return None
+
+
+def seconds(data: bytes) -> float:
+    """Processor seconds to read every array, for each byte of the file; the least of some tries."""
+    tries = []
+    for _ in range(3):
+        start = time.process_time()
+        file = compand.open(data)
+        for name in file:
+            try:
+                file[name].array()
+            except compand.LimitError:
+                pass
+        tries.append(time.process_time() - start)
+    return min(tries) / len(data)
+
+
+@pytest.mark.parametrize("spec", sorted({spec for cls in builtin().values() for spec in cls.examples}))
+def test_tiny_arrays_cost_no_more_than_their_bytes(spec, monkeypatch):
+    """Read in full, a crowd of any stage costs at most four times what one of plain integers does: about 0.4 s a MiB on one core."""
+    monkeypatch.setattr("compand.file.FREE_CALLS", 0)
+    data = tiny(spec, 150)
+    if data is None:
+        pytest.skip("takes no float32 of so few values")
+    costs = []
+    for _ in range(3):  # the machine's other work slows both alike
+        costs.append(seconds(data) / seconds(tiny("int:8", 150)))
+        if costs[-1] < 4:
+            return
+    raise AssertionError(f"{min(costs):.1f} times the cost of a crowd of int:8")

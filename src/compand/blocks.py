@@ -107,7 +107,7 @@ class Plan:
         self.count = 0 if empty else -(-form.n // rows)
         self.layouts: dict[int, dict[str, Part]] = {}
         self.work: dict[tuple[str, int], int] = {}
-        self.stages = self.count * sum(1 for _ in leaves(codec.stage))  # runs of a stage, to decode all of it
+        self.effort = self.count * sum(s.effort for s in leaves(codec.stage))  # of decoding all of it
         if not empty:
             if self.count > 1 and rows * form.d < MIN_VALUES:
                 raise CorruptError(f"blocks of {rows} x {form.d} values are too small; {MIN_VALUES} values is the least")

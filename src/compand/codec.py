@@ -219,7 +219,7 @@ class Codec:
             raise InputError(f"terms={terms!r}: how many terms of a sum to decode, 1 or more")
         form = form if form.n == block.rows else form._replace(n=block.rows)
         layout = self.layout(form)
-        needed = used(self.stage, layout, terms)
+        needed = layout.keys() if terms is None else used(self.stage, layout, terms)
         if not needed <= block.parts.keys() <= layout.keys():
             raise CorruptError(f"{self.spec}: parts {sorted(block.parts)} where {sorted(layout)} belong")
         try:

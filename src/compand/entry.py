@@ -73,7 +73,7 @@ class Entry:
         with guarded("the entry cannot be read", False, entry=self.name):
             plan = file._planned(record["codec"], codec, self.shape, self.dtype, record["rows"])
             file._spend(plan.work, self.name)
-            file._run(plan.stages, self.name)
+            file._run(plan.effort, self.name)
             self._match(plan)
             if not plan.state_matches:
                 self._match_state(plan)
@@ -141,9 +141,9 @@ class Entry:
     def _block(self, i: int, terms: int | None = None) -> Block:
         """One block as views of the file, its checksums checked; only the parts that the first ``terms`` need."""
         plan, arrays, spans = self._plan, {}, self._record.get("spans", {})
-        needed = used(plan.codec.stage, plan.parts, terms)
+        needed = None if terms is None else used(plan.codec.stage, plan.parts, terms)
         for path, chunks in self._record["parts"].items():
-            if path not in needed:
+            if needed is not None and path not in needed:
                 continue
             span = spans.get(path, 1)
             data = self._file._container.chunk(chunks[i // span], self.name)

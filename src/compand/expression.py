@@ -130,9 +130,15 @@ class Chain(Expression):
         return parts | _join([(len(self.transforms), encode(self.quantizer, x, weight))])
 
     def decode(self, parts, form, terms: int | None = None):
-        i = len(self.transforms)
-        y = _decode(self.quantizer, _under(i, parts), self.out(form), terms)
-        return self.inverse(y, parts, form)
+        forms, own = self._forms(form), [{} for _ in self.items]
+        for path, value in parts.items():
+            i, _, name = path.partition(".")
+            own[int(i)][name] = value
+        last = len(self.transforms)
+        y = _decode(self.quantizer, own[last], forms[last], terms)
+        for i in range(last - 1, -1, -1):
+            y = self.transforms[i].inverse(y, own[i], forms[i])
+        return y
 
 
 class Sum(Expression):

@@ -192,12 +192,13 @@ class File(Mapping):
         self._work |= new
         self._spent += sum(new.values())
 
-    def _run(self, stages: int, what: str) -> None:
-        """Note how many stages an array needs to be decoded; `LimitError` if a crowd of tiny arrays under long specs asks for too many."""
-        if self._calls + stages > FREE_CALLS:
-            dense = ((self._calls + stages - FREE_CALLS) << 20) // self.nbytes
-            self.limits.check("calls", dense, f"{what}: stages run for each MiB of the file")
-        self._calls += stages
+    def _run(self, effort: int, what: str) -> None:
+        """Note what decoding an array takes at least; `LimitError` if a crowd of tiny arrays under long or slow specs asks for too much."""
+        if self._calls + effort > FREE_CALLS:
+            dense = ((self._calls + effort - FREE_CALLS) << 20) // self.nbytes
+            if dense > self.limits.calls:
+                self.limits.check("calls", dense, f"{what}: stages run for each MiB of the file")
+        self._calls += effort
 
     def _check_all(self) -> None:
         """What no entry alone can show: totals, and that every chunk and codec belongs to something."""

@@ -21,7 +21,7 @@ class Limits:
     decoded_bytes: int = 64 << 30     # bytes of all entries, decoded
     expansion: int = 4096             # decoded bytes per stored byte, for each entry
     work: int = 2048                  # multiplications per stored byte to set stages up (above 2^33, which any file may take)
-    calls: int = 32768                # stages run for each MiB of the file, to decode every array once (above 2^13, which any file may)
+    calls: int = 32768                # stages run to decode every array once, slow ones counted as several, for each MiB (and 2^13)
     stages: int = 32                  # stages in one spec
     terms: int = 16                   # terms of one sum
     spec_length: int = 2048           # characters of a spec

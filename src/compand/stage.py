@@ -86,6 +86,11 @@ class Stage:
         return 0
 
     @property
+    def effort(self) -> int:
+        """What decoding a block takes at least, however few its values: 1 is a plain stage, some 30 µs. `Limits.calls` bounds the sum."""
+        return 1
+
+    @property
     def most_rows(self) -> int:
         """Most rows of a block, for stages whose memory or random access asks for fewer than the codec would take."""
         return 1 << 40

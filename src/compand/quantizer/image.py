@@ -82,6 +82,10 @@ class Image(Quantizer, name="image"):
     rdo: Annotated[float, (0, 4)] = 0.09
     model: Literal["photo"] = "photo"
 
+    @property
+    def effort(self):
+        return 24  # a tile through both networks
+
     def check(self):
         if self.tile % 64:
             raise self.fail(f"a tile's side is a multiple of 64; try {max(64, round(self.tile / 64) * 64)}")

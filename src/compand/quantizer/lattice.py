@@ -47,6 +47,10 @@ class Lattice(Quantizer, name="lattice"):
     search: Literal["mse", "rms"] = "mse"
     scales: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
+    @property
+    def effort(self):
+        return 2
+
     def check(self):
         if self.group and self.group % 8:
             raise self.fail(f"group must be a multiple of 8; try group={-(-self.group // 8) * 8}")

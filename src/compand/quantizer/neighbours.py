@@ -45,6 +45,10 @@ class Neighbours(Quantizer, name="neighbours"):
         """Rows of a block."""
         return 65536
 
+    @property
+    def effort(self):
+        return 8
+
     def layout(self, form):
         if form.dtype != "float32":
             raise self.fail(f"rows of float32 are what it takes, not {form.dtype}; try planes,rans")

@@ -41,6 +41,10 @@ class Pyramid(Quantizer, name="pyramid"):
     dim: Annotated[int, range(1, 1025)] = 16
     scales: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
+    @property
+    def effort(self):
+        return 4 + self.dim * self.pulses.bit_length() // 2
+
     def check(self):
         if count(self.dim, self.pulses) >= MOST:
             raise self.fail(f"{self.pulses} pulses on {self.dim} dimensions make 2^63 vectors or more; use fewer")

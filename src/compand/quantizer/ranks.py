@@ -30,6 +30,10 @@ class Ranks(Quantizer, name="ranks"):
     examples = ("ranks", "ranks,rans")
     raw = True
 
+    @property
+    def effort(self):
+        return 6
+
     def layout(self, form):
         if form.dtype not in ("bfloat16", "float32"):
             raise self.fail(f"it keeps bfloat16 and float32, not {form.dtype}; planes,rans takes any dtype")

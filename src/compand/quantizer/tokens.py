@@ -86,6 +86,10 @@ class Tokens(Quantizer, name="tokens"):
         height, width = within(self, form.n, form.d // self.channels)
         return -(-height // SIDE), -(-width // SIDE)
 
+    @property
+    def effort(self):
+        return 6
+
     def layout(self, form):
         down, across = self.patches(form)
         return {"ids": Part((down * across, self.stages), k=K, coder="mixed")}

@@ -68,6 +68,10 @@ class Compand(Transform, name="compand"):
         most = min(float(xp.max(xp.abs(x))), float(np.finfo(np.float32).max))
         return replace(self, scale_=np.array([most if most > 1e-37 else 1.0], np.float32))
 
+    @property
+    def effort(self):
+        return 3
+
     def forward(self, x):
         self._refuse(x)
         xp = array_namespace(x)
