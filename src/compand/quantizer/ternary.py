@@ -17,6 +17,8 @@ class Ternary(Quantizer, name="ternary"):
     ``rule=best``        the threshold of least squared error, found by sorting
     ``rule=absmean``     s = mean |x|, values rounded to the nearest level (BitNet b1.58, Ma 2024)
     ``rule=median``      s = median |x|, rounded to the nearest level: robust to outliers
+    ``keep=0.2``         the largest share of each row or group, s = their mean magnitude: with ``,rans`` sparse ternary codes
+                         of as few bits as zeros are many (ComPEFT, Yadav 2023)
     ===================  ======================================================================================
 
     ``encode(x, weight)`` weighs means and errors; the median takes no weights.
@@ -33,7 +35,12 @@ class Ternary(Quantizer, name="ternary"):
     group: Annotated[int, range(1, 1 << 24)] | None = None
     _: KW_ONLY
     rule: Literal["twn", "best", "absmean", "median"] = "twn"
+    keep: Annotated[float, (0.001, 1.0)] | None = None
     scales: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+
+    def check(self):
+        if self.keep is not None and self.rule != "twn":
+            raise self.fail("keep says which values are not 0, and so does rule; give one")
 
     def layout(self, form):
         return {"ids": Part((form.n, form.d), k=3), "scale": Part((form.n, groups.count(form.d, self.group)), self.scales)}
@@ -48,7 +55,9 @@ class Ternary(Quantizer, name="ternary"):
             s = groups.statistic(a, self.group, "mean" if self.rule == "absmean" else "median", w)
             least = groups.spread(s * 0.5, x.shape[1], self.group)
         else:
-            if self.rule == "twn":
+            if self.keep is not None:
+                limit = self._share(a)
+            elif self.rule == "twn":
                 limit = groups.statistic(a, self.group, "mean", w) * 0.7
             else:
                 limit = self._best(a, w)
@@ -59,6 +68,16 @@ class Ternary(Quantizer, name="ternary"):
         beyond = a > least
         ids = xp.astype(beyond & (x > 0), xp.uint8) + xp.astype(~(beyond & (x < 0)), xp.uint8)
         return {"ids": ids, "scale": groups.store(s, self.scales)}
+
+    def _share(self, a):
+        """The largest value of each group that is left out, or -1 if none is."""
+        xp = array_namespace(a)
+        y, real = groups.split(a, self.group), groups.mask(a, self.group)
+        y = y if real is None else y * real - (1 - real)  # what fills a group up comes last
+        size = xp.sum(xp.ones_like(y) if real is None else xp.broadcast_to(real, y.shape), axis=2, keepdims=True)
+        kept = xp.clip(xp.round(size * self.keep), 1, None)
+        y = xp.concat([xp.sort(y, axis=2, descending=True), xp.full_like(y[:, :, :1], -1.0)], axis=2)
+        return xp.take_along_axis(y, xp.astype(kept, xp.int64), axis=2)[:, :, 0]
 
     def _best(self, a, w=None):
         """The threshold of each group that maximises (sum of the j largest)² / j, the error removed; with weights (Σ w a)² / Σ w."""

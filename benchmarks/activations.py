@@ -1,0 +1,141 @@
+"""Weights and activations on few bits, simulated as integer kernels compute: MiniLM-L6 by Spearman and cosine, stories260K by KL divergence.
+
+    python benchmarks/activations.py MINILM STORIES DATA [--rows NAME ...] [--every 24]
+
+MINILM and STORIES are model folders (`stories.py` makes the second), DATA holds retrieval/, text/. Inputs are fitted to
+text/train-brown.txt.xz and the first part of text/calib-tiny.txt.xz; measured on the STS sets of 2013-2016 (every n-th pair) and the last
+part of calib-tiny.
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+import pathlib
+
+import numpy as np
+import record
+import torch
+from encoders import pairs
+
+from compand.integration import encoder
+from compand.integration.activation_fit import quantize
+from compand.integration.attention_codes import CodedAttention
+
+KV = "int:4:sym=false"
+ROWS = {  # name: (inputs, weights, places of the attention)
+    "W8A8, a scale a token": ("int:8:search=absmax", "int:8", {}),
+    "W8A8, a scale a tensor": ("int:8:per=tensor", "int:8", {}),
+    "W8A8, a scale a tensor, smooth": ("smooth:0.5,int:8:per=tensor", "int:8", {}),
+    "W4A8": ("int:8:search=absmax", "int:4", {}),
+    "W4A4": ("int:4", "int:4", {}),
+    "W4A4, smooth": ("smooth:0.5,int:4", "int:4", {}),
+    "W4A4, rotated": ("hadamard,int:4", "int:4", {}),
+    "W4A4, re-arranged groups": ("permute,int:4:group=32", "int:4:group=32", {}),
+    "W8A4, a scale a tensor": ("int:4:per=tensor", "int:8", {}),
+    "W8A4, a scale a tensor, channels' scales in the weights": ("scale:absmax:column,int:4:per=tensor", "int:8", {}),
+    "W8A4, a scale a tensor, noisy": ("int:4:per=tensor:noise=1", "int:8", {}),
+    "KV4": (None, None, {"keys": KV, "values": KV}),
+    "KV4, rotated": (None, None, {"keys": f"hadamard,{KV}", "values": f"hadamard,{KV}"}),
+    "softmax 4 bits": (None, None, {"probabilities": "int:4:per=tensor:sym=false"}),
+    "softmax 4 bits, log √2": (None, None, {"probabilities": "compand:log-sqrt2,int:4:per=tensor:sym=false"}),
+    "softmax 4 bits, tan": (None, None, {"probabilities": "compand:tan,int:4:per=tensor:sym=false"}),
+    "W4A4KV4, rotated": ("hadamard,int:4", "int:4", {"keys": f"hadamard,{KV}", "values": f"hadamard,{KV}"}),
+}
+
+
+def text(path: pathlib.Path) -> str:
+    return lzma.open(path, "rt", errors="replace").read()
+
+
+def put(net, run, batches, inputs, weights, places) -> None:
+    """Put a model on codes."""
+    if inputs:
+        quantize(net, run, batches, lambda name, m: (inputs, weights) if "lm_head" not in name else None)
+    if places:
+        CodedAttention(net, **places).fit(run, batches)
+
+
+class Stories:
+    """KL divergence of a small decoder."""
+
+    def __init__(self, folder: pathlib.Path, data: pathlib.Path):
+        from transformers import AutoTokenizer
+
+        self.folder = folder
+        words = text(data / "text/calib-tiny.txt.xz")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        ids = [torch.tensor([1, *tokenizer(part, add_special_tokens=False)["input_ids"]]) for part in (words[:12000], words[-30000:])]
+        self.batches, self.test = (list(x[:len(x) // 256 * 256].reshape(-1, 256).split(4)) for x in ids)
+        self.before = self.logits(self.net())
+
+    def net(self):
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
+
+    def logits(self, net):
+        with torch.no_grad():
+            return torch.cat([net(x, use_cache=False).logits.log_softmax(-1) for x in self.test])
+
+    def row(self, settings) -> dict[str, float]:
+        net = self.net()
+        put(net, lambda x: net(x, use_cache=False), self.batches, *settings)
+        after = self.logits(net)
+        return {"stories260K KLD": float((self.before.exp() * (self.before - after)).sum(-1).mean())}
+
+
+class MiniLM:
+    """Spearman and cosine of an encoder."""
+
+    def __init__(self, folder: pathlib.Path, data: pathlib.Path, every: int):
+        self.folder = folder
+        self.sets = pairs(data / "retrieval/sts-semeval2012-2016+sick.tar.xz", every)
+        self.texts = [t for rows in self.sets.values() for p in rows for t in p[1:3]]
+        net, tokenizer = encoder.open_encoder(folder)
+        ids = [tokenizer(s, truncation=True, max_length=64)["input_ids"] for s in encoder.sentences(text(data / "text/train-brown.txt.xz"), 128)]
+        ids.sort(key=len)
+        self.batches = [torch.tensor([r[:len(ids[at]) - 1] + r[-1:] for r in ids[at:at + 32]]) for at in range(0, len(ids), 32)]
+        self.before = encoder.embed(net, tokenizer, self.texts, length=128)
+        self.base = self.spearman(self.before)
+
+    def spearman(self, x) -> float:
+        at, found = 0, []
+        for rows in self.sets.values():
+            y = x[at:at + 2 * len(rows)]
+            at += len(y)
+            found.append(100 * encoder.spearman((y[::2] * y[1::2]).sum(axis=1), np.array([float(p[0]) for p in rows])))
+        return float(np.mean(found))
+
+    def row(self, settings) -> dict[str, float]:
+        net, tokenizer = encoder.open_encoder(self.folder)
+        put(net, lambda x: net(input_ids=x), self.batches, *settings)
+        after = encoder.embed(net, tokenizer, self.texts, length=128)
+        return {"MiniLM Spearman": self.spearman(after), "points lost": self.base - self.spearman(after),
+                "MiniLM 1 - cosine": float(1 - (after * self.before).sum(1).mean())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("minilm", type=pathlib.Path)
+    parser.add_argument("stories", type=pathlib.Path)
+    parser.add_argument("data", type=pathlib.Path)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--every", type=int, default=24)
+    args = parser.parse_args()
+    stories, minilm = Stories(args.stories, args.data), MiniLM(args.minilm, args.data, args.every)
+    rows = [{"name": "float32", "inputs": "-", "weights": "-", "attention": "-", "stories260K KLD": 0.0, "MiniLM Spearman": minilm.base,
+             "points lost": 0.0, "MiniLM 1 - cosine": 0.0}, *(r for r in record.rows("activations") if r["name"] not in ("float32", *args.rows))]
+    for name in args.rows:
+        inputs, weights, places = ROWS[name]
+        attention = "; ".join(f"{place} {spec}" for place, spec in places.items()) or "-"
+        rows.append({"name": name, "inputs": inputs or "-", "weights": weights or "-", "attention": attention, **stories.row(ROWS[name]),
+                     **minilm.row(ROWS[name])})
+        rows.sort(key=lambda r: (["float32", *ROWS].index(r["name"])))
+        print(record.table([r for r in rows if r["name"] == name]), flush=True)
+        record.save("activations", rows, subjects=["all-MiniLM-L6-v2", "stories260K"], pairs=sum(map(len, minilm.sets.values())),
+                    tokens=int(sum(x.numel() for x in stories.test)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Linear layers of a torch model put on codes of their inputs: W8A8, W4A8, W4A4 and the remedies for outliers, each a spec.
+
+==================================================  ===================================================================================
+inputs                                              what the field calls it
+==================================================  ===================================================================================
+``int:8:search=absmax``                             dynamic, one scale a token
+``int:8:per=tensor``                                static, one scale a tensor
+``smooth:0.5,int:8``                                smooth scaling (SmoothQuant)
+``scale:absmax:column,int:4:per=tensor``            scales of channels moved into the weights (RepQ, RepQuant, MergeQuant)
+``hadamard,int:4``                                  rotation (QuaRot)
+``permute,int:4:group=64``                          channels re-arranged by magnitude (RPTQ, Atom)
+``int:4:per=tensor:noise=1``                        noisy bias (NoisyQuant)
+==================================================  ===================================================================================
+
+Transforms of columns move to the weights, which are coded after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..codec import Codec
+from ..errors import InputError
+from ..expression import Chain
+from ..fit import feedback
+from ..fit.hessian import Hessian
+from ..stage import Form
+from .module_fit import Memory, order
+
+SAMPLE = 1 << 14  # rows that inputs are known by
+
+
+def quantize(model, run: Callable[[Any], Any], batches: Sequence[Any], choose: Callable[[str, Any], tuple[str, str] | None], *,
+             damping: float = 0.02, correct: bool = True, progress: Callable[[int, int, str], None] | None = None) -> list[str]:
+    """Replace linear layers of a torch model by `compand.torch.CodedInputs`; their names.
+
+    Parameters
+    ----------
+    run : called with a batch, runs the model (eval mode, no gradients)
+    choose : (module name, module) → the specs of inputs and of weights, or None to leave the layer
+    correct : biases make up for the mean of what is lost
+
+    Every layer is fitted to what the layers before it give on their codes. Raises `InputError` if there is nothing to do, and for
+    transforms of inputs that are not linear.
+    """
+    import torch
+
+    wanted = {n: specs for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and (specs := choose(n, m)) is not None}
+    modules = dict(model.named_modules())
+    done: list[str] = []
+    with torch.no_grad():
+        groups = order(model, run, batches[0], list(wanted)) if wanted else []
+        if not groups:
+            raise InputError(f"{type(model).__name__}: no linear layer that is reached was chosen")
+        with Memory(model, run, batches, [n for g in groups for n in g]) as memory:
+            for i, group in enumerate(groups):
+                if progress:
+                    progress(i, len(groups), group[0])
+                x = memory.inputs(group[0], SAMPLE)
+                for name in group:
+                    owner, _, own = name.rpartition(".")
+                    setattr(modules[owner], own, coded(modules[name], x, *wanted[name], damping=damping, correct=correct))
+                    done.append(name)
+                memory.finished(group)
+        if progress:
+            progress(len(groups), len(groups), "")
+    return done
+
+
+def coded(linear, x: np.ndarray, inputs: str, spec: str, *, damping: float = 0.02, correct: bool = True):
+    """A linear layer on codes, fitted to sample inputs x (m, d)."""
+    import torch
+
+    from ..torch.activation import CodedInputs
+
+    w = linear.weight.detach().float().numpy()
+    codec = Codec(inputs)
+    if codec.stage.state(codec.form(x.shape, "float32")):
+        codec = codec.fit(x, weight=np.square(w, dtype=np.float64).mean(axis=0, keepdims=True).astype(np.float32))
+    turned, shift = in_domain(codec, w)
+    y, form = x, Form(*x.shape)
+    stage: Any = codec.stage
+    for t in stage.transforms if isinstance(stage, Chain) else ():
+        y = np.asarray(t.forward(y)[0], np.float32)
+    quantizer = stage.quantizer if isinstance(stage, Chain) else stage
+    heard = Hessian(turned.shape[1])
+    heard.add(np.asarray(quantizer.decode(quantizer.encode(y), Form(len(x), y.shape[1])), np.float32))
+    codes = feedback.encode(spec, turned, heard.matrix, damping=damping)
+    layer = CodedInputs(codec, codes, linear.bias)
+    offset = w.astype(np.float64) @ x.mean(axis=0, dtype=np.float64) if correct else shift
+    if correct:
+        layer.bias, own = None, layer.bias
+        offset = offset - layer(torch.from_numpy(x)).double().mean(0).numpy()
+        layer.bias = own
+    if layer.bias is not None or np.any(shift):
+        moved = (0.0 if layer.bias is None else layer.bias.double().numpy()) + offset
+        layer.bias = torch.nn.Parameter(torch.from_numpy(np.asarray(moved, np.float32)), requires_grad=False)
+    assert form.d == w.shape[1]
+    return layer
+
+
+def in_domain(codec: Codec, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights w (n, d) for what the transforms of a codec make of inputs, and what they add to outputs: (n, d') and (n,).
+
+    x wᵀ = T(x) turnedᵀ + shift. Raises `InputError` where T is not linear, but for a shift.
+
+    >>> codec = Codec("center,hadamard,int:8").fit(np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32))
+    >>> w = np.eye(8, dtype=np.float32)
+    >>> turned, shift = in_domain(codec, w)
+    >>> x, center, hadamard = np.ones((1, 8), np.float32), *codec.stage.transforms
+    >>> bool(np.allclose(hadamard.forward(center.forward(x)[0])[0] @ turned.T + shift, x @ w.T, atol=1e-5))
+    True
+    """
+    stage: Any = codec.stage
+    transforms = stage.transforms if isinstance(stage, Chain) else ()
+    forms = [Form(1, w.shape[1])]
+    for t in transforms:
+        if t.layout(forms[-1]):
+            raise InputError(f"{t} keeps side information; inputs of layers go through transforms of whole columns")
+        forms.append(t.out(forms[-1]))
+    width = forms[-1].d
+    probe = np.concatenate([np.zeros((1, width)), np.eye(width), -2 * np.eye(width)]).astype(np.float32)
+    for t, form in zip(reversed(transforms), reversed(forms[:-1]), strict=True):
+        probe = np.asarray(t.inverse(probe, {}, form._replace(n=len(probe))), np.float32)
+    zero = probe[0].astype(np.float64)
+    back = probe[1:width + 1] - zero
+    if np.abs(probe[width + 1:] - zero + 2 * back).max(initial=0) > 1e-3 * max(np.abs(back).max(initial=0), 1e-30):
+        raise InputError(f"{stage}: its transforms are not linear; curves (compand) are for what is not multiplied by weights of a layer")
+    return (w @ back.T).astype(np.float32), w.astype(np.float64) @ zero
