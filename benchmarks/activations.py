@@ -1,4 +1,4 @@
-"""Weights and activations on few bits, simulated as integer kernels compute: MiniLM-L6 by Spearman and cosine, stories260K by KL divergence.
+"""Weights and activations on few bits, as integer kernels compute: MiniLM-L6 by Spearman and cosine, stories260K by KL divergence.
 
     python benchmarks/activations.py MINILM STORIES DATA [--rows NAME ...] [--every 24]
 
@@ -93,8 +93,8 @@ class MiniLM:
         self.sets = pairs(data / "retrieval/sts-semeval2012-2016+sick.tar.xz", every)
         self.texts = [t for rows in self.sets.values() for p in rows for t in p[1:3]]
         net, tokenizer = encoder.open_encoder(folder)
-        ids = [tokenizer(s, truncation=True, max_length=64)["input_ids"] for s in encoder.sentences(text(data / "text/train-brown.txt.xz"), 128)]
-        ids.sort(key=len)
+        words = encoder.sentences(text(data / "text/train-brown.txt.xz"), 128)
+        ids = sorted((tokenizer(s, truncation=True, max_length=64)["input_ids"] for s in words), key=len)
         self.batches = [torch.tensor([r[:len(ids[at]) - 1] + r[-1:] for r in ids[at:at + 32]]) for at in range(0, len(ids), 32)]
         self.before = encoder.embed(net, tokenizer, self.texts, length=128)
         self.base = self.spearman(self.before)
@@ -125,7 +125,8 @@ def main() -> None:
     args = parser.parse_args()
     stories, minilm = Stories(args.stories, args.data), MiniLM(args.minilm, args.data, args.every)
     rows = [{"name": "float32", "inputs": "-", "weights": "-", "attention": "-", "stories260K KLD": 0.0, "MiniLM Spearman": minilm.base,
-             "points lost": 0.0, "MiniLM 1 - cosine": 0.0}, *(r for r in record.rows("activations") if r["name"] not in ("float32", *args.rows))]
+             "points lost": 0.0, "MiniLM 1 - cosine": 0.0},
+            *(r for r in record.rows("activations") if r["name"] not in ("float32", *args.rows))]
     for name in args.rows:
         inputs, weights, places = ROWS[name]
         attention = "; ".join(f"{place} {spec}" for place, spec in places.items()) or "-"

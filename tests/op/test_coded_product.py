@@ -17,7 +17,8 @@ def fitted(spec, x):
     return codec.fit(x) if codec.stage.state(codec.form(x.shape, "float32")) else codec
 
 
-@pytest.mark.parametrize("spec", ["int:8", "int:4:group=20", "int:1", "int:2:mid=true", "int:6:per=tensor", "int:8:step=0.05", "int:3:scales=float32"])
+@pytest.mark.parametrize("spec", ["int:8", "int:4:group=20", "int:1", "int:2:mid=true", "int:6:per=tensor", "int:8:step=0.05",
+                                  "int:3:scales=float32"])
 def test_levels_are_what_decodes(spec):
     codec = fitted(spec, X)
     parts, form = codec.stage.encode(X), Form(*X.shape)
@@ -32,8 +33,8 @@ def test_other_grids_have_none(spec):
     assert levels(codec.stage, codec.stage.encode(X), Form(*X.shape)) is None
 
 
-@pytest.mark.parametrize(("inputs", "weights"), [("int:8", "int:8"), ("int:4:group=32", "int:4:group=48"), ("int:8:per=tensor", "int:4:group=16"),
-                                                 ("int:1", "int:2:mid=true")])
+@pytest.mark.parametrize(("inputs", "weights"), [("int:8", "int:8"), ("int:4:group=32", "int:4:group=48"),
+                                                 ("int:8:per=tensor", "int:4:group=16"), ("int:1", "int:2:mid=true")])
 def test_the_product_is_the_integer_kernel(inputs, weights):
     codec, codes = fitted(inputs, X), fitted(weights, W).encode(W)
     stage, other = codec.stage, codes.codec.stage
@@ -47,7 +48,8 @@ def test_the_product_is_the_integer_kernel(inputs, weights):
     np.testing.assert_allclose(got, codec.decode(codec.encode(X)) @ codes.codec.decode(codes).T, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("inputs", "weights"), [("int:4:sym=false", "int:8"), ("table:4", "int:4"), ("int:8", "hadamard,int:8"), ("int:8", "vq:8:dim=4")])
+@pytest.mark.parametrize(("inputs", "weights"), [("int:4:sym=false", "int:8"), ("table:4", "int:4"), ("int:8", "hadamard,int:8"),
+                                                 ("int:8", "vq:8:dim=4")])
 def test_other_codes_are_decoded(inputs, weights):
     codec, codes = fitted(inputs, X), fitted(weights, W).encode(W)
     want = np.asarray(codec.decode(codec.encode(X))) @ codes.codec.decode(codes).T

@@ -81,6 +81,7 @@ def compress(
     [bold]compand compress tuned/ --lossless --base original/[/]    only the changes
     [bold]compand compress model/ --bits 3 --calib text.txt[/]      a language model, fitted to text
     [bold]compand compress whisper/ --bits 3 --calib clips/[/]      a speech recogniser, fitted to recordings
+    [bold]compand compress adapter/ --bits 2[/]                     a LoRA adapter, sparse and ternary
     [bold]compand compress scene.ply --bytes-per-splat 9[/]         3D Gaussian splats
     [bold]compand compress frames/ -o walk.cpd --quality 60[/]      splats that move, a file a frame
     [bold]compand compress photo.png --bpp 0.2[/]                   a picture, at most 0.2 bits a pixel
@@ -114,6 +115,12 @@ def compress(
             encoders.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
             return
         language.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json, seed=seed)
+        return
+    if (spec or bits) and not (base or stdout) and (source / "adapter_config.json").is_file():
+        from . import adapters
+
+        set_threads(threads)
+        adapters.compress(source, out, spec, bits, force=force, quiet=quiet, json=json, verbose=verbose)
         return
     stdout = stdout or (str(source) == "-" and out is None)
     if stdout and (out or json):

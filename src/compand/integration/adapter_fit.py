@@ -1,6 +1,6 @@
 """LoRA adapters of PEFT compressed so that the change they make, s · B A, stays what it was.
 
-A is coded as it is; B, seen by its columns, is then refitted to what A decodes to: B' = B A Âᵀ (Â Âᵀ)⁻¹ gives the least error of the product.
+A is coded as it is; B, seen by its columns, is then refitted to what A decodes to: B' = B A Âᵀ (Â Âᵀ)⁻¹ gives the least error of B A.
 Sparse ternary codes (``ternary:keep=0.2,rans``) are ComPEFT (Yadav et al. 2023), with the scale of least error instead of a tuned one;
 ``sign`` is a 1-bit adapter.
 """
@@ -29,7 +29,8 @@ def is_adapter(folder) -> bool:
     return (Path(folder) / CONFIG).is_file() and (Path(folder) / TENSORS).is_file()
 
 
-def compress(adapter, out, spec: str, *, overwrite: bool = False, progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
+def compress(adapter, out, spec: str, *, overwrite: bool = False,
+             progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Write an adapter folder to the .cpd file ``out``; ``compand.modality.unpack`` makes a folder that PEFT loads of it.
 
     Tensors that are no factors (``modules_to_save``, biases) are kept without loss. Returns ``bits`` (of the file, a value), ``bytes``,

@@ -50,10 +50,7 @@ def levels(stage: Any, parts: dict[str, Any], form: Form) -> Levels | None:
 
 
 class Weights:
-    """Weights (n, d) ready for products: their integers if they have some, else what they decode to.
-
-    Raises `InputError` for weights whose codes are no rows of their own.
-    """
+    """Weights (n, d) ready for products: their integers if they have some, else what they decode to."""
 
     def __init__(self, codes: Codes):
         stage: Any = codes.codec.stage
@@ -66,9 +63,10 @@ class Weights:
             parts = {k: unpack_part(block.parts[k], replace(p, shape=(block.rows, *p.shape[1:]))) for k, p in layout.items()}
             found.append(levels(stage, parts, form))
         whole = [f for f in found if f is not None]
-        self.levels = Levels(np.concatenate([f.ids for f in whole]), np.concatenate([np.broadcast_to(f.scale, (len(f.ids), f.scale.shape[1]))
-                                                                                    for f in whole]), whole[0].group) \
-            if whole and len(whole) == len(found) else None
+        self.levels = None
+        if whole and len(whole) == len(found):
+            scale = np.concatenate([np.broadcast_to(f.scale, (len(f.ids), f.scale.shape[1])) for f in whole])
+            self.levels = Levels(np.concatenate([f.ids for f in whole]), scale, whole[0].group)
 
 
 def product(x: np.ndarray, inputs: Codec, weights: Weights) -> np.ndarray:
@@ -88,8 +86,8 @@ def product(x: np.ndarray, inputs: Codec, weights: Weights) -> np.ndarray:
     for t in transforms:
         y, side = t.forward(y)
         if side:
-            raise InputError(f"{t} keeps side information; activations go through transforms of whole columns (smooth, scale:absmax:column, "
-                             "hadamard, permute), and scales belong to the quantizer")
+            raise InputError(f"{t} keeps side information; activations go through transforms of whole columns (smooth, hadamard, permute, "
+                             "scale:absmax:column), and scales of rows belong to the quantizer")
         y = np.asarray(y, np.float32)
     form = Form(*y.shape)
     if y.shape[1] != weights.d:
