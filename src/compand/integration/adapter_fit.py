@@ -82,9 +82,9 @@ def refitted(b: np.ndarray, a: np.ndarray, a_hat: np.ndarray) -> np.ndarray:
     >>> refitted(b, a, 2 * a).tolist()
     [[1.5], [0.5]]
     """
-    g = a_hat.astype(np.float64) @ a_hat.T.astype(np.float64)
-    g += 1e-6 * max(np.trace(g) / len(g), 1e-300) * np.eye(len(g))
-    return (b.astype(np.float64) @ (a.astype(np.float64) @ a_hat.T.astype(np.float64)) @ np.linalg.inv(g)).astype(np.float32)
+    right = a_hat.T.astype(np.float64)
+    inverse = np.linalg.pinv(a_hat @ right, rcond=1e-9, hermitian=True)  # rows of A may decode to nothing
+    return (b.astype(np.float64) @ (a @ right) @ inverse).astype(np.float32)
 
 
 def error(a: np.ndarray, b: np.ndarray, a_hat: np.ndarray, b_hat: np.ndarray) -> tuple[float, float]:
