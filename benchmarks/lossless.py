@@ -3,14 +3,17 @@
     python benchmarks/lossless.py [--rounds 5] [--models minilm-bf16,...] [--quick]
 
 Bits a weight of everything written (headers, index, checksums), MB/s of the uncompressed tensors. `memory` codes each tensor from
-and to arrays, `file` a .safetensors file to and from the disk, as lmzip does. MiniLM is all-MiniLM-L6-v2 (22.7 M weights, float32 as
-published; rounded to bfloat16 and float16), efficientnet is EfficientNet-Lite0. zstd -19 sees the first 8 MB, and encodes once.
-Speeds are CPU seconds of the process, medians of interleaved rounds: fair on a machine that others use too. With --models the rows of
-others stay in the result file; --quick leaves out zstd -19, whose rows stay as well.
+and to arrays, `one array` all of them end to end, as `ZipNN memory` does; `ZipNN each tensor` codes them one by one, too. `file` codes a
+.safetensors file to and from the disk, as lmzip does, `file to arrays` reads every array of that file. MiniLM is all-MiniLM-L6-v2
+(22.7 M weights, float32 as published; rounded to bfloat16 and float16), efficientnet is EfficientNet-Lite0 (247 tensors, half of
+less than 1 kB). zstd -19 sees the first 8 MB, and encodes once. Speeds are CPU seconds of the process, medians of interleaved rounds:
+fair on a machine that others use too. With --models the rows of others stay in the result file; --quick leaves out zstd -19, whose
+rows stay as well.
 
-`file` decodes to a new file, and writing that alone, to the page cache, runs at 2.3 to 2.9 GB/s here: with decoding at 1.76 GB/s in memory
-no more than 1.0 GB/s is to be had. What is left is checksums and the map of the source (0.06 s a GB) and tens of microseconds of
-Python for each tensor.
+`file` decodes to a new file, and writing that alone, to the page cache, runs at 2.3 to 4 GB/s here: with decoding at 1.9 GB/s in memory
+no more than 1.0 to 1.3 GB/s is to be had. What is left is checksums and the map of the source (0.06 s a GB) and about 40 us of
+Python for each tensor: EfficientNet's 247 take 10 ms, as long as decoding them. Small streams are slow by themselves, too: reading a
+table of 100 to 200 frequencies takes about 8 us, whatever follows.
 """
 
 from __future__ import annotations
@@ -68,6 +71,16 @@ def methods(tensors: dict[str, np.ndarray], folder: pathlib.Path, rounds: int, q
                              lambda: got.update(arrays=[codec.decode(c) for c in got["codes"]]),
                              lambda: sum(c.nbytes for c in got["codes"]),
                              lambda: b"".join(a.tobytes() for a in got["arrays"]) == flat)
+    one = np.frombuffer(flat, next(iter(tensors.values())).dtype)
+    yield "compand one array", (lambda: got.update(one=codec.encode(one)), lambda: got.update(back=codec.decode(got["one"])),
+                                lambda: got["one"].nbytes, lambda: got["back"].tobytes() == flat)
+
+    def load():
+        with compand.open(cpd) as file:
+            got["loaded"] = [file[name].array() for name in tensors]
+
+    yield "compand file to arrays", (lambda: pack(path, cpd, lossless=True, overwrite=True, check=False), load,
+                                     lambda: cpd.stat().st_size, lambda: b"".join(a.tobytes() for a in got["loaded"]) == flat)
     yield "compand file", (lambda: pack(path, cpd, lossless=True, overwrite=True, check=False),
                            lambda: unpack(cpd, back, overwrite=True), lambda: cpd.stat().st_size, lambda: back.read_bytes() == original)
     if importlib.util.find_spec("lmz"):
@@ -82,6 +95,10 @@ def methods(tensors: dict[str, np.ndarray], folder: pathlib.Path, rounds: int, q
 
         z = ZipNN(input_format="byte", bytearray_dtype=dtype, threads=1)
         copies = [bytes(bytearray(flat)) for _ in range(rounds + 1)]  # it reorders the bytes it is given, in place
+        apart = [[bytes(bytearray(x.tobytes())) for x in tensors.values()] for _ in range(rounds + 1)]
+        yield "ZipNN each tensor", (lambda: got.update(zeach=[z.compress(x) for x in apart.pop()]),
+                                    lambda: got.update(unzeach=[z.decompress(x) for x in got["zeach"]]),
+                                    lambda: sum(map(len, got["zeach"])), lambda: b"".join(map(bytes, got["unzeach"])) == flat)
         yield "ZipNN memory", (lambda: got.update(zipnn=z.compress(copies.pop())), lambda: got.update(unzipnn=z.decompress(got["zipnn"])),
                                lambda: len(got["zipnn"]), lambda: bytes(got["unzipnn"]) == flat)
     if importlib.util.find_spec("zstandard"):

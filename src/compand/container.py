@@ -135,12 +135,16 @@ class ChunkWriter:
         self.sums: list[int] = [int.from_bytes(old.sums[i:i + 8], "big") for i in range(0, len(old.sums), 8)] if old else []
         self.end = old.ends[-1] if old else ALIGN
         self._pending: dict[int, tuple[Any, int]] = {}  # chunk → running checksum, where it goes on
+        self._at = -1  # where the file stands, if that is known: seeking would empty its buffer
         if not old:
             self._put(0, _HEADER)
 
     def _put(self, at: int, data: Any) -> None:
-        self.file.seek(at)
+        if at != self._at:
+            self.file.seek(at)
+        self._at = -1
         self.file.write(data)
+        self._at = at + len(data)
 
     def _pad(self, to: int) -> int:
         """Zero bytes up to an offset, which is returned."""
@@ -183,6 +187,7 @@ class ChunkWriter:
         del self.sizes[mark[0]:], self.sums[mark[0]:]
         self.end = mark[1]
         self._pending.clear()
+        self._at = -1
         self.file.flush()
         self.file.truncate(self.end)
 
@@ -191,6 +196,7 @@ class ChunkWriter:
         if self.sizes[a] != self.sizes[b] or self.sums[a] != self.sums[b]:
             return False
         ends = _native.chunk_ends(self.sizes, ALIGN, SMALL_ALIGN, ALIGN, LARGE)
+        self._at = -1
         for done in range(0, self.sizes[a], 1 << 20):
             pieces = []
             for c in (a, b):

@@ -18,7 +18,7 @@ from .codes import Block, Codes, stored_form
 from .container import ChunkWriter
 from .dtypes import dtype as dtype_of
 from .errors import CorruptError, InputError
-from .file import File
+from .file import PLANS, File
 from .file import open as open_file
 from .limits import Limits
 from .replacing import Replacing
@@ -53,6 +53,7 @@ class Writer:
         self._codecs: list[dict[str, Any]] = []
         self._known_codecs: dict[tuple, int] = {}
         self._entries: dict[str, Any] = {}
+        self._plans: dict[tuple, Plan] = {}
         self._twins: dict[tuple, list[dict[str, Any]]] = {}
         self._rest: dict[str, Any] = {}  # ancillary fields of the index, kept
         self._target: Replacing | None = None
@@ -163,7 +164,7 @@ class Writer:
         dtype_of(dtype)
         start = self._chunks.mark()
         rows = max(1, min(rows, codec.form(shape, dtype).n))
-        plan = Plan(codec, shape, dtype, rows, TRUSTED)
+        plan = self._plan(codec, shape, dtype, rows)
         index = self._codec(codec)
         mark = self._chunks.mark()
         try:
@@ -180,6 +181,15 @@ class Writer:
         if attrs:
             entry["attrs"] = attrs
         self._entries[name] = entry
+
+    def _plan(self, codec: Codec, shape: tuple[int, ...], dtype: str, rows: int) -> Plan:
+        """The plan of an array; those of many small arrays of one form, of a codec without state, are one."""
+        key = (codec.spec, shape, dtype, rows)
+        if codec.state() or (plan := self._plans.get(key)) is None:
+            plan = Plan(codec, shape, dtype, rows, TRUSTED)
+            if not codec.state() and len(self._plans) < PLANS:
+                self._plans[key] = plan
+        return plan
 
     def _forget(self, codec: int, mark: tuple[int, int]) -> None:
         """Take back what a failed write has added."""

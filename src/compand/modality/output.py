@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from contextlib import contextmanager, suppress
@@ -9,21 +10,38 @@ from pathlib import Path
 
 from ..errors import InputError, OverwriteError
 
+_RESERVED = 1 << 20  # bytes; smaller files are just written
+
 
 def _sibling(path: Path) -> Path:
     return path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
 
 
+def _reserve(f, size: int) -> None:
+    try:
+        os.posix_fallocate(f.fileno(), 0, size)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+
+
 @contextmanager
-def whole_file(path, *, overwrite: bool = False):
-    """An open binary file that becomes ``path`` when the block ends well. `OverwriteError` if it exists and may not."""
+def whole_file(path, *, overwrite: bool = False, size: int = 0):
+    """An open binary file that becomes ``path`` when the block ends well. `OverwriteError` if it exists and may not.
+
+    ``size`` is about how many bytes will be written one after another: a full disk is then told at once, and writing costs less.
+    """
     path = Path(path)
     if path.is_dir() or (path.exists() and not overwrite):
         raise OverwriteError(f"{path} exists" + (" and is a folder" if path.is_dir() else "; overwrite=True (-f) replaces it"))
     part = _sibling(path)
     try:
         with open(part, "wb") as f:
+            if size > _RESERVED and hasattr(os, "posix_fallocate"):
+                _reserve(f, size)
             yield f
+            if size:
+                f.truncate(f.tell())
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)

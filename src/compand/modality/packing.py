@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
             meta["base"] = against.identity()
         report.notes += src.notes
         total, done, quantized = sum(i.nbytes for i in items), 0, 0
-        choose = _chooser(spec, src.modality)
+        choose, exactly = _chooser(spec, src.modality), cache(Codec)
         with Writer(path, overwrite=overwrite, meta=meta) as w:
             for item in items:
                 codec = None if lossless else choose(item)
@@ -117,7 +118,7 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
                     delta = against.against(item, x) if against else None
                     if delta is not None:
                         x, attrs = delta[0], {"base": delta[1]}
-                    codec = Codec(lossless_spec(item.nbytes, src.modality, len(item.shape)))
+                    codec = exactly(lossless_spec(item.nbytes, src.modality, len(item.shape)))
                 attrs |= src.attrs(item, codec, x)
                 w.write(item.name, x, codec, attrs=attrs or None, check=check, progress=_within(progress, done, total, item))
                 report.entries.append({"name": item.name, "spec": codec.spec, "shape": item.shape, "dtype": item.dtype,
@@ -266,7 +267,7 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
         with whole_folder(out, overwrite=overwrite) as folder:
             _write_folder(folder, meta, file, pieces, content)
         return
-    with whole_file(out, overwrite=overwrite) as f:
+    with whole_file(out, overwrite=overwrite, size=total if kind in ("npy", "safetensors", "gguf") else 0) as f:
         if kind in SPLATS:
             splats.write_to(f, splats.from_file(file), kind)
         elif kind in image.WRITES:
