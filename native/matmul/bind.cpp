@@ -52,6 +52,10 @@ void bind_matmul(nb::module_ &m) {
         .def(nb::init<Input<uint16_t, 2>>(), "values"_a.noconvert());
     nb::class_<Ranks, Matrix>(m, "Ranks", "bfloat16 as bytes and ranks of exponents, in blocks of rows; products are those of Plain.")
         .def(nb::init<size_t, const std::vector<Ranks::Given> &>(), "d"_a, "blocks"_a);
+    nb::class_<Coded, Matrix>(m, "Words", "Ids of words of codebooks (1 or pieces, 2^bits, dim), or numbers of 8 bits; activations are not rounded.")
+        .def(nb::init<size_t, Input<uint8_t, 2>, int, size_t, Coded::Book, Coded::Small, Coded::Starts, Coded::Scales, size_t, int, float>(), "d"_a,
+             "bytes"_a.noconvert(), "bits"_a, "dim"_a, "book"_a.noconvert() = nb::none(), "small"_a.noconvert() = nb::none(),
+             "start"_a.noconvert() = nb::none(), "scale"_a.noconvert() = nb::none(), "group"_a = 1 << 28, "fraction"_a = 0, "unit"_a = 1.0f);
     nb::class_<Rotated, Matrix>(m, "Rotated", "Weights behind rounds of signs and Hadamard transforms: (first column, signs, sizes of blocks).")
         .def(nb::init<nb::object, size_t, const std::vector<std::tuple<size_t, Input<float, 1>, std::vector<size_t>>> &>(), "inner"_a, "d"_a, "rounds"_a);
     nb::class_<Added, Matrix>(m, "Added", "A sum of weights of one shape.").def(nb::init<std::vector<nb::object>>(), "terms"_a);

@@ -66,6 +66,22 @@ struct Ranked {
     size_t d;
 };
 
+// Rows of ids of words: piece j of a row is word id of its codebook, at column start[j] or j * dim; times the scale of its group.
+struct Words {
+    const uint8_t *bytes;
+    size_t row_bytes, d, pieces;
+    int bits;               // 1..20
+    size_t dim;             // values of a word; what reaches beyond a piece or the row is written over or not used
+    const float *book;      // (1 or pieces, 2^bits, dim), or
+    const int8_t *small;    // the same
+    size_t step;            // values from a piece's codebook to the next one's, 0: one codebook
+    const uint32_t *start;  // (pieces) or null
+    const float *scale;     // (n, groups) or null
+    size_t group;
+    int fraction;           // not 0: no codebook, ids of 8 bits are a sign, an exponent and so many bits of a fraction,
+    float unit;             // which float32's exponent takes for 1 / unit times what they are
+};
+
 #define COMPAND_MATMUL_FUNCTIONS                                                                                              \
     /* q (d up to a multiple of block) and scales such that x ~ q * scale / unit: scale = unit * max|x| / 127 of each block; */ \
     /* a block with NaN or infinity has the scale NaN, one below 1e-30 is zero */                                             \
@@ -87,7 +103,10 @@ struct Ranked {
     /* the same of ranked weights, bit for bit what `brain` gives of their bfloat16 */                                        \
     void ranked(const Ranked &w, size_t first, size_t last, const uint16_t *x, size_t width, size_t count, float *y,          \
                 size_t stride);                                                                                               \
-    void ranked_row(const Ranked &w, size_t r, float *out); /* (d) */
+    void ranked_row(const Ranked &w, size_t r, float *out); /* (d) */                                                         \
+    /* the same of words, what `plain` gives of their values where groups have scales; one scale of a row comes last */       \
+    void words(const Words &w, size_t first, size_t last, const float *x, size_t width, size_t count, float *y, size_t stride); \
+    void words_row(const Words &w, size_t r, float *out); /* (d) */
 namespace scalar {
 COMPAND_MATMUL_FUNCTIONS
 }

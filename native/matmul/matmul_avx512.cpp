@@ -10,6 +10,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 #include <immintrin.h>
 
@@ -21,4 +22,5 @@
 #include "matmul/strips_impl.hpp"
 #include "matmul/plain_impl.hpp"
 #include "matmul/ranked_impl.hpp"
+#include "matmul/words_impl.hpp"
 #endif

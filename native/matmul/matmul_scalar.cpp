@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "isa.hpp"
@@ -15,3 +16,4 @@
 #include "matmul/strips_impl.hpp"
 #include "matmul/plain_impl.hpp"
 #include "matmul/ranked_impl.hpp"
+#include "matmul/words_impl.hpp"

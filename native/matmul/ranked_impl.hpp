@@ -188,7 +188,7 @@ void ranked_lines(const Ranked &w, size_t first, size_t last, const uint16_t *x,
         return;
     }
     const size_t room = (w.d + 63) / 64 * 64;
-    std::vector<uint16_t> values(kLow * room);
+    std::vector<uint16_t> values(std::min(kLow, last - first) * room);
     for (size_t r = first; r < last; r += kLow) {
         const size_t rows = std::min(kLow, last - r);
         for (size_t i = 0; i < rows; ++i) ranked_values(w, e, k, r + i, values.data() + i * room);

@@ -7,7 +7,7 @@
 
 #include "hadamard/hadamard.hpp"
 #include "isa.hpp"
-#include "lanes.hpp"
+#include "matmul/floats.hpp"
 #include "threads.hpp"
 
 namespace compand::hadamard {
@@ -23,7 +23,6 @@ void any_row(const float *x, size_t d, size_t block, const float *before, const 
 namespace compand::matmul {
 namespace {
 
-size_t ceil(size_t a, size_t b) { return a / b + (a % b != 0); }
 float widen(uint16_t brain) { return std::bit_cast<float>(static_cast<uint32_t>(brain) << 16); }
 
 // Lines of activations as int8, in blocks.
@@ -89,22 +88,6 @@ struct PairLines : Activations {
                     begin[b] = mean * sum;
                 }
                 lines[t] = {own, all, scale.data() + t * blocks, begin};
-            }
-        });
-    }
-};
-
-// Lines of activations as they are, or rounded to bfloat16, with zeros behind them.
-template <class T> struct Padded : Prepared {
-    size_t m, width;
-    std::vector<T> x;
-
-    Padded(const float *from, size_t m, size_t d) : m(m), width(ceil(d, 64) * 64), x(m * width) {
-        parallel_for(ceil(m, 4), [&](size_t i) {
-            for (size_t t = 4 * i; t < std::min(m, 4 * i + 4); ++t) {
-                if constexpr (sizeof(T) == 4) std::memcpy(x.data() + t * width, from + t * d, d * sizeof(float));
-                else
-                    for (size_t c = 0; c < d; ++c) x[t * width + c] = lanes::narrow(from[t * d + c]);
             }
         });
     }

@@ -92,6 +92,29 @@ private:
     std::vector<Block> blocks_;
 };
 
+// Words of codebooks, or small floating-point numbers: see `Words` in matmul.hpp. Activations are not rounded.
+class Coded : public Matrix {
+public:
+    using Book = std::optional<Input<float, 3>>;
+    using Small = std::optional<Input<int8_t, 3>>;
+    using Starts = std::optional<Input<uint32_t, 1>>;
+    using Scales = std::optional<Input<float, 2>>;
+    Coded(size_t d, Input<uint8_t, 2> bytes, int bits, size_t dim, Book book, Small small, Starts start, Scales scale, size_t group, int fraction,
+          float unit);
+    std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool shares(const Matrix &other) const override;
+    void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
+    void row(size_t i, float *out) const override;
+
+private:
+    Input<uint8_t, 2> bytes_;
+    Book book_;
+    Small small_;
+    Starts start_;
+    Scales scale_;
+    Words words_;
+};
+
 // Weights behind signs and Hadamard transforms of blocks, in rounds: the activations are transformed instead.
 struct Round {
     size_t at;                // first column

@@ -7,7 +7,7 @@ import compand
 from compand import _native
 from compand.codes import Block
 from compand.errors import CompandError, InputError
-from compand.op.matmul import matmul, matmul_reference, rounded
+from compand.op.matmul import matmul, matmul_reference, matrix, rounded
 
 LEVELS = [level for level in ("scalar", "avx2", "avx512") if _native.set_isa(level)]
 _native.set_isa("auto")
@@ -18,6 +18,10 @@ LEAVES = [
     "float:e2m1:scale=nvfp4", "float:e2m3", "float:e3m2:group=64", "sign", "sign:64", "ternary", "ternary:32",
     "int:4:group=64:scales=float32", "int:4:scales=float16", "trellis:1:memory=12", "trellis:2:memory=12", "trellis:3:memory=12",
     "trellis:4:memory=12", "trellis:2:factors=2:memory=12", "trellis:3:group=64:memory=12", "trellis:4:group=16:factors=2:memory=12"]
+WORDS = ["float:e4m3", "float:e5m2:group=48", "float:e4m3:scale=tensor", "float:e7m0", "vq:16:dim=8", "vq:100:dim=3", "vq:8", "pq:8x4", "pq:7x8",
+         "pq:4x12", "lattice:e8", "lattice:e8:bits=1:group=24", "sign:complex=true:group=10", "int:4:group=10", "int:12", "table:nf4:group=48",
+         "vq:16:dim=4+vq:16:dim=4", "hadamard,lattice:e8"]
+LATTICES = ["lattice:e8:bits=3", "lattice:e8:bits=4:group=16", "lattice:e8:bits=7"]
 MOVED = [
     "hadamard,int:4:group=64", "hadamard:odd=pad,trellis:3:memory=12", "hadamard:block=64:odd=overlap,int:8", "permute,int:4:group=32",
     "rotate,int:6", "center,int:4", "scale:rms:column,int:4", "scale:rms:row,int:4", "center,scale:norm:row,hadamard,int:8",
@@ -25,8 +29,7 @@ MOVED = [
     "(hadamard,trellis:2:memory=12)+int:4", "sign:64+sign:64", "int:4:group=64,rans", "vq:16:dim=4+int:4",
     "hadamard,int:3:group=64,rans"]
 OTHERS = [
-    "planes,rans", "pq:4x4", "float:e4m3", "sign:complex=true", "int:12", "compand,int:6", "int:4:group=10", "int:4:noise=1",
-    "scale:rms:row:group=8,int:4"]
+    "planes,rans", "compand,int:6", "int:4:group=10:sym=false", "int:4:noise=1", "lattice:e8:bits=8", "scale:rms:row:group=8,int:4"]
 
 
 def coded(spec, n, d, seed=0):
@@ -69,6 +72,29 @@ def test_kernels_agree_with_numpy_and_each_other(spec):
         _native.set_threads(0)
         found.append(np.concatenate([matmul(x[i:i + 1], codes) for i in range(m)]))
         assert all(same(found[0], y) for y in found[1:]), (n, d, m)
+
+
+@pytest.mark.parametrize("spec", WORDS + LATTICES)
+def test_words_are_those_that_decoding_gives(spec):
+    rng = np.random.default_rng(11)
+    for n, d, m in ((33, 200, 5), (7, 64, 1), (50, 257, 18), (3, 70, 2)):
+        codes, x = coded(spec, n, d), rng.standard_normal((m, d)).astype(np.float32)
+        native = matrix(codes)
+        assert isinstance(native, _native.Matrix) and not isinstance(native, _native.Called)
+        w = codes.codec.decode(codes).astype(np.float64)
+        room = 1e-5 if spec in WORDS else 0.02
+        found = []
+        for level in LEVELS:
+            _native.set_isa(level)
+            found.append(matmul(x, codes))
+            found.append(np.concatenate([matmul(x[i:i + 1], codes) for i in range(m)]))
+            np.testing.assert_allclose(native.row(n - 1), w[n - 1], rtol=1e-5, atol=1e-6)
+        _native.set_threads(1)
+        found.append(matmul(x, codes))
+        _native.set_threads(0)
+        assert np.abs(found[0] - x @ w.T).max() < room * (np.abs(x) @ np.abs(w).T).max()
+        assert all(same(found[0], y) for y in found[1:]), (n, d, m)
+    _native.set_isa("auto")
 
 
 @pytest.mark.parametrize("spec", ["int:4:step=1", "int:8:step=1", "int:1:step=2", "float:e2m1:scale=none", "trellis:3:memory=12"])
@@ -150,6 +176,16 @@ def test_hostile_parts_give_named_errors():
         matmul(np.ones((1, 128), np.float32), bad)
     with pytest.raises(ValueError, match="fit"):
         _native.Ids(64, np.zeros((2, 31), np.uint8), 4, 0, 1.0, 64, scale=np.ones((2, 1), np.float32))
+    ids, book = np.zeros((2, 8), np.uint8), np.zeros((1, 256, 8), np.float32)
+    for wrong, match in (({"bytes": np.zeros((2, 7), np.uint8)}, "fit the width"), ({"book": book[:, :255].copy()}, "word for each id"), ({"book": None}, "one codebook"),
+                         ({"book": np.zeros((3, 256, 8), np.float32)}, "one for each piece"), ({"bits": 21}, "sizes"), ({"dim": 0}, "sizes"),
+                         ({"start": np.arange(8, dtype=np.uint32) * 9}, "follow"), ({"start": np.arange(8, dtype=np.uint32) * 7}, "cover"),
+                         ({"scale": np.ones((1, 1), np.float32)}, "scales"), ({"group": 8}, "have scales"), ({"fraction": 3}, "no codebook")):
+        with pytest.raises(ValueError, match=match):
+            _native.Words(64, **({"bytes": ids, "bits": 8, "dim": 8, "book": book} | wrong))
+    nan = compand.Codec("float:e4m3").encode(np.ones((2, 64), np.float32))
+    parts = {**nan.blocks[0].parts, "ids": np.full((2, 64), 127, np.uint8)}
+    assert np.isnan(matmul(np.ones((1, 64), np.float32), compand.Codes(nan.codec, nan.shape, nan.dtype, (Block(2, parts),)))).all()
     with pytest.raises(ValueError, match="fit"):
         _native.Trellis(64, np.zeros(10, np.uint8), 2, np.ones(1, np.uint16), 128, 128,
                         np.ones((1, 1, 16), np.float32), np.zeros((0, 64), np.int16), np.zeros((0, 1), np.float32))

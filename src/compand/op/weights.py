@@ -12,15 +12,18 @@ from ..codes import Codes, unpack_part
 from ..errors import CorruptError
 from ..positions import unpack_positions
 from ..quantizer.float import _E8M0, E4M3, Float
+from ..quantizer import e8
 from ..quantizer.int import Int, _powers
+from ..quantizer.lattice import Lattice
 from ..quantizer.lowrank import Lowrank
+from ..quantizer.pq import PQ, wide_codewords
 from ..quantizer.ranks import checked
 from ..quantizer.sign import Sign
 from ..quantizer.table import Table
 from ..quantizer.ternary import Ternary
 from ..quantizer.trellis import ROWS, Trellis
 from ..stage import Form, Stage
-from ..symbols import pack, width
+from ..symbols import pack, unpack, width
 
 Product = Callable[[np.ndarray], np.ndarray]  # x (m, d) float32 → x times the transpose of the weights (m, n) float32
 BLOCK = 64          # columns whose activations share a scale; 128 for trellis
@@ -41,6 +44,12 @@ class Leaf:
         """One part over all rows, as stored."""
         return self.codes.part(self.path + name)
 
+    def some(self, at: int, rows: int, size: int, k: int) -> np.ndarray:
+        """The symbols (rows, size) from a row on."""
+        if self.coder:
+            return self.codes.symbols(self.path + "ids")[at:at + rows]
+        return unpack(np.ascontiguousarray(self.part("ids")[at:at + rows]), size, k)
+
     def ids(self, k: int) -> np.ndarray:
         """The symbols packed in whole bits: a view of the codes where they are so."""
         if not self.coder and k & (k - 1) == 0:
@@ -50,22 +59,25 @@ class Leaf:
 
 def product(leaf: Leaf) -> Product | None:
     """The native product of a leaf; None where there is none."""
-    make = {"int": _int, "table": _table, "float": _float, "sign": _sign, "ternary": _ternary, "trellis": _trellis,
-            "lowrank": _lowrank, "sparse": _sparse, "ranks": _ranks, "raw": _raw}.get(leaf.stage.name)
+    make = {"int": _int, "table": _table, "float": _float, "sign": _sign, "ternary": _ternary, "trellis": _trellis, "lattice": _lattice,
+            "vq": _vq, "pq": _pq, "lowrank": _lowrank, "sparse": _sparse, "ranks": _ranks, "raw": _raw}.get(leaf.stage.name)
     return make(leaf) if make and leaf.form.n and leaf.form.d else None
 
 
 # -- rows of ids ---------------------------------------------------------------------------------------------------------------
-def _rows(leaf: Leaf, k: int, scale: np.ndarray, group: int | None, *, values: np.ndarray | None = None, zero=None) -> Product | None:
+def _rows(leaf: Leaf, k: int, scale: np.ndarray, group: int | None, *, values: np.ndarray | None = None, zero=None, ids=None) -> Product | None:
     """Ids of k levels: id + z0 where ``values`` is None (``zero`` being z0 or an array of them), else values[id]."""
     d = leaf.form.d
     group = min(group or d, d)
     if group >= d:
         group = -(-d // BLOCK) * BLOCK
     if k > 256 or not (group in (16, 32) or group % BLOCK == 0):
-        return None
+        if isinstance(zero, np.ndarray):
+            return None
+        return _words(leaf, k, np.arange(k, dtype=np.float32) + np.float32(zero) if values is None else values, scale=scale, group=group)
     bits = max(width(k), 1)
-    ids = leaf.ids(k) if k > 1 else np.zeros((leaf.form.n, -(-d // 8)), np.uint8)
+    if ids is None:
+        ids = leaf.ids(k) if k > 1 else np.zeros((leaf.form.n, -(-d // 8)), np.uint8)
     unit, offset, low, high, free = 1.0, 0, None, None, None
     if isinstance(zero, np.ndarray):
         free = np.ascontiguousarray(zero, np.float32)
@@ -142,26 +154,85 @@ def _table(leaf: Leaf) -> Product | None:
 
 def _float(leaf: Leaf) -> Product | None:
     q: Float = leaf.stage
-    finite = np.where(np.isfinite(q.of.values), q.of.values, np.float32(0))
-    if not np.array_equal(finite, q.of.values) or (found := _integers(finite)) is None or (found[0] * found[1] != finite).any():
-        return None  # a range too wide for two bytes
+    values = q.of.values
+    whole = np.isfinite(values).all() and (found := _integers(values)) is not None and (found[0] * found[1] == values).all()
     if q.scale in ("none", "tensor"):
         scale = np.full((leaf.form.n, 1), 1 if q.scale == "none" else q.scale_[0], np.float32)
     else:
         scale = leaf.part("scale")
         if q.scale != "row":
             scale = _E8M0[scale] if q.scale == "mx" else E4M3.decode(scale) * q.scale_
-    return _rows(leaf, q.of.k, scale, q._group, values=finite)
+    if whole:
+        return _rows(leaf, q.of.k, scale, q._group, values=values)
+    fraction = q.of.mantissa if q.of.k == 256 else 0  # a range too wide for two bytes
+    if not fraction or leaf.coder:
+        return _words(leaf, q.of.k, values, scale=scale, group=q._group)
+    ids, finite = leaf.ids(256), np.isfinite(values)
+    if not finite.all() and not all(finite[ids[at:at + 256]].all() for at in range(0, len(ids), 256)):
+        return None  # NaN and infinity are no such numbers; no encoder writes them
+    return _words(leaf, 256, None, scale=scale, group=q._group, fraction=fraction, unit=2.0 ** (127 - q.of.bias))
 
 
 def _sign(leaf: Leaf) -> Product | None:
     q: Sign = leaf.stage
-    return None if q.complex else _rows(leaf, 2, leaf.part("scale"), q.group, values=np.float32([-1, 1]))
+    if q.complex:
+        return _words(leaf, 4, np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]]), scale=leaf.part("scale"), group=q.group)
+    return _rows(leaf, 2, leaf.part("scale"), q.group, values=np.float32([-1, 1]))
 
 
 def _ternary(leaf: Leaf) -> Product | None:
     q: Ternary = leaf.stage
     return _rows(leaf, 3, leaf.part("scale"), q.group, zero=-1)
+
+
+# -- words of codebooks --------------------------------------------------------------------------------------------------------
+def _words(leaf: Leaf, k: int, book: np.ndarray | None, *, scale=None, group: int | None = None, start=None, fraction: int = 0,
+           unit: float = 1.0) -> Product | None:
+    """Ids of words: book is (k,), (k, dim), or (pieces, k, dim), float32 or int8; all of it times ``unit`` where it is int8."""
+    d = leaf.form.d
+    bits = max(width(k), 1)
+    if bits > 20 or k < 2:
+        return None
+    arrays: dict[str, np.ndarray | None] = {"start": start}
+    if book is not None:
+        book = book.reshape(-1, k, book.shape[-1] if book.ndim > 1 else 1)
+        if k < 1 << bits:
+            book = np.pad(book, ((0, 0), (0, (1 << bits) - k), (0, 0)))
+        arrays["small" if book.dtype == np.int8 else "book"] = np.ascontiguousarray(book)
+    if scale is not None:
+        wide = scale.astype(np.float32) * np.float32(1 if fraction else unit)
+        arrays["scale"] = np.ascontiguousarray(wide)
+    dim = 1 if book is None else book.shape[2]
+    return _native.Words(d, leaf.ids(k), bits, dim, **arrays, group=min(group or d, d) if scale is not None else d, fraction=fraction,
+                         unit=unit)
+
+
+def _vq(leaf: Leaf) -> Product | None:
+    return _words(leaf, leaf.stage.k, wide_codewords(leaf.stage.codebook_))
+
+
+def _pq(leaf: Leaf) -> Product | None:
+    q: PQ = leaf.stage
+    start = np.array([c.start for c in q.columns(leaf.form.d)], np.uint32)
+    return _words(leaf, q.k, wide_codewords(q.codebook_), start=start)
+
+
+def _lattice(leaf: Leaf) -> Product | None:
+    q: Lattice = leaf.stage
+    scale = leaf.part("scale")
+    if q.bits < 3:  # twice the coordinates are integers
+        points = (2 * e8.shortest(8 * q.bits)[0]).astype(np.int8)
+        return _words(leaf, 1 << (8 * q.bits), points, scale=scale, group=q.group, unit=0.5)
+    if q.bits > 7:
+        return None
+    low, size = -(1 << (q.bits - 1)), 8 * -(-leaf.form.d // 8)
+    packed = np.empty((leaf.form.n, -(-leaf.form.d * (q.bits + 1) // 8)), np.uint8)
+    rows = max(1, (1 << 20) // size)
+    for at in range(0, leaf.form.n, rows):  # the half that all eight share goes to each of them: a bit more
+        ids = leaf.some(at, rows, size, 1 << q.bits)
+        points = e8.box_points(ids.reshape(-1, 8).astype(np.float32), low).reshape(len(ids), size)[:, :leaf.form.d]
+        packed[at:at + rows] = pack((2 * (points - low)).astype(np.uint8), 2 << q.bits)
+    return _rows(leaf, 2 << q.bits, scale.astype(np.float32) * np.float32(0.5), q.group, zero=2 * low, ids=packed)
 
 
 # -- trellis -------------------------------------------------------------------------------------------------------------------
