@@ -32,16 +32,35 @@ int default_threads() {
 
 std::atomic<int> wanted{0};
 
-struct Job {
-    const std::function<void(size_t)> *body;
-    size_t n;
-    std::atomic<size_t> next{0};
-    std::atomic<size_t> done{0};
+void pause() {
+#if COMPAND_X86
+    __builtin_ia32_pause();
+#endif
+}
 
-    void work() {
-        for (size_t i; (i = next.fetch_add(1)) < n;) {
-            (*body)(i);
-            done.fetch_add(1, std::memory_order_release);
+// Each thread works through a range of its own, so that it reads memory in order, and then helps the others with theirs.
+struct Job {
+    struct alignas(64) Range {
+        std::atomic<size_t> next{0};
+        size_t end = 0;
+    };
+    const std::function<void(size_t)> *body;
+    std::vector<Range> ranges;
+    alignas(64) std::atomic<size_t> done{0};
+
+    Job(size_t n, size_t width, const std::function<void(size_t)> &body) : body(&body), ranges(width) {
+        for (size_t k = 0; k < width; ++k) {
+            ranges[k].next = n * k / width;
+            ranges[k].end = n * (k + 1) / width;
+        }
+    }
+    void work(size_t own) {
+        for (size_t k = 0; k < ranges.size(); ++k) {
+            Range &range = ranges[(own + k) % ranges.size()];
+            for (size_t i; (i = range.next.fetch_add(1)) < range.end;) {
+                (*body)(i);
+                done.fetch_add(1, std::memory_order_release);
+            }
         }
     }
 };
@@ -51,9 +70,7 @@ class Pool {
 public:
     void run(size_t n, int width, const std::function<void(size_t)> &body) {
         std::lock_guard<std::mutex> one_job_at_a_time(entry_);
-        auto job = std::make_shared<Job>();
-        job->body = &body;
-        job->n = n;
+        auto job = std::make_shared<Job>(n, static_cast<size_t>(width), body);
         while (static_cast<int>(workers_) + 1 < width) {
             std::thread([this] { serve(); }).detach();
             ++workers_;
@@ -65,8 +82,11 @@ public:
             ticket_.fetch_add(1, std::memory_order_release);
         }
         wake_.notify_all();
-        job->work();
-        while (job->done.load(std::memory_order_acquire) < n) std::this_thread::yield();
+        job->work(0);
+        for (int spin = 0; job->done.load(std::memory_order_acquire) < n; ++spin) {
+            if (spin < 200) pause();
+            else std::this_thread::yield();
+        }
         std::lock_guard<std::mutex> lock(mutex_);
         job_.reset();
     }
@@ -75,22 +95,19 @@ private:
     void serve() {
         size_t seen = 0;
         for (;;) {
-            for (int spin = 0; spin < 2000 && ticket_.load(std::memory_order_acquire) == seen; ++spin) {
-#if COMPAND_X86
-                __builtin_ia32_pause();
-#endif
-            }
+            for (int spin = 0; spin < 2000 && ticket_.load(std::memory_order_acquire) == seen; ++spin) pause();
             std::shared_ptr<Job> job;
+            size_t own = 0;
             {
                 std::unique_lock<std::mutex> lock(mutex_);
                 wake_.wait(lock, [&] { return ticket_.load(std::memory_order_relaxed) != seen; });
                 seen = ticket_.load(std::memory_order_relaxed);
                 if (helpers_ > 0) {
-                    --helpers_;
+                    own = static_cast<size_t>(helpers_--);
                     job = job_;
                 }
             }
-            if (job) job->work();
+            if (job) job->work(own);
         }
     }
 

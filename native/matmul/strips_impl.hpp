@@ -4,23 +4,41 @@ namespace {
 
 constexpr size_t kTogether = 8;  // strips that are worked on together
 
-// A strip and its last sets, which are read from a copy that goes on with the strip's own start.
-struct Stream {
+// A strip and its last sets, which are read from a copy that goes on with the strip's own start. The copy is made when it is needed: the
+// strip's end has come near by then.
+class Stream {
+public:
     const uint8_t *strip;
-    size_t bytes, step, safe;  // bytes of a strip and of a set; the first set of the copy
-    uint8_t last[256];
+    size_t safe;  // the first set of the copy
 
     Stream() = default;
-    Stream(const uint8_t *from, size_t d, int k) : strip(from), bytes(2 * d * static_cast<size_t>(k)), step(4 * static_cast<size_t>(k)) {
-        safe = bytes < 64 ? 0 : (bytes - 64) / step + 1;
+    Stream(const uint8_t *from, size_t d, int k) : strip(from), bytes_(2 * d * static_cast<size_t>(k)), step_(4 * static_cast<size_t>(k)) {
+        safe = bytes_ < 64 ? 0 : (bytes_ - 64) / step_ + 1;
         if (safe > d / 2) safe = d / 2;
-        for (size_t i = 0, at = safe * step; i < sizeof last; at = 0) {
-            const size_t run = std::min(sizeof last - i, bytes - at);
-            std::memcpy(last + i, strip + at, run);
-            i += run;
-        }
     }
-    const uint8_t *set(size_t p) const { return p < safe ? strip + p * step : last + (p - safe) * step; }
+    const uint8_t *set(size_t p) {
+        if (p < safe) return strip + p * step_;
+        if (!copied_) copy();
+        return last_ + (p - safe) * step_;
+    }
+
+private:
+    void copy() {
+        copied_ = true;
+        size_t at = safe * step_;
+        if (const size_t left = bytes_ - at; bytes_ >= 256 && left <= 128) {  // in pieces of fixed sizes, which compile to moves
+            uint8_t end[256];
+            std::memcpy(end, strip + bytes_ - 128, 128);
+            std::memcpy(last_, end + 128 - left, 128);
+            std::memcpy(last_ + left, strip, 256);
+            return;
+        }
+        for (size_t i = 0; i < 256; ++i, ++at) last_[i] = strip[at % bytes_];
+    }
+
+    size_t bytes_, step_;  // of a strip and of a set
+    bool copied_ = false;
+    uint8_t last_[384];
 };
 
 inline int level(uint32_t window, const uint16_t *factors, int many) {  // with its mean
@@ -33,7 +51,7 @@ inline int level(uint32_t window, const uint16_t *factors, int many) {  // with 
 }
 
 // sums[r] += the products of an odd last column
-inline void odd(const Strips &w, const Stream &s, int q, int32_t *sums) {
+inline void odd(const Strips &w, Stream &s, int q, int32_t *sums) {
     if (w.d % 2 == 0) return;
     const uint8_t *from = s.set(w.d / 2);
     for (size_t r = 0; r < kStrip; ++r) {
@@ -49,7 +67,7 @@ inline void odd(const Strips &w, const Stream &s, int q, int32_t *sums) {
 // So one permutation serves two vectors of windows, of the even and of the odd rows, and lanes 2 j and 2 j + 1 add up to a row.
 // Multiplications, dot products and multishifts wait for the same two units of Zen 4; shifts do not, so one vector is shifted.
 template <int K, int many, int T>
-void strip(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, float *y, size_t stride) {
+void strip(const Strips &w, Stream &s, const float *scale, const Pairs *lines, float *y, size_t stride) {
     alignas(64) static constexpr auto gather = [] {
         std::array<uint8_t, 64> a{};
         for (int i = 0; i < 64; ++i) a[static_cast<size_t>(i)] = static_cast<uint8_t>(i % 8 / 4 * 4 * K + i / 8 * 4 * K / 8 + i % 4);
@@ -131,7 +149,7 @@ void strip(const Strips &w, const Stream &s, const float *scale, const Pairs *li
 // Tiles of sixteen lines and some strips, a block of columns for all of them, so that its activations stay near. The products of windows
 // of a block are made once for all tiles: byte pairs of 16 rows by 2 columns.
 template <int K, int many>
-void wide(const Strips &w, const Stream *s, size_t strips, const float *scale, const Pairs *lines, size_t tiles, float *y, size_t stride) {
+void wide(const Strips &w, Stream *s, size_t strips, const float *scale, const Pairs *lines, size_t tiles, float *y, size_t stride) {
     alignas(64) static constexpr auto gather = [] {
         std::array<uint8_t, 64> a{};
         for (int i = 0; i < 64; ++i) a[static_cast<size_t>(i)] = static_cast<uint8_t>(i / 8 * 4 * K / 8 + i % 8);
@@ -152,7 +170,7 @@ void wide(const Strips &w, const Stream *s, size_t strips, const float *scale, c
     std::vector<Product> products(room * many);
     for (size_t i = 0; i < blocks * strips; ++i) {
         const size_t b = i / strips, own_strip = i % strips, lo = b * w.block / 2, hi = std::min(pairs, (b + 1) * w.block / 2);
-        const Stream &from = s[own_strip];
+        Stream &from = s[own_strip];
         for (size_t p = lo; p < hi; ++p) {
             const __m512i data = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from.set(p))));
             const __m512i windows = _mm512_multishift_epi64_epi8(by, _mm512_permutexvar_epi8(at, data));
@@ -189,7 +207,7 @@ void wide(const Strips &w, const Stream *s, size_t strips, const float *scale, c
 }
 
 template <int K, int many>
-void run(const Strips &w, const Stream *s, size_t strips, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
+void run(const Strips &w, Stream *s, size_t strips, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
     size_t t = count / 16 * 16;
     if (t) wide<K, many>(w, s, strips, scale, lines, t / 16, y, stride);
     for (size_t own; t < count; t += own) {
@@ -229,7 +247,7 @@ template <int K> void decode(const uint8_t *from, const uint16_t *factors, int m
 }
 
 template <int K, int T>
-void strip(const Strips &w, const Stream &s, const float *scale, const Pairs *lines, float *y, size_t stride) {
+void strip(const Strips &w, Stream &s, const float *scale, const Pairs *lines, float *y, size_t stride) {
     float out[T][16] = {};
     const size_t blocks = (w.d + w.block - 1) / w.block, pairs = w.d / 2;
     for (size_t b = 0; b < blocks; ++b) {
@@ -265,7 +283,7 @@ void strip(const Strips &w, const Stream &s, const float *scale, const Pairs *li
 }
 
 template <int K, int many>
-void run(const Strips &w, const Stream *s, size_t strips, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
+void run(const Strips &w, Stream *s, size_t strips, const float *scale, const Pairs *lines, size_t count, float *y, size_t stride) {
     for (size_t i = 0; i < strips; ++i, scale += w.groups * kStrip, y += kStrip) {
         size_t t = 0;
         for (; t + 4 <= count; t += 4) strip<K, 4>(w, s[i], scale, lines + t, y + t * stride, stride);

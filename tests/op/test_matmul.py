@@ -18,9 +18,10 @@ LEAVES = [
     "float:e2m1:scale=nvfp4", "float:e2m3", "float:e3m2:group=64", "sign", "sign:64", "ternary", "ternary:32",
     "int:4:group=64:scales=float32", "int:4:scales=float16", "trellis:1:memory=12", "trellis:2:memory=12", "trellis:3:memory=12",
     "trellis:4:memory=12", "trellis:2:factors=2:memory=12", "trellis:3:group=64:memory=12", "trellis:4:group=16:factors=2:memory=12"]
-WORDS = ["float:e4m3", "float:e5m2:group=48", "float:e4m3:scale=tensor", "float:e7m0", "vq:16:dim=8", "vq:100:dim=3", "vq:8", "pq:8x4", "pq:7x8",
-         "pq:4x12", "lattice:e8", "lattice:e8:bits=1:group=24", "sign:complex=true:group=10", "int:4:group=10", "int:12", "table:nf4:group=48",
-         "vq:16:dim=4+vq:16:dim=4", "hadamard,lattice:e8"]
+WORDS = [
+    "float:e4m3", "float:e5m2:group=48", "float:e4m3:scale=tensor", "float:e7m0", "vq:16:dim=8", "vq:100:dim=3", "vq:8", "pq:8x4", "pq:7x8",
+    "pq:4x12", "lattice:e8", "lattice:e8:bits=1:group=24", "sign:complex=true:group=10", "int:4:group=10", "int:12",
+    "table:nf4:group=48", "vq:16:dim=4+vq:16:dim=4", "hadamard,lattice:e8"]
 LATTICES = ["lattice:e8:bits=3", "lattice:e8:bits=4:group=16", "lattice:e8:bits=7"]
 MOVED = [
     "hadamard,int:4:group=64", "hadamard:odd=pad,trellis:3:memory=12", "hadamard:block=64:odd=overlap,int:8", "permute,int:4:group=32",
@@ -177,10 +178,13 @@ def test_hostile_parts_give_named_errors():
     with pytest.raises(ValueError, match="fit"):
         _native.Ids(64, np.zeros((2, 31), np.uint8), 4, 0, 1.0, 64, scale=np.ones((2, 1), np.float32))
     ids, book = np.zeros((2, 8), np.uint8), np.zeros((1, 256, 8), np.float32)
-    for wrong, match in (({"bytes": np.zeros((2, 7), np.uint8)}, "fit the width"), ({"book": book[:, :255].copy()}, "word for each id"), ({"book": None}, "one codebook"),
-                         ({"book": np.zeros((3, 256, 8), np.float32)}, "one for each piece"), ({"bits": 21}, "sizes"), ({"dim": 0}, "sizes"),
-                         ({"start": np.arange(8, dtype=np.uint32) * 9}, "follow"), ({"start": np.arange(8, dtype=np.uint32) * 7}, "cover"),
-                         ({"scale": np.ones((1, 1), np.float32)}, "scales"), ({"group": 8}, "have scales"), ({"fraction": 3}, "no codebook")):
+    wrongs = [
+        ({"bytes": np.zeros((2, 7), np.uint8)}, "fit the width"), ({"book": book[:, :255].copy()}, "word for each id"),
+        ({"book": None}, "one codebook"), ({"book": np.zeros((3, 256, 8), np.float32)}, "one for each piece"), ({"bits": 21}, "sizes"),
+        ({"dim": 0}, "sizes"), ({"start": np.arange(8, dtype=np.uint32) * 9}, "follow"), ({"group": 8}, "have scales"),
+        ({"start": np.arange(8, dtype=np.uint32) * 7}, "cover"), ({"scale": np.ones((1, 1), np.float32)}, "scales"),
+        ({"fraction": 3}, "no codebook")]
+    for wrong, match in wrongs:
         with pytest.raises(ValueError, match=match):
             _native.Words(64, **({"bytes": ids, "bits": 8, "dim": 8, "book": book} | wrong))
     nan = compand.Codec("float:e4m3").encode(np.ones((2, 64), np.float32))

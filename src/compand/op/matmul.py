@@ -3,7 +3,8 @@
 Linear operations distribute over ``+``; a linear transform of the weights moves to the activations, and a scale of rows to the
 results. What is left is a product with the codes of one quantizer, for which `compand.op.weights` has native kernels:
 ``trellis``, ``int`` of 1 to 8 bits, ``table``, ``float``, ``sign``, ``ternary``, ``lattice``, ``vq`` and ``pq``, ``lowrank`` and ``sparse``
-as terms of a sum, and bfloat16 in ``ranks`` or ``raw``, with activations rounded to bfloat16. Any other expression is decoded block by block.
+as terms of a sum, and bfloat16 in ``ranks`` or ``raw``, with activations rounded to bfloat16. Any other expression is decoded block by
+block.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from .. import _native
 from ..codes import Codes, unpack_part
 from ..errors import CorruptError
 from ..positions import unpack_positions
-from ..quantizer.float import _E8M0, E4M3, Float
 from ..quantizer import e8
+from ..quantizer.float import _E8M0, E4M3, Float
 from ..quantizer.int import Int, _powers
 from ..quantizer.lattice import Lattice
 from ..quantizer.lowrank import Lowrank
@@ -65,7 +65,8 @@ def product(leaf: Leaf) -> Product | None:
 
 
 # -- rows of ids ---------------------------------------------------------------------------------------------------------------
-def _rows(leaf: Leaf, k: int, scale: np.ndarray, group: int | None, *, values: np.ndarray | None = None, zero=None, ids=None) -> Product | None:
+def _rows(leaf: Leaf, k: int, scale: np.ndarray, group: int | None, *, values: np.ndarray | None = None, zero=None,
+          ids: np.ndarray | None = None) -> Product | None:
     """Ids of k levels: id + z0 where ``values`` is None (``zero`` being z0 or an array of them), else values[id]."""
     d = leaf.form.d
     group = min(group or d, d)
