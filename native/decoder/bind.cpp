@@ -231,17 +231,16 @@ private:
 
     void attention(Layer &l, size_t m) {
         const size_t each = heads_ / shared_, together = each % 2 ? 1 : 2, parts = each / together;
-        parallel_for(shared_, [&](size_t s) {
+        const auto remember = [&](size_t s) {
             std::vector<float> key(wide_), value(wide_);
             for (size_t t = 0; t < m; ++t) {
                 place(k_.data() + (t * shared_ + s) * width_, l.k_norm, l, position_ + t, key.data());
                 std::memcpy(value.data(), v_.data() + (t * shared_ + s) * width_, width_ * sizeof(float));
                 COMPAND_DISPATCH(keep, cache(l, s), position_ + t, key.data(), value.data());
             }
-        });
-        parallel_for(shared_ * parts * m, [&](size_t i) {
-            const size_t t = i / (shared_ * parts), s = i / parts % shared_, head = s * each + i % parts * together;
-            const size_t end = position_ + t + 1, start = l.window && end > l.window ? end - l.window : 0;
+        };
+        const auto look = [&](size_t t, size_t s, size_t part) {
+            const size_t head = s * each + part * together, end = position_ + t + 1, start = l.window && end > l.window ? end - l.window : 0;
             std::vector<float> room(together * (2 * wide_ + end - start + 2 * kBlock));
             float *q = room.data(), *out = q + together * wide_;
             for (size_t h = 0; h < together; ++h)
@@ -250,7 +249,16 @@ private:
             COMPAND_DISPATCH(attend, cache(l, s), queries, out + together * wide_);
             for (size_t h = 0; h < together; ++h)
                 std::memcpy(a_.data() + (t * heads_ + head + h) * width_, out + h * wide_, width_ * sizeof(float));
-        });
+        };
+        if (m == 1 && shared_ >= static_cast<size_t>(threads())) {  // one meeting of the threads instead of two
+            parallel_for(shared_, [&](size_t s) {
+                remember(s);
+                for (size_t part = 0; part < parts; ++part) look(0, s, part);
+            });
+            return;
+        }
+        parallel_for(shared_, remember);
+        parallel_for(shared_ * parts * m, [&](size_t i) { look(i / (shared_ * parts), i / parts % shared_, i % parts); });
     }
 
     void logits(const float *x, size_t m, float *y) {
