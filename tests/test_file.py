@@ -367,3 +367,16 @@ def test_arrays_are_decoded_into_what_is_given(path, spec, shape, monkeypatch):
             continue  # a scalar, or nothing, is contiguous in any case
         with pytest.raises(compand.InputError, match="out must be"):
             entry.array(out=bad)
+
+
+def test_verify_tells_progress(path, monkeypatch):
+    monkeypatch.setattr("compand.codec.BLOCK_VALUES", 1 << 14)
+    with compand.Writer(path) as file:
+        file.write("a", RNG.standard_normal((4096, 16)).astype(np.float32), "int:8")
+        file.write("b", np.arange(10), "raw")
+    for level in ("structure", "checksums", "full"):
+        told = []
+        compand.open(path).verify(level, progress=lambda *now, told=told: told.append(now))
+        assert [d for d, _ in told] == sorted(d for d, _ in told)
+        assert not told if level == "structure" else told[-1][0] == told[-1][1] > (4096 * 16 if level == "full" else 0)
+    assert len(told) > 6

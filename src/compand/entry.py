@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -279,8 +279,8 @@ class Entry:
     def _check(self) -> None:
         _ = self._plan
 
-    def _check_decode(self) -> None:
-        """Decode block by block; compare the digest."""
+    def _check_decode(self, tell: Callable[[int], None]) -> None:
+        """Decode block by block, telling their bytes; compare the digest."""
         digest = hashlib.sha256() if self.sha256 else None
         with guarded("the array cannot be decoded", entry=self.name):
             for i in range(self._plan.count):
@@ -288,5 +288,6 @@ class Entry:
                 y = self._valid(self.codec.decode_rows((block,), self._plan.form, self.dtype, 0, block.rows))
                 if digest:
                     digest.update(np.ascontiguousarray(y).reshape(-1).view(np.uint8).data)
+                tell(y.nbytes)
         if digest and digest.hexdigest() != self.sha256:
             raise self._fault(f"it decodes to bytes of SHA-256 {digest.hexdigest()}, the file says {self.sha256}")

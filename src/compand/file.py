@@ -333,23 +333,34 @@ class File(Mapping):
         """The version (major, minor) of the file's format."""
         return self._container.version
 
-    def verify(self, level: str = "full", *, keep_going: bool = False) -> Report:
+    def verify(self, level: str = "full", *, keep_going: bool = False, progress: Callable[[int, int], None] | None = None) -> Report:
         """Check the file: "structure" (all but the data), "checksums" (and every byte), "full" (and decode all).
 
         "full" also compares the SHA-256 of decoded bytes where an entry has it. Raises the first fault, or with
-        ``keep_going`` lists the first fault of each entry in the report.
+        ``keep_going`` lists the first fault of each entry in the report. ``progress`` is called with the bytes done and in all: of chunks,
+        of decoded blocks.
         """
         if level not in LEVELS:
             raise InputError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
         faults: dict[str, CompandError] = {}
         steps: list[Callable[[], None]] = [partial(self._check_entry, name) for name in self]
-        chunks = range(len(self._container.sizes))
+        sizes = self._container.sizes
+        chunks, done, total = range(len(sizes)), 0, 0
+
+        def tell(n: int) -> None:
+            nonlocal done, total
+            if progress:
+                decoded = (prod(e.shape) * dtype_of(e.dtype).itemsize for e in self._entries.values() if level == "full")
+                total = total or sum(sizes) + sum(decoded)
+                done += n
+                progress(done, total)
+
         if level == "structure":
             steps += [lambda c=c: self._container.check_padding(c) for c in chunks]
         else:
-            steps += [lambda c=c: self._container.chunk(c) for c in chunks]
+            steps += [lambda c=c: tell(self._container.chunk(c).size) for c in chunks]
         bad: set[str] = set()
-        for step in [*steps, self._check_all, *(partial(self._decode_entry, name, bad) for name in self if level == "full")]:
+        for step in [*steps, self._check_all, *(partial(self._decode_entry, name, bad, tell) for name in self if level == "full")]:
             try:
                 with guarded("the file cannot be read", path=self.path):
                     step()
@@ -364,9 +375,9 @@ class File(Mapping):
     def _check_entry(self, name: str) -> None:
         self[name]._check()
 
-    def _decode_entry(self, name: str, bad: set[str]) -> None:
+    def _decode_entry(self, name: str, bad: set[str], tell: Callable[[int], None]) -> None:
         if name not in bad:
-            self[name]._check_decode()
+            self[name]._check_decode(tell)
 
 
 def dumps(codes: Codes) -> bytes:

@@ -50,7 +50,8 @@ def compress(
                                                     show_default=False)] = None,
     progressive: Annotated[bool, typer.Option("--progressive", help="Splats: what shows most comes first, so that the first blocks "
                                               "draw all of the scene.")] = False,
-    key: Annotated[int, typer.Option(min=1, help="A folder of frames of splats: a key frame so often.")] = 30,
+    key: Annotated[int | None, typer.Option(min=1, help="A folder of frames of splats: a key frame so often.  \\[default: 30]",
+                                            show_default=False)] = None,
     bpp: Annotated[float | None, typer.Option(help="Pictures: at most so many bits a pixel, all bytes counted.",
                                               show_default=False)] = None,
     tile: Annotated[int | None, typer.Option(min=64, max=4096, help="Pictures: the side of tiles, which are coded apart; 64 stands "
@@ -62,7 +63,8 @@ def compress(
                                                "Without text: [bold]self[/], and a language model writes it. "
                                                "Whisper: a folder of recordings.",
                                                show_default=False)] = None,
-    effort: Annotated[str, typer.Option(help="With --calib: low, medium or high.")] = "medium",
+    effort: Annotated[str | None, typer.Option(help="With --calib: low, medium or high.  \\[default: medium]",
+                                               show_default=False)] = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     stdout: Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output.")] = False,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
@@ -98,9 +100,16 @@ def compress(
     for name, value in (("--bits", bits), ("--ratio", ratio), ("--max-error", max_error), ("--bytes-per-splat", per_splat), ("--bpp", bpp)):
         if value is not None and not value > 0:
             raise usage(f"{name} must be above 0")
+    beside = {"--queries": queries, "--progressive": progressive or None, "--key": key, "--tile": tile, "--keep": keep or None}
+    idle = [name for name, value in beside.items() if value is not None]
+    if effort is not None and calib is None:
+        raise usage("--effort goes with --calib; leave it out")
     if calib is not None:
-        if lossless or limit or ratio or max_error or base or stdout:
-            raise usage("--calib goes with --bits or a SPEC, and writes a file")
+        if set(given) - {"SPEC", "--bits"} or idle or base or stdout:
+            raise usage("--calib goes with --bits or a SPEC, and writes a file; leave out "
+                        + " and ".join([*(g for g in given if g not in ("SPEC", "--bits")), *idle, *(["--base"] if base else []),
+                                        *(["-c"] if stdout else [])]))
+        effort = effort or "medium"
         from ..integration.encoder import is_encoder
         from ..integration.speech import is_speech
         from . import encoders, language, speech
@@ -119,6 +128,8 @@ def compress(
     if (spec or bits) and not (base or stdout) and (source / "adapter_config.json").is_file():
         from . import adapters
 
+        if idle:
+            raise usage(f"{' and '.join(idle)} mean nothing for a LoRA adapter; leave that out")
         set_threads(threads)
         adapters.compress(source, out, spec, bits, force=force, quiet=quiet, json=json, verbose=verbose)
         return
@@ -129,9 +140,13 @@ def compress(
         fail("will not write compressed data to a terminal", "send it on with > or |, or name a file with -o")
         raise typer.Exit(1)
     if len(given) == bool(quality) and not (base or stdout) and (found := frames.found(source)):
+        if others := [name for name in idle if name != "--key"]:
+            raise usage(f"{' and '.join(others)} mean nothing for a folder of frames; leave that out")
         set_threads(threads)
-        frames.compress(source, found, out, quality, key, force=force, quiet=quiet, json=json)
+        frames.compress(source, found, out, quality, key or 30, force=force, quiet=quiet, json=json)
         return
+    if key is not None:
+        raise usage(f"--key is for a folder of frames of splats, coded with --quality or nothing; {source} is none")
     source = arrived(source)
     goal = Goal(bits, None if limit is None else size_of(limit), ratio, max_error, quality, per_splat, bpp, tile)
     stage = ready(source, spec if nbytes is None else for_search(source, nbytes, quiet or json), seed)
@@ -237,6 +252,10 @@ def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: boo
     from .arrays import size_on_disk
     from .rate import fitted, seeded, write
 
+    if around:
+        with detect(source) as opened:
+            if opened.modality != "image":
+                raise usage(f"--keep keeps what surrounds a picture; {source} is {opened.format}: leave it out")
     start = time.perf_counter()
     if stage is None and not goal and not lossless:
         with detect(source) as opened:

@@ -180,6 +180,10 @@ class Progress:
         """n more bytes are done, and what comes next."""
         self._at(self.done + n, self.total, what)
 
+    def set(self, done: int, what: str | None = None) -> None:
+        """``done`` bytes of all are done, and what comes next."""
+        self._at(done, self.total, what)
+
     def reach(self, now: int, total: int, what: str | None = None, *, unit: int = 1 << 20) -> None:
         """``now`` of ``total`` steps are done, each shown as so many bytes, and what comes next."""
         self._at(now * unit, max(total, 1) * unit, what)

@@ -129,16 +129,20 @@ def compare(a: Arrays, b: Arrays, quiet: bool = False) -> dict:
     with Progress(sum(a.named[n].nbytes for n, _ in both), "compare", quiet) as bar:
         for name, other in both:
             x, x_hat, stored = a.named[name].load(), b.named[other].load(), b.named[other]
-            every.append(e := errors(x, x_hat))
+            ranked = a.modality == "embeddings" and x.ndim == 2 and x.shape[0] > 10 and x.shape[1] > 1 and "float" in x.dtype.name
+            first, step = bar.done, a.named[name].nbytes
+            own = 0.2 if ranked else 1.0  # neighbours take most of the time
+            every.append(e := errors(x, x_hat, lambda share, first=first, step=step, own=own: bar.set(first + int(own * share * step))))
             row: dict[str, Any] = {"name": name, "shape": list(stored.shape), "dtype": stored.dtype}
             row |= {"spec": stored.spec, "values": e.values,
                    "bytes": stored.nbytes, "bits_per_value": 8 * stored.nbytes / max(e.values, 1), "relative_error": e.relative,
                    "max_error": e.maximum, "snr_db": e.snr, "cosine": e.cosine, "cosine_min": e.cosine_min, "exact": e.exact}
-            if a.modality == "embeddings" and x.ndim == 2 and x.shape[0] > 10 and x.shape[1] > 1 and "float" in x.dtype.name:
-                row["recall@10"] = recall(x, x_hat)
+            if ranked:
+                row["recall@10"] = recall(x, x_hat, progress=lambda share, first=first, step=step, own=own: bar.set(
+                    first + int((own + (1 - own) * share) * step)))
                 recalls.append(row["recall@10"])
             rows.append(row)
-            bar.add(a.named[name].nbytes, name)
+            bar.set(first + step, name)
     missing = sorted(set(a.named) - {n for n, _ in both})
     if missing:
         note(f"not in {b.path}: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}", quiet)

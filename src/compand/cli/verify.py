@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import put_json, short, size
+from .console import Progress, put_json, short, size
 
 
 def add(app: typer.Typer) -> None:
@@ -33,7 +33,8 @@ def verify(
 
     start = time.perf_counter()
     with compand.open(file) as f:
-        report = f.verify(level)
+        with Progress(f.nbytes, "verify", quiet or json) as bar:
+            report = f.verify(level, progress=lambda done, total: bar.reach(done, total, unit=1))
         entries, nbytes = len(f), f.nbytes
     seconds = time.perf_counter() - start
     if json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..errors import InputError
@@ -9,11 +11,12 @@ from ..errors import InputError
 BLOCK_ROWS = 16384
 
 
-def recall(x: np.ndarray, x_hat: np.ndarray, k: int = 10, queries: int = 500) -> float:
+def recall(x: np.ndarray, x_hat: np.ndarray, k: int = 10, queries: int = 500,
+           progress: Callable[[float], None] | None = None) -> float:
     """Recall@k of self-queries: the share of a row's k nearest rows of x (by cosine) that are among its k nearest of x_hat.
 
     ``queries`` evenly spaced rows of x ask, in full precision, both x and x_hat; a row never finds itself.
-    x and x_hat are (n, d). Raises `InputError` if there are no more than k rows.
+    x and x_hat are (n, d). ``progress`` is told the share that is done. Raises `InputError` if there are no more than k rows.
 
     >>> x = np.random.default_rng(0).standard_normal((100, 8))
     >>> recall(x, x)
@@ -25,7 +28,9 @@ def recall(x: np.ndarray, x_hat: np.ndarray, k: int = 10, queries: int = 500) ->
         raise InputError(f"recall@{k} needs more than {k} rows, got {x.shape[0]}")
     rows = np.unique(np.linspace(0, x.shape[0] - 1, min(queries, x.shape[0])).astype(np.int64))
     q = _unit(x[rows])
-    truth, found = _nearest(q, rows, x, k), _nearest(q, rows, x_hat, k)
+    tell = progress or (lambda share: None)
+    truth = _nearest(q, rows, x, k, lambda share: tell(share / 2))
+    found = _nearest(q, rows, x_hat, k, lambda share: tell(0.5 + share / 2))
     hits = (truth[:, :, None] == found[:, None, :]).any(-1)
     return float(hits.mean())
 
@@ -36,7 +41,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
 
 
-def _nearest(q: np.ndarray, own: np.ndarray, base: np.ndarray, k: int) -> np.ndarray:
+def _nearest(q: np.ndarray, own: np.ndarray, base: np.ndarray, k: int, progress: Callable[[float], None]) -> np.ndarray:
     """Rows of base nearest to each q, without its own: (queries, k) int64."""
     best = np.full((q.shape[0], k), -np.inf, np.float32)
     ids = np.full((q.shape[0], k), -1, np.int64)
@@ -44,8 +49,12 @@ def _nearest(q: np.ndarray, own: np.ndarray, base: np.ndarray, k: int) -> np.nda
         scores = q @ _unit(base[at:at + BLOCK_ROWS]).T
         here = (own >= at) & (own < at + scores.shape[1])
         scores[np.flatnonzero(here), own[here] - at] = -np.inf
-        scores = np.concatenate([best, scores], axis=1)
-        top = np.argpartition(scores, -k, axis=1)[:, -k:]
-        best = np.take_along_axis(scores, top, 1)
-        ids = np.where(top < k, np.take_along_axis(ids, np.minimum(top, k - 1), 1), top - k + at)
+        line, row = np.nonzero(scores > best.min(1, keepdims=True))  # few, after the first block
+        ends = np.searchsorted(line, np.arange(q.shape[0] + 1))
+        for i in np.flatnonzero(np.diff(ends)):
+            near = row[ends[i]:ends[i + 1]]
+            own_scores, own_ids = np.concatenate([best[i], scores[i, near]]), np.concatenate([ids[i], near + at])
+            top = np.argpartition(own_scores, -k)[-k:]
+            best[i], ids[i] = own_scores[top], own_ids[top]
+        progress(min(1.0, (at + BLOCK_ROWS) / base.shape[0]))
     return ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -43,8 +43,11 @@ class Tally:
         self.signal = self.noise = self.maximum = self.cosines = 0.0
         self.cosine_min, self.exact = math.inf, True
 
-    def add(self, x: np.ndarray, x_hat: np.ndarray) -> None:
-        """Rows of the source and of its reconstruction, of one shape. Raises `InputError` if the shapes differ."""
+    def add(self, x: np.ndarray, x_hat: np.ndarray, progress: Callable[[float], None] | None = None) -> None:
+        """Rows of the source and of its reconstruction, of one shape. Raises `InputError` if the shapes differ.
+
+        ``progress`` is told the share that is done.
+        """
         if x.shape != x_hat.shape:
             raise InputError(f"cannot compare shapes {list(x.shape)} and {list(x_hat.shape)}")
         if x.ndim < 2:
@@ -54,6 +57,8 @@ class Tally:
         step = max(1, BLOCK // max(d, 1))
         for at in range(0, x.shape[0], step):
             self._add(x[at:at + step], x_hat[at:at + step])
+            if progress:
+                progress(min(1.0, (at + step) / x.shape[0]))
 
     def _add(self, x, x_hat) -> None:
         self.values += x.size
@@ -91,14 +96,16 @@ class Tally:
                       self.cosine_min if self.rows else math.nan, self.exact)
 
 
-def errors(x: np.ndarray, x_hat: np.ndarray) -> Errors:
+def errors(x: np.ndarray, x_hat: np.ndarray, progress: Callable[[float], None] | None = None) -> Errors:
     """The errors of a reconstruction; rows are along the first axis. Raises `InputError` if the shapes differ.
+
+    ``progress`` is told the share that is done.
 
     >>> errors(np.array([[3.0, 4.0]]), np.array([[3.0, 4.5]])).relative
     0.1
     """
     tally = Tally()
-    tally.add(np.asarray(x), np.asarray(x_hat))
+    tally.add(np.asarray(x), np.asarray(x_hat), progress)
     return tally.errors()
 
 

@@ -6,9 +6,11 @@ Source: NumPy Enhancement Proposal 1 and `numpy.lib.format` (versions 1.0 to 3.0
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
+from ..dtypes import dtype as dtype_of
 from ..errors import FormatError, UnsupportedError
 from .source import Item, Mapped, Source, check_array, product
 
@@ -126,14 +128,26 @@ def write_array(out, x: np.ndarray, meta: dict, head: bytes | None = None) -> No
     """Write one array as .npy to an open file, in pieces; meta and head as `Npy` gave them, else NumPy's own choice."""
     if x.dtype.name == "bfloat16" or "float8" in x.dtype.name:
         x = x.astype(np.float32)  # .npy cannot name these; float32 holds the same values
-    descr, fortran = meta.get("descr") or descr_of(x.dtype), bool(meta.get("fortran", False))
-    if dtype_of_descr(descr)[0] != x.dtype.name:
-        descr = descr_of(x.dtype)
-    if head is not None and parse_header(head)[1:] != (descr, fortran, x.shape):
-        head = None
-    out.write(head or header(descr, fortran, x.shape, int(meta.get("version", 1)) if meta.get("version") in (1, 2, 3) else 1))
+    descr, fortran = _write_head(out, x.shape, x.dtype.name, meta, head)
     flat = x.T if fortran else x
     flat = np.ascontiguousarray(flat).reshape(-1)
     step = 1 << 22
     for at in range(0, product(x.shape), step):
         out.write(np.ascontiguousarray(flat[at:at + step], np.dtype(descr)).tobytes())
+
+
+def write_pieces(out, shape: tuple[int, ...], name: str, pieces: Iterable[np.ndarray], meta: dict, head: bytes | None = None) -> None:
+    """`write_array` of rows that come in pieces, of a dtype that .npy can name; not for an order by columns (`fortran` in meta)."""
+    descr, _ = _write_head(out, shape, name, meta, head)
+    for x in pieces:
+        out.write(np.ascontiguousarray(x, np.dtype(descr)).reshape(-1).view(np.uint8).data)
+
+
+def _write_head(out, shape: tuple[int, ...], name: str, meta: dict, head: bytes | None) -> tuple[str, bool]:
+    descr, fortran = meta.get("descr") or descr_of(dtype_of(name)), bool(meta.get("fortran", False))
+    if dtype_of_descr(descr)[0] != name:
+        descr = descr_of(dtype_of(name))
+    if head is not None and parse_header(head)[1:] != (descr, fortran, shape):
+        head = None
+    out.write(head or header(descr, fortran, shape, int(meta.get("version", 1)) if meta.get("version") in (1, 2, 3) else 1))
+    return descr, fortran

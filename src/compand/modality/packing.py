@@ -277,7 +277,11 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
                 raise InputError(f".npy holds one array, this file has {len(arrays)}; write .npz")
             own = meta.get("format") == "npy"
             head = content("array:header") if own and "array:header" in file else None
-            npy.write_array(f, array(arrays[0]), meta if own else {}, head)
+            entry, own_meta = file[arrays[0]], meta if own else {}
+            if "base" in entry.attrs or own_meta.get("fortran") or entry.dtype.startswith(("bfloat", "float8")):
+                npy.write_array(f, array(arrays[0]), own_meta, head)
+            else:
+                npy.write_pieces(f, entry.shape, entry.dtype, pieces(arrays[0]), own_meta, head)
         elif kind == "npz":
             npz.write(f, ((n, array(n)) for n in arrays), meta if meta.get("format") == "npz" else {})
         elif kind in ("parquet", "arrow"):
@@ -288,7 +292,7 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
             ((header, tensors),) = shards.values()
             safetensors.write_shard(f, header, [t.name for t in tensors], tensors, pieces)
         else:
-            safetensors.write_new(f, [(n, *_form(file[n]), lambda n=n: array(n)) for n in arrays])
+            safetensors.write_new(f, [(n, *_form(file[n]), lambda n=n: pieces(n)) for n in arrays])
 
 
 def _kind(own, out: Path, arrays: list[str]) -> str:

@@ -145,7 +145,7 @@ def write_shard(out, header: bytes, stored: list[str], tensors: list[Tensor], ar
     out.write(len(header).to_bytes(8, "little") + header)
     for t, name in zip(tensors, stored, strict=True):
         found, done = array(name), 0
-        for x in (found,) if isinstance(found, np.ndarray) else found:
+        for x in (found,) if hasattr(found, "dtype") else found:
             if (own := dtype_name(x)) != t.dtype and (t.dtype, own) != ("bool", "uint8"):
                 raise FormatError(f"{name}: {own}{list(x.shape)} where the header has {t.dtype}{list(t.shape)}")
             done += x.nbytes
@@ -170,8 +170,10 @@ def new_header(arrays: list[tuple[str, tuple[int, ...], str]], metadata: dict[st
 
 
 def write_new(out, arrays: list[tuple[str, tuple[int, ...], str, object]], metadata: dict[str, str] | None = None) -> None:
-    """Write (name, shape, dtype name, load) as a new .safetensors, for arrays that came from elsewhere."""
+    """Write (name, shape, dtype name, load) as a new .safetensors, for arrays that came from elsewhere; load() gives one, or its pieces."""
     text = new_header([array[:3] for array in arrays], metadata)
     out.write(len(text).to_bytes(8, "little") + text)
     for _, _, _, load in arrays:
-        out.write(np.ascontiguousarray(load()).reshape(-1).view(np.uint8).data)
+        found = load()
+        for x in (found,) if hasattr(found, "dtype") else found:
+            out.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
