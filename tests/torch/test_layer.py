@@ -96,14 +96,33 @@ def test_a_restored_layer_goes_on_the_same():
 
 def test_moving_average_is_sums_over_counts():
     q = Quantize("vq:4", 2, decay=0.5, revive=0.0).fit(rows(64, 2))
-    words, use = q.export().state()["codebook_"].astype(np.float64), q.use_root.numpy().copy()
+    words, mass = q.export().state()["codebook_"].astype(np.float64), q.statistics("").mass.numpy().copy()
     x = rows(64, 2, seed=3)
     ids = q(x).ids.numpy().ravel()
     q(x)  # takes in what the first step taught
     for k in range(4):
         own = x.numpy()[ids == k].astype(np.float64)
-        expected = (0.5 * use[k] * words[k] + 0.5 * own.sum(0)) / (0.5 * use[k] + 0.5 * len(own))
+        expected = (0.5 * mass[k] * words[k] + own.sum(0)) / (0.5 * mass[k] + len(own))
         assert np.allclose(q.state_codebook_[k].numpy(), expected, atol=1e-5)
+
+
+def test_windows_shrink_while_the_rows_move_and_grow_when_they_rest():
+    q = Quantize("vq:64", 4).fit(rows(4096, 4))
+    for i in range(30):
+        q(rows(512, 4, seed=i) + 0.3 * i)  # `follow` takes the mean along, so let the shape turn as well
+    moving = float(q.statistics("").window)
+    for i in range(200):
+        q(rows(512, 4, seed=i) + 9)
+    assert moving < 15 and float(q.statistics("").window) > 1.5 * moving
+
+
+def test_codewords_worth_their_place_are_not_revived():
+    crowd, few = rows(2000, 4) * 0.01, rows(8, 4, seed=1) + torch.tensor([50.0, 0, 0, 0])
+    q = Quantize("vq:8", 4, seed=1).fit(torch.cat([crowd, few]))
+    q.state_codebook_[0] = torch.tensor([50.0, 0, 0, 0])  # chosen by 1 in 250 rows, that are far from all others
+    for _ in range(60):
+        q(torch.cat([crowd, few]))
+    assert (q.state_codebook_[:, 0] > 40).sum() >= 1 and len(q(crowd).ids.unique()) >= 4
 
 
 def test_dead_codewords_come_back():
@@ -161,5 +180,5 @@ def test_collapse_is_told_once():
     q(narrow)
     q = Quantize("vq:64", 2, revive=0.0, decay=0.5).fit(rows(256, 2))
     with pytest.warns(CollapseWarning, match=r"set revive"):
-        for _ in range(100):
+        for _ in range(200):
             q(rows(4, 2).repeat(16, 1))

@@ -16,6 +16,8 @@ from ..quantizer.vq import VQ
 from ..stage import Stage
 
 SETTLED = 1024  # rows whose mean and spread are trusted half
+HASTE = 0.5     # of the window of moving means, as codewords lag or do not
+BORN = 2.0      # rows that a codeword just put on a row is the mean of
 
 
 def has_codebook(stage: Stage) -> bool:
@@ -23,13 +25,16 @@ def has_codebook(stage: Stage) -> bool:
     return isinstance(stage, (VQ, PQ, Dynamic))
 
 
-def seen(stage: Stage, x: np.ndarray, parts: dict) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors (v, size) float32 that stage codes in rows x (n, d), and which of all its codewords each chose, (v,) uint32."""
+def seen(stage: Stage, x: np.ndarray, parts: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The vectors (v, size) float32 that stage codes in rows x (n, d), which of all its codewords each chose, (v,) uint32, and its
+    squared error, (v,) float32."""
     if isinstance(stage, Dynamic):
         v = stage.runs(x, to_numpy(parts["grain"]))
     else:
         v = stage._cut(x) if isinstance(stage, VQ) else stage._padded(x).reshape(len(x) * stage.m, -1)
-    return v, chosen(stage, parts, x.shape[1])
+    ids = chosen(stage, parts, x.shape[1])
+    gap = v - np.asarray(stage.codebook_, np.float32).reshape(-1, v.shape[1])[ids]
+    return v, ids, np.einsum("ij,ij->i", gap, gap)
 
 
 def chosen(stage: Stage, parts: dict, d: int) -> np.ndarray:
@@ -63,10 +68,11 @@ def balanced(stage: Stage, x: np.ndarray, prices: torch.Tensor, capacity: float,
     return np.stack(found, 1).reshape(len(x), -1)
 
 
-def statistics(v: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sums (k, size) and counts (k,) float64 of the vectors of each id, over all processes."""
-    sums, counts, _ = _native.cluster_sums(np.ascontiguousarray(v), ids, k, None, None)
-    return reduce(sums), reduce(counts)
+def statistics(seen, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums (k, size), counts (k,) and squared errors (k,), float64, of the vectors of each id, over all processes."""
+    found = _native.cluster_sums(np.ascontiguousarray(seen.vectors), seen.ids, k, None, seen.far)
+    sums, counts, errors = (reduce(a) for a in found)
+    return sums, counts, errors
 
 
 def together() -> bool:
@@ -96,16 +102,28 @@ def gather(rows: np.ndarray, most: int) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
-def refresh(words: np.ndarray, use: np.ndarray, sums: np.ndarray, counts: np.ndarray, decay: float) -> None:
-    """Moves codewords (k, size) towards the means of their rows and updates their use (k,), both in place.
+def refresh(words: np.ndarray, mass: np.ndarray, step: np.ndarray, sums: np.ndarray, counts: np.ndarray, window: float,
+            least: float) -> float:
+    """Moves codewords (k, size) to the means of the rows of the last ``window`` batches, in place; the next window.
 
-    With S and N the moving sums and counts, the codeword is S / N: van den Oord (2017), appendix A.1.
+    ``mass`` (k,) are the rows that each is the mean of, ``step`` (k, size) where the rows of its last batch lay from it: van den Oord
+    (2017), appendix A.1. The window is as long as the data allow: where rows lie on the same side of a codeword batch after batch,
+    codewords lag and it shrinks, down to ``least``; where they lie now here, now there, what is left is noise, and it
+    grows (adaptive smoothing, Trigg & Leach 1967). So codewords keep up with an encoder that learns fast, and become means of
+    many rows when it settles.
     """
-    use *= decay
-    use += (1 - decay) * counts
     chosen = np.flatnonzero(counts)
-    rate = ((1 - decay) * counts[chosen] / use[chosen])[:, None]
-    words[chosen] += (rate * (sums[chosen] / counts[chosen, None] - words[chosen])).astype(np.float32)
+    gap = sums[chosen] / counts[chosen, None] - words[chosen]
+    new, old = (gap * np.sqrt(counts[chosen])[:, None]).astype(np.float32), step[chosen]
+    both = old.any(1)
+    scale = np.sqrt(np.square(new[both], dtype=np.float64).sum() * np.square(old, dtype=np.float64).sum())
+    if scale > 0:
+        window = max(least, window * np.exp(-HASTE * float((new * old).sum(dtype=np.float64)) / scale))
+    step[chosen] = new
+    mass *= 1 - 1 / window
+    mass += counts
+    words[chosen] += ((counts[chosen] / mass[chosen])[:, None] * gap).astype(np.float32)
+    return window
 
 
 def follow(words: np.ndarray, frame: np.ndarray, v: np.ndarray) -> None:
@@ -124,17 +142,21 @@ def follow(words: np.ndarray, frame: np.ndarray, v: np.ndarray) -> None:
     frame[:] = new
 
 
-def revive(words: np.ndarray, use: np.ndarray, rows: np.ndarray, share: float, rng: np.random.Generator) -> int:
-    """Moves codewords used less than ``share`` of an even use to rows drawn by their squared error; how many. Their use becomes even.
+def revive(words: np.ndarray, use: np.ndarray, error: np.ndarray, rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Moves codewords that are used less than ``share`` of an even use, and save little error, to rows; which ones.
 
-    So the rare and far, which make most of the error, get codewords as well as the many (k-means++, Arthur 2007).
+    A codeword that few rows choose may still be worth its place, when those rows are far from the others: only those whose
+    rows make less than ``share`` of an even part of the error as well are moved (utility, Patane & Russo 2001). The rows are
+    drawn by their distance from their codeword, between by number (distance⁰) and by error (distance², k-means++, Arthur 2007): so
+    both the many and the far get codewords. The use and error of those moved become even.
     """
-    even = use.mean()
-    dead = np.flatnonzero(use < share * even)
+    even, fair = use.mean(), error.mean()
+    dead = np.flatnonzero((use < share * even) & (error <= share * fair))
     if len(dead) and len(rows):
         dead = dead[np.argsort(use[dead], kind="stable")][:len(rows)]
-        error = _native.nearest_distances(np.ascontiguousarray(rows), np.ascontiguousarray(words))[1]
-        order = np.argsort(-np.log1p(-rng.random(len(rows))) / np.maximum(error.astype(np.float64), 1e-30), kind="stable")
+        far = np.sqrt(_native.nearest_distances(np.ascontiguousarray(rows), np.ascontiguousarray(words))[1].astype(np.float64))
+        order = np.argsort(-np.log1p(-rng.random(len(rows))) / np.maximum(far, 1e-30), kind="stable")
         words[dead] = rows[order[:len(dead)]]
-        use[dead] = even
-    return len(dead)
+        use[dead], error[dead] = even, fair
+        return dead
+    return dead[:0]

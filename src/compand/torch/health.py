@@ -48,7 +48,7 @@ class Health(NamedTuple):
         found = []
         for path, use in self.use.items():
             if use.used < 0.25:
-                cure = "larger batches, fewer codewords or update='ema'" if revive else "set revive=0.1"
+                cure = "larger batches, fewer codewords or update='ema'" if revive else "set revive=0.2"
                 found.append(f"codebook {path or 'of the layer'}: {use.used:.0%} of the codewords are used "
                              f"(perplexity {use.perplexity:.0f}); {cure}")
         if self.dimensions < self.dim / 4:

@@ -20,11 +20,11 @@ from . import codebook as books
 from . import exponent, health
 from .estimator import valued
 from .recipe import Recipe
+from .running import Running, Seen
 from .step import Step, join, native, tensors
 from .through import Through
 
 SAMPLE = 1 << 16    # rows of a process that the first fit looks at
-REVIVALS = 1 << 12  # rows of a process that unused codewords may move to
 
 
 class Output(NamedTuple):
@@ -102,13 +102,8 @@ class Quantize(nn.Module):
                 self._points[where] = point = "point_" + _plain(where)
                 self._own(point, torch.zeros(part.shape), True)
         self._leaves = dict(_leaves(self.stage, dim))
+        self.running = nn.ModuleDict({_plain(path): Running(leaf, d, self.recipe) for path, (leaf, d) in self._leaves.items()})
         for path, (leaf, _) in self._leaves.items():
-            m = getattr(leaf, "m", 1)
-            self.register_buffer(_use(path), torch.zeros(leaf.k * m, dtype=torch.float64))
-            size = leaf.state(Form(1, self._leaves[path][1]))["codebook_"].shape[-1]
-            self.register_buffer("frame_" + _plain(path), torch.zeros(m, 2, size, dtype=torch.float64))
-            if self.recipe.balance:
-                self.register_buffer("price_" + _plain(path), torch.zeros(3, m, leaf.k, dtype=torch.float64))
             if self.recipe.through:
                 self.add_module("through_" + _plain(path), Through(leaf, dim, self.recipe))
 
@@ -138,9 +133,9 @@ class Quantize(nn.Module):
                 found[path] = valued(found[path].to(getattr(torch, part.dtype)).float(), found[path])
         return found
 
-    def price(self, path: str) -> torch.Tensor:
-        """Of the codewords at this path, with balanced assignment: (3, m, k) float64, see `codebook.balanced`."""
-        return getattr(self, "price_" + _plain(path))
+    def statistics(self, path: str) -> Running:
+        """Of the codebook at this path."""
+        return self.running[_plain(path)]  # type: ignore[return-value]
 
     def _arrays(self, state) -> dict[str, np.ndarray]:
         return {path: to_numpy(a) for path, a in state.items()}
@@ -166,8 +161,7 @@ class Quantize(nn.Module):
         parts = fitted.encode(rows) if self._leaves else {}
         for path, (_, d) in self._leaves.items():
             own = {name.rpartition(".")[2]: p for name, p in parts.items() if name.rpartition(".")[0] == path}
-            use, ids = getattr(self, _use(path)), books.chosen(_at(fitted, join(path, "codebook_")), own, d)
-            use.copy_(torch.from_numpy(np.bincount(ids, minlength=len(use)).astype(np.float64)))
+            self.statistics(path).begin(books.chosen(_at(fitted, join(path, "codebook_")), own, d))
         return self
 
     # -- the three verbs -----------------------------------------------------------------------------------------------
@@ -239,22 +233,11 @@ class Quantize(nn.Module):
         """Takes in what the last training batch taught."""
         for kind, path, *seen in self._pending:
             if kind == "codebook":
-                v, ids = seen
-                use, words = to_numpy(getattr(self, _use(path))), None
-                sums, counts = books.statistics(v, ids, len(use))
-                if self.recipe.update == "ema":
-                    words = to_numpy(getattr(self, self._names[join(path, "codebook_")]))
-                    flat = words.reshape(len(use), -1)
-                    self._follow(path, words, v)
-                    books.refresh(flat, use, sums, counts, self.recipe.decay)
-                else:
-                    use *= self.recipe.decay
-                    use += (1 - self.recipe.decay) * counts
-                if self.recipe.revive and not self.recipe.through and self.recipe.update != "frozen":
-                    self._revive(path, use, v)
-                self._put(_use(path), use)
-                if words is not None:
-                    self._put(self._names[join(path, "codebook_")], words)
+                own = getattr(self, self._names[join(path, "codebook_")])
+                words = to_numpy(own)
+                self.statistics(path).learn(words.reshape(-1, words.shape[-1]), Seen(*seen), self._rng)
+                if own.device.type != "cpu":  # on this machine the array above is a view
+                    own.copy_(torch.from_numpy(words))
             else:
                 arrays, rate = seen
                 for name, a in arrays.items():
@@ -263,33 +246,10 @@ class Quantize(nn.Module):
                         own.lerp_(like(np.asarray(a, np.float32), own), rate)
         self._pending.clear()
 
-    def _put(self, name, a: np.ndarray):
-        own = getattr(self, name)
-        if own.device.type != "cpu":  # on this machine the arrays above are views
-            own.copy_(torch.from_numpy(a))
-
-    def _follow(self, path, words, v):
-        frame = to_numpy(getattr(self, "frame_" + _plain(path)))
-        for j, own in enumerate(frame):
-            books.follow(words.reshape(len(frame), -1, v.shape[1])[j], own, v.reshape(-1, len(frame), v.shape[1])[:, j])
-        self._put("frame_" + _plain(path), frame)
-
-    def _revive(self, path, use, v):
-        name = self._names[join(path, "codebook_")]
-        words = to_numpy(getattr(self, name))
-        k = self._leaves[path][0].k
-        parts = len(use) // k
-        flat = words.reshape(parts, k, -1)
-        for j in range(parts):
-            own = use[j * flat.shape[1]:(j + 1) * flat.shape[1]]
-            rows = v.reshape(-1, parts, v.shape[1])[:, j] if parts > 1 else v
-            books.revive(flat[j], own, books.gather(rows, REVIVALS), self.recipe.revive, self._rng)
-        self._put(name, words)
-
     @property
     def use(self) -> dict[str, health.Use]:
         """How the codewords of each codebook are used, by path (one product codebook counts as one), a moving average."""
-        return {path: health.of_use(to_numpy(getattr(self, _use(path)))) for path in self._leaves}
+        return {path: health.of_use(to_numpy(self.statistics(path).use)) for path in self._leaves}
 
     @torch.no_grad()
     def report(self, x: torch.Tensor) -> health.Health:
@@ -356,7 +316,3 @@ def _terms(stage: Stage, parts) -> int:
 
 def _plain(path: str) -> str:
     return path.replace(".", "_") or "root"
-
-
-def _use(path: str) -> str:
-    return "use_" + _plain(path)

@@ -23,11 +23,12 @@ class Recipe:
                    (a `sign` drawn with the logistic probability of its value: binary latents, Raiko 2014), ``none``
     `temperature`  of ``gumbel`` and ``soft``, in mean squared errors of the nearest codeword; learnt where `update` is gradient
     `update`       of what is fitted: ``ema`` (van den Oord 2017; fitted statistics follow the data), ``gradient``, ``frozen``
-    `decay`        of the moving averages, a step
+    `decay`        of the moving averages, a step; codewords that no longer lag become means of more batches, see `codebook.refresh`
     `commit`       weight of |x - sg(y)|², in units of the variance of x; with ``update=gradient`` of weights it dampens their
                    oscillation (Nagel 2022, eq. 7)
     `codebook`     weight of |sg(x) - y|² with ``update=gradient``, in the same units
-    `revive`       codewords used less than this share of an even use move to rows of the batch; 0: never
+    `revive`       codewords used less than this share of an even use, for less than this share of an even error, move to rows
+                   of the batch; 0: never
     `balance`      codewords of `vq` and `pq` are assigned by optimal transport, none to more than so many even shares of a
                    batch: 1 is an even use (RepCONC 2022, eq. 8), 0 the nearest codeword; evaluation takes the nearest
     `entropy`      weight of sure choices and even use, in nats: of each bit of a `sign` by itself (LFQ, Yu 2023), of the
@@ -54,7 +55,7 @@ class Recipe:
     temperature: float = 1.0
     commit: float = 0.25
     codebook: float = 1.0
-    revive: float = 0.1
+    revive: float = 0.2
     balance: float = 0.0
     entropy: float = 0.0
     disentangle: float = 0.0

@@ -128,7 +128,7 @@ class Step:
         """Notes which vectors chose which codewords, for `codebook`; balances the choice first."""
         x = to_numpy(rows)
         if self.recipe.balance:
-            parts["ids"] = books.balanced(still, x, self.layer.price(path), self.recipe.balance, ROUNDS)
+            parts["ids"] = books.balanced(still, x, self.layer.statistics(path).price, self.recipe.balance, ROUNDS)
         self.layer._pending.append(("codebook", path, *books.seen(still, x, parts)))
         if isinstance(still, Dynamic) and self.recipe.update != "frozen":
             power = self.layer.power.reshape(1).numpy(force=True).copy()

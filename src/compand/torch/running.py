@@ -1,0 +1,142 @@
+"""What a codebook in training remembers of the rows that chose its codewords, and how it moves by that."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import _native
+from ..array import to_numpy
+from ..stage import Form, Stage
+from . import codebook as books
+from .recipe import Recipe
+
+REVIVALS = 1 << 12  # rows of a process that unused codewords may move to
+ROWS = 12           # rows of a codeword of even use that its use is judged by, and after which recent rows are looked at again
+RECENT = 64         # such rows kept, at most
+BYTES = 4 << 20     # and the memory they may take
+LEAST = 4           # and how many must be there
+STEPS = 16          # between two looks, at least
+
+
+class Seen(NamedTuple):
+    """What a batch showed: vectors (v, size) float32, the codeword that each chose (v,) uint32, its squared error (v,) float32."""
+
+    vectors: np.ndarray
+    ids: np.ndarray
+    far: np.ndarray
+
+
+class Running(nn.Module):
+    """Moving statistics of the m codebooks of k codewords of a stage.
+
+    ============  ==================================================================================================
+    ``use``       moving number of rows a batch that chose each codeword, (m·k,) float64
+    ``error``     their squared error, likewise
+    ``mass``      how many rows each codeword is the mean of, (m·k,) float64
+    ``window``    batches that a mean reaches back over, () float64
+    ``step``      where the rows of the last batch that chose it lay from each codeword, (m·k, size) float32
+    ``frame``     moving mean and variance of vectors, (m, 2, size) float64, see `codebook.follow`
+    ``price``     of codewords, with balanced assignment: (3, m, k) float64, see `codebook.balanced`
+    ============  ==================================================================================================
+    """
+
+    use: torch.Tensor
+    error: torch.Tensor
+    mass: torch.Tensor
+    window: torch.Tensor
+    step: torch.Tensor
+    frame: torch.Tensor
+    price: torch.Tensor
+
+    def __init__(self, leaf: Stage, d: int, recipe: Recipe):
+        super().__init__()
+        self.recipe, self.m, k = recipe, getattr(leaf, "m", 1), leaf.k
+        self._recent: list[np.ndarray] = []  # vectors of the last batches in units of the frame, (rows, m, size)
+        self._waited = 0
+        size = leaf.state(Form(1, d))["codebook_"].shape[-1]
+        for name, shape in {"use": (self.m * k,), "error": (self.m * k,), "frame": (self.m, 2, size)}.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        if recipe.update == "ema":
+            self.register_buffer("mass", torch.zeros(self.m * k, dtype=torch.float64))
+            self.register_buffer("window", torch.tensor(1 / (1 - recipe.decay), dtype=torch.float64))
+            self.register_buffer("step", torch.zeros(self.m * k, size))
+        if recipe.balance:
+            self.register_buffer("price", torch.zeros(3, self.m, k, dtype=torch.float64))
+
+    def begin(self, ids: np.ndarray) -> None:
+        """Starts from the rows that a codebook was fitted to."""
+        for name in self._buffers:
+            self._buffers[name].zero_()
+        self.use.copy_(torch.from_numpy(np.bincount(ids, minlength=len(self.use)).astype(np.float64)))
+        if self.recipe.update == "ema":
+            self.mass.copy_(self.use)
+            self.window.fill_(1 / (1 - self.recipe.decay))
+            self._recent.clear()
+
+    def learn(self, words: np.ndarray, seen: Seen, rng: np.random.Generator) -> None:
+        """Takes in a batch; moves words (m·k, size) float32, in place, as the recipe says."""
+        own = {name: to_numpy(a) for name, a in self._buffers.items()}
+        sums, counts, errors = books.statistics(seen, len(words))
+        if self.recipe.update == "ema":
+            for j, some in enumerate(own["frame"]):
+                books.follow(words.reshape(self.m, -1, words.shape[1])[j], some, seen.vectors.reshape(-1, self.m, words.shape[1])[:, j])
+            own["window"] = np.asarray(books.refresh(words, own["mass"], own["step"], sums, counts, float(own["window"]),
+                                                     1 / (1 - self.recipe.decay)))
+            if not self.recipe.balance:
+                self._settle(words, own, seen, float(counts.sum()))
+        memory = max(self.recipe.decay, 1 - counts.sum() / (ROWS * len(counts)))
+        if not own["error"].any():
+            own["error"][:] = errors.mean()
+        for name, new in (("use", counts), ("error", errors)):
+            own[name] *= memory
+            own[name] += (1 - memory) * new
+        if self.recipe.revive and not self.recipe.through and self.recipe.update != "frozen":
+            self._revive(words, own, seen.vectors, rng)
+        for name, a in own.items():
+            if self._buffers[name].device.type != "cpu" or name == "window":  # on this machine the arrays are views
+                self._buffers[name].copy_(torch.from_numpy(a))
+
+    def _settle(self, words, own, seen, rows: float):
+        """Now and then makes codewords the means of the recent rows that are nearest to them now: a step of Lloyd's.
+
+        A moving mean still holds rows that today would choose another codeword, and one that was moved knows few rows.
+        """
+        mean, spread = own["frame"][:, 0].astype(np.float32), _spread(own["frame"])
+        self._recent.append((seen.vectors.reshape(-1, *mean.shape) - mean) / spread)
+        most = int(min(own["window"], RECENT * len(words) / rows, BYTES / (4 * words.shape[1] * rows))) + 1
+        del self._recent[:-most]
+        self._waited += 1
+        if self._waited < max(STEPS, ROWS * len(words) / rows) or most * rows < LEAST * len(words):
+            return
+        self._waited = 0
+        sums, counts, k = np.zeros(words.shape), np.zeros(len(words)), len(words) // self.m
+        for batch in self._recent:
+            v = batch * spread + mean  # as vectors have moved and spread since
+            ids = np.empty(v.shape[:2], np.uint32)
+            for j in range(self.m):
+                ids[:, j] = _native.nearest(np.ascontiguousarray(v[:, j]), words[j * k:(j + 1) * k]) + np.uint32(j * k)
+            found = _native.cluster_sums(v.reshape(-1, words.shape[1]), ids.reshape(-1), len(words), None, None)
+            sums, counts = sums + found[0], counts + found[1]
+        sums, counts = books.reduce(sums), books.reduce(counts)
+        chosen = counts > 0
+        words[chosen] = sums[chosen] / counts[chosen, None]
+        own["mass"][:] = np.maximum(counts, books.BORN)
+        own["step"][:] = 0
+
+    def _revive(self, words, own, v, rng):
+        k = len(words) // self.m
+        for j in range(self.m):
+            at = slice(j * k, (j + 1) * k)
+            rows = books.gather(np.ascontiguousarray(v[j::self.m]), REVIVALS)
+            moved = books.revive(words[at], own["use"][at], own["error"][at], rows, self.recipe.revive, rng) + j * k
+            if "mass" in own:
+                own["mass"][moved], own["step"][moved] = books.BORN, 0
+
+
+def _spread(frame: np.ndarray) -> np.ndarray:
+    """Standard deviations of a frame (m, 2, size): (m, size) float32."""
+    return np.sqrt(np.maximum(frame[:, 1], 1e-30)).astype(np.float32)
