@@ -6,10 +6,12 @@ from math import prod
 
 import numpy as np
 
-from ..array import array_namespace, cast, like, to_numpy
+from ..array import array_namespace, cast, is_numpy, like, to_numpy
 from ..fit import scale as scales
 from ..stage import Part, Quantizer, replace
 from . import groups
+
+TABLE = 1 << 12  # ids whose values are looked up
 
 
 class FSQ(Quantizer, name="fsq"):
@@ -49,11 +51,21 @@ class FSQ(Quantizer, name="fsq"):
         rows = to_numpy(groups.float32(x))
         w = None if weight is None else np.broadcast_to(to_numpy(weight).astype(np.float32), (n, d))
         s, z = np.ones(size, np.float32), np.zeros(size, np.float32)
+
+        def values(a, dims):
+            return np.stack([a[:, j::size].reshape(-1) for j in dims])
+
+        kinds: dict[tuple[int, int], list[int]] = {}  # dimensions that are fitted together
         for j, k in enumerate(self.levels[:d]):
-            values = rows[:, j::size].reshape(1, -1)
-            own, zero = scales.free_zero(values, k, "float32", "mse", None if w is None else w[:, j::size].reshape(1, -1))
-            s[j], z[j] = float(own[0, 0]), float(zero[0, 0])
+            kinds.setdefault((k, len(range(j, d, size))), []).append(j)
+        for (k, _), dims in kinds.items():
+            own, zero = scales.free_zero(values(rows, dims), k, "float32", "mse", None if w is None else values(w, dims))
+            s[dims], z[dims] = own[:, 0], zero[:, 0]
         return replace(self, scale_=s, zero_=z)
+
+    @property
+    def _strides(self) -> tuple[int, ...]:
+        return tuple(prod(self.levels[:j]) for j in range(len(self.levels)))
 
     def encode(self, x):
         xp = array_namespace(x)
@@ -63,18 +75,26 @@ class FSQ(Quantizer, name="fsq"):
         (n, d), size = x.shape, len(self.levels)
         if d % size:
             x = xp.concat([x, like(np.zeros((n, -d % size), np.float32), x)], axis=1)
-        ids = None
-        for j, k in reversed(list(enumerate(self.levels))):
-            s = like(self.scale_[j:j + 1], x)
-            own = xp.astype(scales.quantize(x[:, j::size], s, like(self.zero_[j:j + 1], x), k), xp.int64)
-            ids = own if ids is None else ids * k + own
-        return ids
+        x = xp.reshape(x, (n, -1, size))
+        s = like(self.scale_, x)
+        s = xp.where(s == 0, xp.ones_like(s), s)
+        last = like(np.float32(self.levels) - 1, x)
+        q = xp.minimum(xp.maximum(xp.round(x / s - like(self.zero_, x)), last * 0), last)
+        q = xp.astype(q, xp.float64)  # exact below 2^53
+        return xp.astype(xp.matmul(q, like(np.float64(self._strides), x)), xp.int64)
+
+    def _values(self, ids, xp):
+        """The values (..., dimensions) float32 of ids (...)."""
+        own = [ids // stride % k for stride, k in zip(self._strides, self.levels, strict=True)]
+        q = xp.astype(xp.stack(own, axis=-1), xp.float32)
+        return (q + like(self.zero_, ids)) * like(self.scale_, ids)
 
     def decode(self, parts, form):
         n, d, dtype = form
         xp = array_namespace(parts["ids"])
-        ids, values = xp.astype(parts["ids"], xp.int64), []
-        for j, k in enumerate(self.levels):
-            values.append((xp.astype(ids % k, xp.float32) + like(self.zero_[j:j + 1], ids)) * like(self.scale_[j:j + 1], ids))
-            ids = ids // k
-        return cast(xp.reshape(xp.stack(values, axis=2), (n, -1))[:, :d], dtype)
+        ids, k = xp.astype(parts["ids"], xp.int64), prod(self.levels)
+        if is_numpy(self.scale_) and k <= min(TABLE, ids.shape[0] * ids.shape[1]):  # fewer to work out than to look up
+            y = xp.take(like(self._values(np.arange(k), np), ids), xp.reshape(ids, (-1,)), axis=0)
+        else:
+            y = self._values(ids, xp)
+        return cast(xp.reshape(y, (n, -1))[:, :d], dtype)

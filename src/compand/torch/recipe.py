@@ -7,7 +7,7 @@ from typing import Literal, get_args, get_type_hints
 
 from ..errors import SpecError
 
-Estimator = Literal["rotation", "straight", "noise", "diveq", "clip", "trust", "lsq", "gumbel", "soft", "bernoulli", "none"]
+Estimator = Literal["auto", "rotation", "straight", "noise", "diveq", "clip", "trust", "lsq", "gumbel", "soft", "bernoulli", "none"]
 Update = Literal["ema", "gradient", "frozen"]
 
 
@@ -16,8 +16,8 @@ class Recipe:
     """One default that trains without tuning; every choice is orthogonal to the code.
 
     ============== ================================================================================================
-    `estimator`    how gradients pass the quantizer: ``rotation`` (Fifty 2024), ``straight`` (Bengio 2013), ``noise``
-                   (NSVQ, Vali 2022), ``diveq`` (Vali 2025), ``clip`` (straight within the grid), ``trust`` (QuEST 2025:
+    `estimator`    how gradients pass the quantizer: ``auto`` (``rotation`` where there are codebooks, ``straight`` where there are
+                   none), ``rotation`` (Fifty 2024), ``straight`` (Bengio 2013), ``noise`` (NSVQ, Vali 2022), ``diveq`` (Vali 2025), ``clip`` (straight within the grid), ``trust`` (QuEST 2025:
                    straight where the error is within twice its root mean square), ``lsq`` (learned step, Esser 2019), ``gumbel``
                    (a codeword drawn by distance, McQuic 2022), ``soft`` (differentiable k-means, eDKM 2023), ``bernoulli``
                    (a `sign` drawn with the logistic probability of its value: binary latents, Raiko 2014), ``none``
@@ -49,7 +49,7 @@ class Recipe:
     without ``pow2``; BSQ is ``scale:norm:row,sign``.
     """
 
-    estimator: Estimator = "rotation"
+    estimator: Estimator = "auto"
     update: Update = "ema"
     decay: float = 0.9
     temperature: float = 1.0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .layer import Quantize
 
 ROWS = 4096  # of a batch that moving statistics other than codebooks' are refitted to
-REFIT = 8    # steps from one such fit to the next, after as many at the start
+REFIT = 8    # steps from one such fit to the next, after as many at the start; four times as many after its square
 ROUNDS = 4   # of prices a batch, with balanced assignment
 
 
@@ -62,7 +62,10 @@ class Step:
         self._charge(x, y)
         if self.recipe.anneal and x.requires_grad:
             return masked(x, y, self._near(path, x.detach(), y.detach()))
-        return estimate(self.recipe.estimator, x, y, self.layer._generator)
+        kind = self.recipe.estimator
+        if kind == "auto":
+            kind = "rotation" if any(leaf == path or leaf.startswith(join(path, "")) for leaf in self.layer._leaves) else "straight"
+        return estimate(kind, x, y, self.layer._generator)
 
     def raw(self, stage: Stage, path: str, x: torch.Tensor) -> torch.Tensor:
         """What the codes of x stand for; gradients reach only what is learnt."""
@@ -198,12 +201,13 @@ class Step:
 
     # -- statistics ----------------------------------------------------------------------------------------------------
     def _refit(self, path, stage, x):
-        """Statistics follow the data: at each of the first steps, then at every few."""
-        begun = self.layer._steps >= REFIT
-        if self.recipe.update != "ema" or (begun and self.layer._steps % REFIT):
+        """Statistics follow the data: at each of the first steps, then at every few, then at every so many."""
+        done = self.layer._steps
+        every = 1 if done < REFIT else REFIT if done < REFIT * REFIT else 4 * REFIT
+        if self.recipe.update != "ema" or done % every:
             return
         arrays = stage.fit(books.gather(to_numpy(x), ROWS)).arrays()
-        self.layer._pending.append(("state", path, arrays, 1 - self.recipe.decay ** (REFIT if begun else 1)))
+        self.layer._pending.append(("state", path, arrays, 1 - self.recipe.decay ** every))
 
     def _charge(self, x, y):
         """The commitment of x to y, in units of the variance of x, whose moving average follows."""
