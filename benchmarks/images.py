@@ -193,50 +193,58 @@ def times(path: pathlib.Path) -> list[dict]:
     return rows
 
 
-def loss(paths, step: int = 24, share: float = 0.2) -> list[dict]:
-    """PSNR with 0 % and 20 % of the tiles lost, chosen at random: details only, or all of a tile; and what small tiles cost."""
+SHARES = (0.05, 0.1, 0.2)
+
+
+def loss(paths, step: int = 24) -> list[dict]:
+    """PSNR with a share of the tiles lost, chosen at random: details only, or all of a tile; and what small tiles cost."""
     rows = []
     for tile in (64, 128, 512):
-        got = {"tile": tile, "bpp": [], "psnr, nothing lost": [], "details of 20 % lost": [], "20 % of tiles lost": []}
+        got: dict = {"bpp": [], "psnr, nothing lost": []}
         for i, path in enumerate(paths):
             x = picture(path)
             codec = Codec(f"image:{step}:tile={tile}")
             codes = codec.encode(x)
             parts, form, stage = codes.blocks[0].parts, codes.form, codec.stage
             n = stage.tiles(form)
-            lost = np.zeros((n, 2), bool)
-            pick = np.random.default_rng(i).permutation(n)[:round(share * n)]
+            order = np.random.default_rng(i).permutation(n)
             got["bpp"].append(8 * codes.nbytes / (x.shape[0] * x.shape[1]))
-            for label, columns in (("psnr, nothing lost", []), ("details of 20 % lost", [1]), ("20 % of tiles lost", [0, 1])):
-                if columns and not len(pick):
-                    continue
-                lost[:] = False
-                lost[np.ix_(pick, columns)] = True
+            cases = [("psnr, nothing lost", 0, [])] + [(f"{what} of {share:.0%} lost", round(share * n), columns) for share in SHARES
+                                                       for what, columns in (("details", [1]), ("tiles", [0, 1]))]
+            for label, count, columns in cases if n >= 20 else cases[:1]:
+                lost = np.zeros((n, 2), bool)
+                lost[np.ix_(order[:count], columns)] = True
                 y, _ = stage.restored(parts, form, lost=lost)
-                got[label].append(psnr(x, np.rint(y).reshape(x.shape).astype(np.uint8), peak=255.0))
-        rows.append({k: round(statistics.mean(v), 3) if isinstance(v, list) and v else v or None for k, v in got.items()})
+                got.setdefault(label, []).append(psnr(x, np.rint(y).reshape(x.shape).astype(np.uint8), peak=255.0))
+        rows.append({"tile": tile, **{k: round(statistics.mean(v), 3) for k, v in got.items()}})
     return rows
 
 
 def tokens(paths) -> list[dict]:
-    """The stage ``tokens``: bits, PSNR and use of the codebook for each number of stages, and with 20 % of all indexes missing."""
-    found = {stages: [] for stages in (1, 2, 4, 6, 8)}
-    used = [set() for _ in range(8)]
-    for i, path in enumerate(paths):
-        x = picture(path)
+    """The stage ``tokens``: bits, PSNR and use of the codebook for each number of stages, and with a share of all indexes missing."""
+    table = []
+    for model in ("tokens2", "tokens"):
+        found: dict[int, list] = {stages: [] for stages in (1, 2, 4, 8)}
+        used: list[set] = [set() for _ in range(8)]
+        for i, path in enumerate(paths):
+            x = picture(path)
+            for stages, rows in found.items():
+                codec = Codec(f"tokens:{stages}:model={model}")
+                codes = codec.encode(x)
+                ids = codes.symbols("ids")
+                for k in range(stages):
+                    used[k].update(ids[:, k].tolist())
+                chance = np.random.default_rng(i).random(ids.shape)
+                got = [codec.stage.restored({"ids": ids}, codes.form, lost=chance < share)
+                       for share in ((0, *SHARES) if model == "tokens2" else (0,))]
+                rows.append((8 * codes.nbytes / (x.shape[0] * x.shape[1]), 8 * ids.size / (x.shape[0] * x.shape[1]),
+                             *(psnr(x, y.reshape(x.shape).astype(np.uint8), peak=255.0) for y in got)))
+        labels = ("bpp", "bpp of plain indexes", "psnr", *(f"psnr, {share:.0%} missing" for share in SHARES))
         for stages, rows in found.items():
-            codec = Codec(f"tokens:{stages}")
-            codes = codec.encode(x)
-            ids = codes.symbols("ids")
-            for k in range(stages):
-                used[k].update(ids[:, k].tolist())
-            lost = np.random.default_rng(i).random(ids.shape) < 0.2
-            got = (codec.stage.restored({"ids": ids}, codes.form, lost=gone) for gone in (None, lost))
-            rows.append((8 * codes.nbytes / (x.shape[0] * x.shape[1]), 8 * ids.size / (x.shape[0] * x.shape[1]),
-                         *(psnr(x, y.reshape(x.shape).astype(np.uint8), peak=255.0) for y in got)))
-    labels = ("bpp", "bpp of plain indexes", "psnr", "psnr, 20 % missing")
-    return [{"stages": stages, **{k: round(statistics.mean(v), 4) for k, v in zip(labels, zip(*rows, strict=True), strict=True)},
-             "least use of a codebook %": round(100 * min(map(len, used[:stages])) / 256, 1)} for stages, rows in found.items()]
+            means = {k: round(statistics.mean(v), 4) for k, v in zip(labels, zip(*rows, strict=True), strict=False)}
+            least = round(100 * min(map(len, used[:stages])) / 256, 1)
+            table.append({"model": model, "stages": stages, **means, "least use of a codebook %": least})
+    return table
 
 
 def plot(points: list[dict], path: pathlib.Path, title: str) -> None:

@@ -5,7 +5,7 @@ Peer: vector-quantize-pytorch. Parts: `speed` (vectors/s of encoding and of a tr
 embeddings, 300 steps, several seeds: quality on held-out photographs or sentences, codewords used, perplexity; k-means on the
 same latents beside it) and `large` (the use of 65,536 codewords against balanced k-means on fixed latents).
 
-    python benchmarks/layers.py [speed photographs sentences large] [--data DIR] [--seeds 5]
+    python benchmarks/layers.py [speed photographs sentences large] [--data DIR] [--seeds 5] [--again]
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from record import interleave, save, table  # noqa: E402
+from record import rows as saved
 from torch import nn  # noqa: E402
 
 from compand import Codec, _native  # noqa: E402
@@ -61,7 +62,7 @@ SPEED = {"VQ 1024, d=8": (8, lambda: Ours("vq:1024", 8), lambda: Peer("VectorQua
          "VQ 8192, d=16": (16, lambda: Ours("vq:8192", 16), lambda: Peer("VectorQuantize", dim=16, codebook_size=8192)),
          "residual VQ 4 x 1024, d=8": (8, lambda: Ours("+".join(["vq:1024"] * 4), 8),
                                        lambda: Peer("ResidualVQ", dim=8, codebook_size=1024, num_quantizers=4)),
-         "FSQ 8,8,4,4": (4, lambda: Ours("center,scale:std:column,fsq:8x8x4x4", 4), lambda: Peer("FSQ", levels=[8, 8, 4, 4])),
+         "FSQ 8,8,4,4": (4, lambda: Ours("fsq:8x8x4x4", 4), lambda: Peer("FSQ", levels=[8, 8, 4, 4])),
          "LFQ 13 bits": (13, lambda: Ours("sign", 13, entropy=0.1), lambda: Peer("LFQ", dim=13, codebook_size=8192)),
          "VQ 262144, d=8": (8, lambda: Ours("vq:262144", 8), None)}
 
@@ -82,7 +83,7 @@ def grown(name: str, peer: bool) -> float:
         (y if isinstance(y, torch.Tensor) else y[0]).sum().backward()
     before = peak()
     layer = make[peer]()
-    for _ in range(2):
+    for _ in range(2 if peer else 20):  # ours keeps recent rows: until they are all there
         y, _, loss = layer(x)
         (y.sum() + loss).backward()
     return peak() - before
@@ -212,7 +213,7 @@ USE = {"compand vq:1024 (default)": ours(),
        "compand, no revival": ours(revive=0.0), "compand, gradient codebook": ours(update="gradient"),
        "compand, through a linear map (SimVQ)": ours(update="gradient", through="linear"),
        "library SimVQ": library("SimVQ"),
-       "compand fsq 8 x 8 x 4 x 4": lambda d: narrow(ours("center,scale:std:column,fsq:8x8x4x4"), d, 4),
+       "compand fsq 8 x 8 x 4 x 4": lambda d: narrow(ours("fsq:8x8x4x4"), d, 4),
        "library FSQ": lambda d: Peer("FSQ", levels=[8, 8, 4, 4], dim=d),
        "compand 10 bits (LFQ)": lambda d: narrow(ours(BITS, entropy=0.1), d, 10), "library LFQ": library("LFQ"),
        "compand, balance=4": ours(balance=4.0), "compand, straight-through": ours(estimator="straight"),
@@ -236,11 +237,13 @@ class Tail(nn.Module):
         return self.back(y), ids, loss
 
 
-def use(kind: str, root: pathlib.Path, seeds: int, done) -> list[dict]:
+def use(kind: str, root: pathlib.Path, seeds: int, done, again: bool) -> list[dict]:
     torch.set_num_threads(1)  # batches of 512 are too small for more
-    rows: list[dict] = []
+    rows = [] if again else [row for row in saved(f"layers-{kind}") if row["seeds"] >= seeds and row["layer"] in USE]
     train, test = data(kind, root)
     for name, make in USE.items():
+        if any(row["layer"] == name for row in rows):
+            continue
         found = [learn(make, seed, train, test) for seed in range(seeds)]
         row = {"data": kind, "layer": name, "seeds": seeds}
         row |= {key: round(float(np.median([f[key] for f in found])), 3) for key in found[0]}
@@ -253,8 +256,12 @@ def use(kind: str, root: pathlib.Path, seeds: int, done) -> list[dict]:
 
 
 def large(kind: str, root: pathlib.Path, seeds: int, k: int = 65_536) -> list[dict]:
-    """Codewords of 65,536 that held-out rows use: the layer, trained by batches, and balanced k-means, on the same 8 coordinates."""
+    """Codewords of 65,536 that held-out rows use: the layer, trained by batches, and balanced k-means, on the same 8 coordinates of the
+    same rows."""
     train, test = data(kind, root)
+    if kind == "sentences":  # the queries are too few to use so many codewords
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+        train, test = train[order[20_000:]], train[order[:20_000]]
     codec, rows = Codec("pca:8,int:16").fit(train[:: max(1, len(train) // 50_000)].numpy()), []
     project = codec.stage.transforms[0]
     latents, held = (np.ascontiguousarray(project.forward(x.numpy())[0], np.float32) for x in (train, test))
@@ -264,14 +271,14 @@ def large(kind: str, root: pathlib.Path, seeds: int, k: int = 65_536) -> list[di
         layer = Quantize(f"vq:{k}", 8, seed=seed)
         layer.fit(torch.from_numpy(pool[:k]))
         for _ in range(60):
-            layer(torch.from_numpy(latents[rng.integers(len(latents), size=8192)]))
+            layer(torch.from_numpy(pool[rng.integers(len(pool), size=8192)]))
         layer.eval()
         words, _ = kmeans(pool, k, seed=seed, balanced=True, iterations=2)
         for who, codebook in (("compand vq:65536 (default)", layer.export().state()["codebook_"]), ("balanced k-means", words)):
             own = _native.nearest(held, np.ascontiguousarray(codebook))
             used, perplexity = spread(own[:, None])
-            rows.append({"data": kind, "layer": who, "seeds": 1, "used": used, "perplexity": round(perplexity),
-                         "of rows": len(held),
+            rows.append({"data": kind, "layer": who, "seed": seed, "used": used, "perplexity": round(perplexity),
+                         "of rows": len(held), "trained on rows": len(pool),
                          "latent error / variance": round(float(np.square(held - codebook[own]).mean() / held.var(0).mean()), 4)})
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     return rows
@@ -282,6 +289,7 @@ def main():
     parser.add_argument("parts", nargs="*", default=["speed", "photographs", "sentences", "large"])
     parser.add_argument("--data", default=os.environ.get("COMPAND_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data"))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--again", action="store_true", help="measure rows of photographs and sentences that are there already, too")
     args = parser.parse_args()
     torch.set_num_threads(2)
     begin, root = time.time(), pathlib.Path(args.data)
@@ -294,7 +302,7 @@ def main():
         elif part == "large":
             rows = [row for kind in ("photographs", "sentences") for row in large(kind, root, 1)]
         else:
-            rows = use(part, root, args.seeds, done)
+            rows = use(part, root, args.seeds, done, args.again)
         print(table(rows))
         done(rows)
 

@@ -1,10 +1,13 @@
 """Train the model of the stage ``image`` from photographs, on CPUs: colours, bases, contexts, rates, filter; codebooks of ``tokens``.
 
     python benchmarks/train_image.py DATA/images/photos-train photo.cpd        # about 20 minutes of one core; needs torch for the filter
+    python benchmarks/train_image.py DATA/images/photos-train tokens2.cpd --tokens                                    # half a minute
 
 The model that ships was made so on two cores shared with other work, from 36 of 41 photographs; every eighth is held out, and the
-choices of steps, rates of learning and lambda were made on those. It must never be replaced under its name: files name it. Nothing here
-runs when pictures are coded. Floats are used freely: what comes out are integers, and they are the definition of the model.
+choices of steps, rates of learning and lambda were made on those. It must never be replaced under its name: files name it. The first
+codebooks of tokens (model ``tokens``, 16 bits, which cut off the darkest and brightest squares) were made of one piece of each photograph;
+``tokens2`` is what this script makes, byte for byte with the Pillow that its metadata name. Nothing here runs when pictures are coded.
+Floats are used freely: what comes out are integers, and they are the definition of the model.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
@@ -237,28 +241,34 @@ def filtered(got: np.ndarray, want: np.ndarray, rounds: int = 4000, layers: int 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
 def codebooks(m: dict, paths: list[Path], rng, each: int = 3000) -> np.ndarray:
-    """Codebooks (stages, 256, 64) int16 of the stage ``tokens``: k-means of what the stages before leave over."""
+    """Codebooks (stages, 256, 64) int32 of the stage ``tokens``: k-means of what the stages before leave over.
+
+    Squares are drawn from all of each photograph, and begin as a plain sample (k-means++ begins with the rarest squares, which other
+    photographs do not have: codewords that nobody uses). The same bytes on every machine, given the same pixels.
+    """
     from compand.fit.kmeans import kmeans
     from compand.quantizer.tokens import STAGES, K, latents
 
     x = []
+    colour, cosine = m["color"].astype(np.int64).reshape(3, 3), m["sixteen"][0].astype(np.int64)
     for path in paths:
         for half in (False, True):
-            piece = crop(path, half, rng)
-            colour, cosine = m["color"].astype(np.int64).reshape(3, 3), m["sixteen"][0].astype(np.int64)
-            found = latents(piece.reshape(len(piece), -1), 3, 1, colour, cosine)
+            picture = Image.open(path).convert("RGB")
+            rows = np.asarray(picture.resize((picture.width // 2, picture.height // 2), Image.LANCZOS) if half else picture)
+            found = latents(rows.reshape(len(rows), -1), 3, 1, colour, cosine)
             x.append(found[rng.permutation(len(found))[:each]])
     rest, books = np.concatenate(x), []
     for i in range(STAGES):
-        book, ids = kmeans(np.ascontiguousarray(rest, np.float32), K, seed=i, init="sample" if i else "++", iterations=12)
-        books.append(np.rint(book).clip(-32768, 32767).astype(np.int16))
+        book, ids = kmeans(np.ascontiguousarray(rest, np.float32), K, seed=i, iterations=20)
+        books.append(np.rint(book).astype(np.int32))
         rest = rest - books[-1].astype(np.int64)[ids]
+        print(f"codebook {i}: {np.sqrt(np.square(rest).sum(1).mean() / 768) / 16:.2f} levels left", flush=True)
     return np.stack(books)
 
 
 def write(path: Path, m: dict[str, np.ndarray]) -> None:
     """The model as a .cpd, each array in the smallest of a few ways."""
-    with compand.Writer(path, overwrite=True, meta={"model": path.stem}) as out:
+    with compand.Writer(path, overwrite=True, meta={"model": path.stem, "pillow": PIL.__version__}) as out:
         for name, x in m.items():
             out.write(name, x, min(("raw", "planes,rans", "bytes,lzma"), key=lambda spec: compand.Codec(spec).encode(x).nbytes))
     print(f"{path}: {path.stat().st_size:,} bytes")
@@ -270,15 +280,20 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4000)
+    parser.add_argument("--tokens", action="store_true", help="codebooks of tokens only, on the colours and cosines that ship")
     args = parser.parse_args()
     paths, _ = photographs(args.photographs)
+    if args.tokens:
+        with compand.open(Path(compand.__file__).parent / "models" / "photo.cpd") as shipped:
+            m = {name: shipped[name].array() for name in ("color", "sixteen")}
+        return write(args.out, {"codebooks": codebooks(m, paths, np.random.default_rng(0))})
     rng = np.random.default_rng(0)
     colour = colours(paths)
     m = fresh(colour, *(bases(blocks(paths, colour, side, each, rng), side) for side, each in ((8, 4000), (16, 1700))))
     for i in range(args.passes):
         m = learn(m, paths, 1 if i == 0 else 2, i)
     write(args.out, {**m, **filtered(*examples(m, paths, colour, rng), rounds=args.rounds)})
-    write(args.out.with_name("tokens.cpd"), {"codebooks": codebooks(m, paths, np.random.default_rng(0))})
+    write(args.out.with_name("tokens2.cpd"), {"codebooks": codebooks(m, paths, np.random.default_rng(0))})
 
 
 if __name__ == "__main__":

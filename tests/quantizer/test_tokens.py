@@ -37,9 +37,22 @@ def test_each_stage_adds():
     assert sizes[-1] < 320 * STAGES + 64
 
 
-def test_codebooks_are_used():
-    books = tables("tokens")[2]
+@pytest.mark.parametrize("model", ["tokens", "tokens2"])
+def test_codebooks_are_used(model):
+    books = tables(model)[2]
     assert books.shape[:2] == (STAGES, K) and all(len(np.unique(b, axis=0)) == K for b in books)
+
+
+def test_a_newer_model_is_named_in_the_file_and_nearer():
+    x = scenes()
+    old, new = Codec("tokens:4"), Codec("tokens:4:model=tokens2")
+    assert (old.spec, new.spec) == ("tokens", "tokens:model=tokens2")  # what a spec without a model means never changes
+    dark = np.zeros_like(x)
+    for picture in (x, dark):
+        data = new.compress(picture)
+        assert compand.decompress(data).tobytes() == new.decompress(data).tobytes()
+    error = [np.abs(codec.decode(codec.encode(dark))).max() for codec in (old, new)]
+    assert error[1] <= 2 and psnr(x, new.decode(new.encode(x))) > psnr(x, old.decode(old.encode(x))) - 0.5
 
 
 def test_same_on_every_machine():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 
 import numpy as np
 
-from ..array import array_namespace, cast, is_numpy, like, to_numpy
+from ..array import array_namespace, cast, host, is_numpy, like, to_numpy
 from ..fit import scale as scales
 from ..stage import Part, Quantizer, replace
 from . import groups
@@ -63,10 +64,6 @@ class FSQ(Quantizer, name="fsq"):
             s[dims], z[dims] = own[:, 0], zero[:, 0]
         return replace(self, scale_=s, zero_=z)
 
-    @property
-    def _strides(self) -> tuple[int, ...]:
-        return tuple(prod(self.levels[:j]) for j in range(len(self.levels)))
-
     def encode(self, x):
         xp = array_namespace(x)
         return groups.concat([{"ids": self._encode(groups.float32(x[rows]), xp)} for rows in groups.chunks(x)])
@@ -75,26 +72,46 @@ class FSQ(Quantizer, name="fsq"):
         (n, d), size = x.shape, len(self.levels)
         if d % size:
             x = xp.concat([x, like(np.zeros((n, -d % size), np.float32), x)], axis=1)
-        x = xp.reshape(x, (n, -1, size))
         s = like(self.scale_, x)
-        s = xp.where(s == 0, xp.ones_like(s), s)
-        last = like(np.float32(self.levels) - 1, x)
-        q = xp.minimum(xp.maximum(xp.round(x / s - like(self.zero_, x)), last * 0), last)
-        q = xp.astype(q, xp.float64)  # exact below 2^53
-        return xp.astype(xp.matmul(q, like(np.float64(self._strides), x)), xp.int64)
+        s, z, last = xp.where(s == 0, xp.ones_like(s), s), like(self.zero_, x), like(np.float32(self.levels) - 1, x)
+        s, z, last = (_tiled(a, x) for a in (s, z, last))
+        q = xp.reshape(xp.minimum(xp.clip(xp.round(x / s - z), 0, None), last), (-1, size))
+        q = cast(q, "float32" if prod(self.levels) <= 1 << 24 else "float64")  # all sums are whole numbers that it holds
+        ids = q[:, 0]
+        for j in range(1, size):
+            ids = ids + q[:, j] * prod(self.levels[:j])
+        return xp.reshape(xp.astype(ids, xp.int64), (n, -1))
 
     def _values(self, ids, xp):
         """The values (..., dimensions) float32 of ids (...)."""
-        own = [ids // stride % k for stride, k in zip(self._strides, self.levels, strict=True)]
-        q = xp.astype(xp.stack(own, axis=-1), xp.float32)
-        return (q + like(self.zero_, ids)) * like(self.scale_, ids)
+        return (_levels(ids, self.levels, xp) + like(self.zero_, ids)) * like(self.scale_, ids)
 
     def decode(self, parts, form):
         n, d, dtype = form
-        xp = array_namespace(parts["ids"])
-        ids, k = xp.astype(parts["ids"], xp.int64), prod(self.levels)
-        if is_numpy(self.scale_) and k <= min(TABLE, ids.shape[0] * ids.shape[1]):  # fewer to work out than to look up
-            y = xp.take(like(self._values(np.arange(k), np), ids), xp.reshape(ids, (-1,)), axis=0)
+        ids, k = parts["ids"], prod(self.levels)
+        xp, here = array_namespace(ids), host(ids)
+        if here is not None and is_numpy(self.scale_) and k <= min(TABLE, here.size):  # fewer to work out than to look up
+            y = like(np.take(((_every(self.levels) + self.zero_) * self.scale_), here.reshape(-1), axis=0), ids)
         else:
-            y = self._values(ids, xp)
+            y = self._values(xp.astype(ids, xp.int64), xp)
         return cast(xp.reshape(y, (n, -1))[:, :d], dtype)
+
+
+def _tiled(a, x):
+    """Values of the dimensions repeated along the rows of x: arithmetic on short rows is slow."""
+    xp = array_namespace(x)
+    return xp.tile(a, (x.shape[0], x.shape[1] // a.shape[0]))
+
+
+def _levels(ids, levels, xp):
+    """The level of each dimension (..., dimensions) float32 of ids (...)."""
+    own = []
+    for k in levels:
+        own.append(ids % k)
+        ids = ids // k
+    return xp.astype(xp.stack(own, axis=-1), xp.float32)
+
+
+@lru_cache(maxsize=8)
+def _every(levels: tuple[int, ...]) -> np.ndarray:
+    return _levels(np.arange(prod(levels)), levels, np)

@@ -17,10 +17,11 @@ class Recipe:
 
     ============== ================================================================================================
     `estimator`    how gradients pass the quantizer: ``auto`` (``rotation`` where there are codebooks, ``straight`` where there are
-                   none), ``rotation`` (Fifty 2024), ``straight`` (Bengio 2013), ``noise`` (NSVQ, Vali 2022), ``diveq`` (Vali 2025), ``clip`` (straight within the grid), ``trust`` (QuEST 2025:
-                   straight where the error is within twice its root mean square), ``lsq`` (learned step, Esser 2019), ``gumbel``
-                   (a codeword drawn by distance, McQuic 2022), ``soft`` (differentiable k-means, eDKM 2023), ``bernoulli``
-                   (a `sign` drawn with the logistic probability of its value: binary latents, Raiko 2014), ``none``
+                   none), ``rotation`` (Fifty 2024), ``straight`` (Bengio 2013), ``noise`` (NSVQ, Vali 2022), ``diveq`` (Vali
+                   2025), ``clip`` (straight within the grid), ``trust`` (QuEST 2025: straight where the error is within twice its
+                   root mean square), ``lsq`` (learned step, Esser 2019), ``gumbel`` (a codeword drawn by distance, McQuic 2022),
+                   ``soft`` (differentiable k-means, eDKM 2023), ``bernoulli`` (a `sign` drawn with the logistic probability of
+                   its value: binary latents, Raiko 2014), ``none``
     `temperature`  of ``gumbel`` and ``soft``, in mean squared errors of the nearest codeword; learnt where `update` is gradient
     `update`       of what is fitted: ``ema`` (van den Oord 2017; fitted statistics follow the data), ``gradient``, ``frozen``
     `decay`        of the moving averages, a step; codewords that no longer lag become means of more batches, see `codebook.refresh`

@@ -212,9 +212,8 @@ class Step:
     def _charge(self, x, y):
         """The commitment of x to y, in units of the variance of x, whose moving average follows."""
         with torch.no_grad():
-            some = x[::max(1, len(x) // ROWS)]
-            power = books.reduce(to_numpy(some.var(0, unbiased=False).mean()), mean=True)
-            self.layer.power.lerp_(like(np.asarray(power), x).clamp_min(1e-30), 1 - self.recipe.decay)
+            power = books.reduce(np.asarray(books.spread(to_numpy(x[::max(1, len(x) // ROWS)]))), mean=True)
+            self.layer.power.lerp_(self.layer.power.new_tensor(max(float(power), 1e-30)), 1 - self.recipe.decay)
         if x.requires_grad and self.recipe.commit:
             self.loss = self.loss + self.recipe.commit * mse_loss(x, y.detach()) / self.power
 
