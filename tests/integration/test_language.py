@@ -221,6 +221,9 @@ def test_command_line(model, tmp_path):
     report, _ = json.JSONDecoder().raw_decode(said[said.index("{"):])  # remarks on stderr may follow
     assert code == 0 and len(set(report["specs"].values())) > 1 and report["expected"]["kld"] > 0
     code, said = run("compress", model, "-o", out, "-f", "--bits", "2", "--calib", "self", "--effort", "low", "--seed", "5")
-    assert code == 0 and "writes itself (seed 5)" in said
+    assert code == 0 and "writes itself (seed 5)" in said and "tuned" not in said
+    text.write_text(" ".join(TEXT.split()[:300]))
+    code, said = run("compress", model, "-o", out, "-f", "--bits", "2", "--calib", text, "--effort", "low", "--tune")
+    assert code == 0 and "tuned]" in said
     for words in ([], ["--bits", "2", "--effort", "much"], ["--lossless"]):
         assert run("compress", model, "--calib", text, *words)[0] == 2

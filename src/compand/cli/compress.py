@@ -65,6 +65,9 @@ def compress(
                                                show_default=False)] = None,
     effort: Annotated[str | None, typer.Option(help="With --calib: low, medium or high.  \\[default: medium]",
                                                show_default=False)] = None,
+    tune: Annotated[bool | None, typer.Option("--tune/--no-tune", help="With --calib: what is not coded yet makes up for what was lost; "
+                                              "the model is in memory.  \\[default: language models of up to 600 M parameters, not with "
+                                              "--effort low]", show_default=False)] = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     stdout: Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output.")] = False,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
@@ -123,7 +126,7 @@ def compress(
                 raise usage("an encoder cannot write its own text; name a file of sentences with --calib")
             encoders.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
             return
-        language.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json, seed=seed)
+        language.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune)
         return
     if (spec or bits) and not (base or stdout) and (source / "adapter_config.json").is_file():
         from . import adapters

@@ -25,9 +25,9 @@ def read_text(path: Path) -> str:
 
 
 def compress(source: Path, out: Path | None, spec: str | None, bits: float | None, calib: Path, effort: str, *, force: bool, quiet: bool,
-             json: bool, seed: int | None = None) -> None:
+             json: bool, seed: int | None = None, tune: bool | None = None) -> None:
     """Fit a decoder language model to calibration text, or to what it writes itself, and write it."""
-    from ..integration import language_fit
+    from ..integration import language_distil, language_fit
 
     if (spec is None) == (bits is None):
         raise usage("--calib fits a language model: give --bits, or a SPEC")
@@ -40,8 +40,15 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
         note(f"expected: {size(planned.bytes)} of weights, {short(planned.bits)} bits a value, "
              f"KL divergence {short(planned.kld)} nats a token", quiet or json)
     used = spec or (f"{bits} bits shared by measured slopes" if planned else language_fit.specs_of(int(bits or 0), effort))
+    if tune is None:
+        tune = effort != "low" and language_distil.small(source)
     with Progress(1, "fit", quiet or json) as bar:
-        result = language_fit.compress(source, path, planned.spec if planned else used, text, overwrite=force, progress=bar.reach)
+        if tune:
+            long = {} if isinstance(text, str) else {"length": text.shape[1]}
+            result = language_distil.compress(source, path, planned.spec if planned else used, text, effort=effort, seed=seed or 0,
+                                              overwrite=force, progress=bar.reach, **long)
+        else:
+            result = language_fit.compress(source, path, planned.spec if planned else used, text, overwrite=force, progress=bar.reach)
     for remark in result["notes"]:
         note(remark, quiet)
     if json:
@@ -50,7 +57,8 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
     elif not quiet:
         worst = max(result["lost"], key=result["lost"].__getitem__)
         typer.echo(f"{source.name} → {path.name}: {size(result['bytes'])}, {short(result['bits'])} bits/value, "
-                   f"{short(result['seconds'])} s, largest error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  [{used}]")
+                   f"{short(result['seconds'])} s, largest error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  "
+                   f"[{used}{', tuned' if tune else ''}]")
 
 
 def is_self(calib: Path) -> bool:

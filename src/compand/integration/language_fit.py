@@ -98,7 +98,7 @@ def _layers(language: Language, ids, choose, embedding, damping, parts: Parts, p
                     w = language.weight(full)
                     codes = feedback.encode(spec, w, h, damping=damping)
                     found[full] = codes = replace(codes, dtype=language.items[full].dtype)
-                    lost[full] = _lost(w, codes, h)
+                    lost[full] = lost_of(w, codes, h)
                     if (bias := f"{module}.bias") in language.items:  # the mean of the outputs stays
                         moved = language.weight(bias) + (w - codes.codec.decode(codes).astype(np.float32)) @ inputs.mean
                         found[bias] = Codec("raw").encode(moved.astype(dtype(language.items[bias].dtype)))
@@ -142,7 +142,7 @@ def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts) 
                 matrix = np.eye(w.shape[1])
             codes = feedback.encode(spec, w, matrix, damping=max(damping, 0.1) if language.tied else damping)
             codes = replace(codes, dtype=language.items[full].dtype)
-            parts.put(full, {full: codes}, {full: _lost(w, codes, matrix)})
+            parts.put(full, {full: codes}, {full: lost_of(w, codes, matrix)})
         lost |= parts.lost(full)
     return lost
 
@@ -183,7 +183,7 @@ def gather(layer, hidden, arguments: dict[str, Any], prefix: str) -> dict[str, H
     return {f"{prefix}.{name}": found[leader[name]] for name in linear if name in leader}
 
 
-def _lost(w: np.ndarray, codes: Codes, h: np.ndarray) -> float:
+def lost_of(w: np.ndarray, codes: Codes, h: np.ndarray) -> float:
     """Squared error of the outputs, relative to the outputs; of evenly spaced rows if there are many."""
     form = codes.form
     step = max(1, form.n // 8192)

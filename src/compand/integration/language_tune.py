@@ -1,13 +1,14 @@
 """The scales and norms of a coded language model, tuned together so that it says what the original says. Codes stay as they are.
 
-Every linear layer gets a factor for each output row, which is multiplied into the scales that its codes store; weights of norms are
-tuned too. The loss is the KL divergence from the original's next-token distribution, over the tokens that it finds likely (the end-to-end
-phase of QuIP#, Tseng et al. 2024, and of EfficientQAT, Chen et al. 2024). Both models are in memory; nothing else changes: same size,
-same speed.
+Every linear layer gets a factor for each output row, which is multiplied into the scales that its codes store; weights of norms and biases
+are tuned too. The loss is the KL divergence from the original's next-token distribution, over the tokens that matter (the end-to-end
+phase of QuIP#, Tseng et al. 2024, and of EfficientQAT, Chen et al. 2024). Same size, same speed. `language_distil` does more: it tunes
+while it codes.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..errors import InputError
 from ..file import open as open_file
 from ..modality import pack
 from .language import Language, transformers
+from .language_target import Target
 
 
 def rescaled(codes: Codes, factors: np.ndarray) -> Codes:
@@ -53,88 +55,117 @@ def rescaled(codes: Codes, factors: np.ndarray) -> Codes:
     return changed
 
 
-def tune(model, coded, out, text: str, *, steps: int = 100, length: int = 256, rate: float = 1e-3, seed: int = 0, overwrite: bool = False,
-         progress: Callable[[int, int, float], None] | None = None) -> dict[str, Any]:
-    """Write the .cpd file ``coded`` of a model folder to ``out`` with tuned scales and norms.
+class Tuner:
+    """Gradient steps on what may change of a `whole` model: norms, biases, weights not yet coded, factors of the rows of those coded."""
+
+    def __init__(self, language: Language, target: Target, *, batch: int = 4, rate: float = 3e-3, seed: int = 0):
+        self.language, self.target, self.batch, self.rate, self.seed = language, target, min(batch, len(target.ids)), rate, seed
+        self.taken = 0  # steps
+        self.factors: dict[str, Any] = {}
+        self.fixed: set[str] = set()  # names of modules whose weights do not change
+        self.vectors = {n: p for n, p in language.model.named_parameters() if n in language.items and p.ndim == 1}
+        torch, _ = transformers()
+        self.linear = {n: m for n, m in language.model.named_modules()
+                       if isinstance(m, torch.nn.Linear) and m is not language.head and f"{n}.weight" in language.items}
+
+    def coded(self, module: str, codes: Codes) -> None:
+        """The weight of a module is what its codes decode to from now on, times a factor for each row if they can take one."""
+        torch, _ = transformers()
+        m = self.linear[module]
+        m.weight = torch.nn.Parameter(torch.from_numpy(codes.codec.decode(codes).astype(np.float32)), requires_grad=False)
+        self.fixed.add(module)
+        try:
+            rescaled(codes, np.full(codes.form.n, 2, np.float32))
+        except InputError:
+            return
+        f = self.factors[module] = torch.ones(len(m.weight))
+        m.register_forward_hook(lambda m, x, y: y * f if m.bias is None else (y - m.bias) * f + m.bias)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that steps change: float32, by name; factors under factors/NAME."""
+        found = {n: p for n, p in self.vectors.items()}
+        found |= {f"{n}.weight": m.weight for n, m in self.linear.items() if n not in self.fixed}
+        found |= {f"factors/{n}.weight": f for n, f in self.factors.items()}
+        return {n: p.detach().numpy() for n, p in found.items()}
+
+    def restore(self, state: dict[str, np.ndarray], taken: int) -> None:
+        """What `state` gave, of a tuner with the same codes."""
+        for n, x in self.state().items():
+            np.copyto(x, state[n])
+        self.taken = taken
+
+    def _rows(self):
+        """The sequences of the next step: all of the text in a drawn order, then in another."""
+        torch, _ = transformers()
+        n, found = len(self.target.ids), []
+        for i in range(self.taken * self.batch, (self.taken + 1) * self.batch):
+            found.append(torch.randperm(n, generator=torch.Generator().manual_seed(self.seed + i // n))[i % n])
+        self.taken += 1
+        return torch.stack(found)
+
+    def steps(self, count: int, *, finer: float = 1.0, progress: Callable[[float], None] | None = None) -> list[float]:
+        """So many steps of Adam, whose rate rises and falls to zero; the losses. ``finer`` times the rate for vectors and factors."""
+        torch, _ = transformers()
+        weights = [m.weight for n, m in self.linear.items() if n not in self.fixed]
+        tuned = [*((p, 1.0) for p in weights), *((p, finer) for p in (*self.vectors.values(), *self.factors.values()))]
+        groups = []
+        for p, k in tuned:
+            groups.append({"params": [p.requires_grad_(True)], "lr": self.rate * k * max(float(p.detach().square().mean().sqrt()), 1e-3)})
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
+        rise = max(1, min(10, count // 4))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1.0, (t + 1) / rise) * 0.5 * (1 + np.cos(np.pi * t / count)))
+        losses = []
+        with torch.enable_grad():
+            for _ in range(count):
+                loss = self.target.divergence(self.language, self._rows())
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses.append(float(loss.detach()))
+                if progress:
+                    progress(losses[-1])
+        for p, _ in tuned:
+            p.requires_grad_(False)
+            p.grad = None
+        return losses
+
+
+def tune(model, coded, out, text, *, steps: int = 100, length: int = 256, sequences: int = 192, rate: float = 1e-3, seed: int = 0,
+         overwrite: bool = False, progress: Callable[[int, int, float], None] | None = None) -> dict[str, Any]:
+    """Write the .cpd file ``coded`` of a model folder to ``out`` with tuned scales, norms and biases.
 
     Parameters
     ----------
-    text : sequences of ``length`` tokens of it are taken in turn, one a step
-    rate : of Adam, falling to zero as a cosine
+    text : sequences of ``length`` tokens of it are taken in turn, four a step
+    rate : of Adam, in parts of the root mean square of each tensor; it falls to zero as a cosine
     progress : called with (step, steps, loss)
 
     Returns ``loss`` before and after (nats a token, on the first and last tenth of the steps), ``seconds``.
     """
-    import time
-
-    torch, _ = transformers()
-    from .language import as_folder
-
     start = time.perf_counter()
+    torch, _ = transformers()
     with open_file(Path(coded)) as file:
         codes = {n: file[n].codes() for n in file.names if file[n].kind == "array"}
-    teacher = Language(model)
+    language = Language(model)
     try:
-        ids = teacher.tokens(text, length, steps)
-        teacher.whole()
+        ids = language.tokens(text, length, sequences)
+        language.whole()
         with torch.no_grad():
-            targets = [teacher.likely(teacher.states(row)) for row in ids]
-        for module in (teacher.embedding, teacher.layers, teacher.head):
-            teacher.drop(module)
-        with as_folder(coded) as folder:
-            student = Language(folder)
-        try:
-            factors, norms, losses = _fit(torch, student, ids, targets, steps, rate, seed, progress)
-            kept = {n: x.detach().numpy() for n, x in norms.items()}
-        finally:
-            student.close()
-        done: dict[str, Codes] = {}
-        for name, c in codes.items():
-            if name in factors:
-                done[name] = rescaled(c, factors[name].detach().numpy())
-            elif name in kept:
-                done[name] = Codec("raw").encode(kept[name].astype(dtype(c.dtype)))
-            else:
-                done[name] = c
-        pack(teacher.source, out, spec=lambda name, shape, kind: done.get(name), overwrite=overwrite, check=False)
+            tuner = Tuner(language, Target.of(language, ids), rate=rate, seed=seed)
+            for name, p in language.model.named_parameters():
+                if (name in codes and p.ndim != 2) or p is language.embedding.weight or p is language.head.weight:
+                    p.data = torch.from_numpy(codes[name].codec.decode(codes[name]).astype(np.float32))
+            for module in tuner.linear:
+                tuner.coded(module, codes[f"{module}.weight"])
+        losses = tuner.steps(steps, progress=(lambda loss: progress(tuner.taken, steps, loss)) if progress else None)
+        done = dict(codes)
+        for name, x in tuner.state().items():
+            full = name.removeprefix("factors/")
+            done[full] = rescaled(codes[full], x) if full != name else Codec("raw").encode(x.astype(dtype(codes[full].dtype)))
+        pack(language.source, out, spec=lambda name, shape, kind: done.get(name), overwrite=overwrite, check=False)
     finally:
-        teacher.close()
+        language.close()
     tenth = max(1, len(losses) // 10)
     return {"loss_before": float(np.mean(losses[:tenth])), "loss_after": float(np.mean(losses[-tenth:])), "steps": len(losses),
             "seconds": time.perf_counter() - start}
-
-
-def _fit(torch, student: Language, ids, targets, steps: int, rate: float, seed: int, progress):
-    student.whole()
-    model = student.model
-    factors, norms = {}, {}
-    hooks = []
-    for name, module in model.named_modules():
-        full = f"{name}.weight"
-        if isinstance(module, torch.nn.Linear) and module is not student.head and full in student.items:
-            f = factors[full] = torch.ones(module.weight.shape[0], requires_grad=True)
-            bias = module.bias
-            hooks.append(module.register_forward_hook(lambda m, x, y, f=f, b=bias: y * f if b is None else (y - b) * f + b))
-        elif "norm" in type(module).__name__.lower() and getattr(module, "weight", None) is not None and full in student.items:
-            module.weight.requires_grad_(True)
-            norms[full] = module.weight
-    scale = [max(float(x.detach().square().mean().sqrt()), 1e-3) for x in norms.values()]
-    groups = [{"params": list(factors.values()), "lr": rate}, *({"params": [x], "lr": rate * s} for x, s in zip(norms.values(), scale,
-                                                                                                                 strict=True))]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1, (t + 1) / 10) * 0.5 * (1 + np.cos(np.pi * t / steps)))
-    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
-    losses = []
-    for step in range(steps):
-        i = int(order[step % len(order)])
-        loss = student.divergence(student.states(ids[i]), *targets[i])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-        if progress:
-            progress(step + 1, steps, losses[-1])
-    for hook in hooks:
-        hook.remove()
-    return factors, norms, losses
