@@ -65,10 +65,13 @@ def stories_gguf(data: pathlib.Path, out: pathlib.Path) -> None:
 
 def tool(folder: pathlib.Path, name: str, *args) -> str:
     """Run one of llama.cpp's programs; what it says."""
-    done = subprocess.run([folder / f"llama-{name}", *map(str, args)], capture_output=True, text=True)
+    with tempfile.TemporaryFile("w+", errors="replace") as log:  # to a pipe, the last lines are lost when the program ends
+        done = subprocess.run([folder / f"llama-{name}", *map(str, args)], stdout=log, stderr=subprocess.STDOUT, check=False)
+        log.seek(0)
+        said = log.read()
     if done.returncode:
-        raise SystemExit(f"llama-{name} failed:\n{(done.stdout + done.stderr)[-2000:]}")
-    return done.stdout + done.stderr
+        raise SystemExit(f"llama-{name} failed:\n{said[-2000:]}")
+    return said
 
 
 def kld(folder: pathlib.Path, model: pathlib.Path, base: pathlib.Path, length: int, chunks: int) -> dict[str, float]:
