@@ -227,3 +227,4 @@ def test_command_line(model, tmp_path):
     assert code == 0 and "tuned]" in said
     for words in ([], ["--bits", "2", "--effort", "much"], ["--lossless"]):
         assert run("compress", model, "--calib", text, *words)[0] == 2
+    assert run("compress", model, "--bits", "4", "--no-tune")[0] == 2

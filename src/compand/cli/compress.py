@@ -105,8 +105,8 @@ def compress(
             raise usage(f"{name} must be above 0")
     beside = {"--queries": queries, "--progressive": progressive or None, "--key": key, "--tile": tile, "--keep": keep or None}
     idle = [name for name, value in beside.items() if value is not None]
-    if effort is not None and calib is None:
-        raise usage("--effort goes with --calib; leave it out")
+    for name in [n for n, v in (("--effort", effort), ("--tune and --no-tune", tune)) if v is not None and calib is None]:
+        raise usage(f"{name} go{'es' if ' ' not in name else ''} with --calib; leave it out")
     if calib is not None:
         if set(given) - {"SPEC", "--bits"} or idle or base or stdout:
             raise usage("--calib goes with --bits or a SPEC, and writes a file; leave out "
@@ -118,6 +118,8 @@ def compress(
         from . import encoders, language, speech
 
         set_threads(threads)
+        if tune is not None and (is_speech(source) or is_encoder(source)):
+            raise usage("--tune and --no-tune are for language models that write; leave it out")
         if is_speech(source):
             speech.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
             return
