@@ -11,6 +11,7 @@ from compand import _native
 from compand.errors import CompandError, FormatError, InputError, UnsupportedError
 from compand.lm import Sampling, load
 from compand.lm.shape import shape_of
+from compand.lm.weights import Weights
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
 torch = pytest.importorskip("torch")
@@ -141,6 +142,16 @@ def test_coded_folder_of_transformers(tmp_path):
     y = load(tmp_path / "c", cache="float32").logits(IDS, every=True)
     off = np.abs(y - full) / full.std()  # now and then an activation rounds the other way, where its last bit differs
     assert np.median(off) < 1e-5 and off.max() < 0.3
+
+
+def test_files_of_a_folder_are_bounded(tmp_path, monkeypatch):
+    make(tmp_path / "m", "llama")
+    (tmp_path / "m" / "words.txt").write_text("x" * 3000)
+    weights = Weights(tmp_path / "m")
+    assert len(weights.file("words.txt")) == 3000 and weights.file("none") is None
+    monkeypatch.setattr("compand.lm.weights.MOST_FILE", 2999)
+    with pytest.raises(FormatError, match="too much"):
+        weights.file("words.txt")
 
 
 def test_what_is_no_model_ends_in_a_named_error(tmp_path):

@@ -57,6 +57,20 @@ def test_model_folder_comes_back_bit_by_bit(model, tmp_path):
     unpack(tmp_path / "m.cpd", tmp_path / "back", overwrite=True)
 
 
+def test_a_folder_is_not_mixed_with_weights_of_another(model, tmp_path):
+    pack(model, tmp_path / "m.cpd", lossless=True)
+    back = tmp_path / "back"
+    unpack(tmp_path / "m.cpd", back)
+    (back / "notes.txt").write_text("mine")
+    unpack(tmp_path / "m.cpd", back, overwrite=True)
+    (back / "model-3.safetensors").write_bytes(b"of another model")
+    before = sha(back / "model-1.safetensors")
+    with pytest.raises(OverwriteError, match=r"model-3\.safetensors.*remove"):
+        unpack(tmp_path / "m.cpd", back, overwrite=True)
+    assert (back / "notes.txt").read_text() == "mine" and sha(back / "model-1.safetensors") == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["back", "m.cpd", "model"]
+
+
 def test_equal_tensors_are_stored_once(tmp_path):
     x = rng.integers(0, 1 << 32, (256, 256), dtype=np.uint32).view(np.float32)
     (tmp_path / "a").write_bytes(small_tensors(embed=x, head=x))

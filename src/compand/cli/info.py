@@ -11,6 +11,8 @@ import typer
 from .console import console, put_json, short, size
 
 GROUPS = ("symbols", "scales", "codebooks", "files", "index")
+OWN: dict[str, dict[str, str]] = {  # stages whose parts say more than symbols and scales, and names for them
+    "splat": {}, "image": {}, "neighbours": {"columns": "tables of columns", "coded": "foretold values", "raw": "last bits"}}
 MANY = 40
 
 
@@ -74,8 +76,9 @@ def describe(file: Path) -> dict:
                 layout = stage.layout(e.codec.form(e.shape, e.dtype)) if _size(e) else {}
                 if stage.name == "image" and _size(e):
                     stored = {**stage.sizes({"codes": e.unchecked("codes")}, e.codec.form(e.shape, e.dtype))}
+                named = OWN.get(stage.name, {})
                 for path, n in stored.items():
-                    groups[path if stage.name in ("splat", "image") else name if splats else part_group(e, path, layout)] += n
+                    groups[named.get(path, path) if stage.name in OWN else name if splats else part_group(e, path, layout)] += n
                 groups["codebooks"] = e.nbytes - sum(stored.values())
                 exact, lossless = stage.exact, stage.raw
             for group, n in groups.items():

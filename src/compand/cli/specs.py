@@ -94,6 +94,7 @@ def _all(stages: list[dict], presets: list[dict]) -> None:
     out, widest = console(), max(len(_call(s)) for s in stages)
     out.print("[bold]Which should I use?[/]")
     table = Table("for", "spec", "why", box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.columns[1].overflow = "fold"  # to be copied
     for p in presets:
         table.add_row(p["use"], f"[bold]{escape(p['spec'])}[/]", p["why"])
     out.print(table)

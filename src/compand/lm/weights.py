@@ -22,6 +22,8 @@ from ..op.buffers import codes_of
 from ..op.matmul import matrix
 from ..stage import Form
 
+MOST_FILE = 256 << 20  # bytes; tokenizers of 30 MB are common
+
 
 class Weights:
     """Named tensors and files of a model. ``spec`` codes matrices that are not coded yet (embedding and head too)."""
@@ -59,13 +61,19 @@ class Weights:
         return [n for n in self._entries if self._entries[n].kind == "array"] if self._entries else list(self._items)
 
     def file(self, name: str) -> bytes | None:
-        """A file of the model's folder."""
+        """A file of the model's folder, None if there is none. Raises `FormatError` if it is too large."""
         if self._entries:
             if name not in self._entries or self._entries[name].kind != "file":
                 return None
             return self._entries[name].array().tobytes()
         path = self.path / name
-        return path.read_bytes() if path.is_file() else None
+        if not path.is_file():
+            return None
+        with open(path, "rb") as f:
+            data = f.read(MOST_FILE + 1)
+        if len(data) > MOST_FILE:
+            raise FormatError(f"{path} has more than {MOST_FILE >> 20} MiB, too much for a file of settings or words")
+        return data
 
     def json(self, name: str) -> Any:
         """A JSON file of the folder, None if there is none."""

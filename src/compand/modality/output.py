@@ -54,7 +54,10 @@ def whole_file(path, *, overwrite: bool = False, size: int = 0):
 
 @contextmanager
 def whole_folder(path, *, overwrite: bool = False):
-    """A folder that becomes ``path`` when the block ends well; with overwrite, its files replace those of an old one."""
+    """A folder that becomes ``path`` when the block ends well; with overwrite, its files replace those of an old one.
+
+    Other files of the old folder stay, but not weights, which would be taken for the new model's: `OverwriteError` if there are any.
+    """
     path = Path(path)
     if path.exists() and not (path.is_dir() and (overwrite or not any(path.iterdir()))):
         raise OverwriteError(f"{path} exists; overwrite=True (-f) writes into it")
@@ -65,6 +68,10 @@ def whole_folder(path, *, overwrite: bool = False):
         if not path.exists():
             os.replace(part, path)
         else:
+            weights = [p.name for pattern in ("*.safetensors", "*.safetensors.index.json") for p in path.glob(pattern)]
+            if stale := sorted(name for name in weights if not (part / name).exists()):
+                raise OverwriteError(f"{path} holds {', '.join(stale[:3])}{' …' if len(stale) > 3 else ''}, which the new folder has not "
+                                     "and which would be taken for a part of it; remove that, or name another folder")
             for file in sorted(p for p in part.rglob("*") if p.is_file()):
                 target = path / file.relative_to(part)
                 target.parent.mkdir(parents=True, exist_ok=True)
