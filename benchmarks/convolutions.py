@@ -126,7 +126,7 @@ def main() -> None:
     fold(net, net, batches[0])
     values = sum(p.numel() for p in net.parameters())
     rows = [{"name": "float32, norms folded", "bits": 32.0, "same class": float((answers(net, test) == before).mean()),
-             "same class where sure": 1.0}]
+             "same class where sure": 1.0}, *(r for r in record.rows("convolutions") if r["name"] in SPECS and r["name"] not in args.rows)]
     print(f"{len(test)} pictures, {len(set(before))} classes, {sure.mean():.0%} above one half", rows, flush=True)
     for name in args.rows:
         start, small = time.perf_counter(), copy.deepcopy(net)
@@ -155,6 +155,7 @@ def main() -> None:
                 after = answers(small, test)
             rows.append({"name": name, "bits": 8 * path.stat().st_size / values, "same class": float((after == before).mean()),
                          "same class where sure": float((after == before)[sure].mean()), "seconds": fitted})
+        rows.sort(key=lambda r: [rows[0]["name"], *SPECS].index(r["name"]))
         print(record.table(rows), flush=True)
         record.save("convolutions", rows, subject="EfficientNet-Lite0", pictures=len(test), sure=float(sure.mean()), specs=SPECS,
                     fitted=f"{len(train)} crops of photos-train", measured="nine crops of each picture of kodak and photos-test")

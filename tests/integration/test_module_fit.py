@@ -8,7 +8,7 @@ from compand.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-from compand.integration.module_fit import fit, order, rows  # noqa: E402
+from compand.integration.module_fit import Memory, fit, order, rows  # noqa: E402
 
 nn = torch.nn
 
@@ -120,3 +120,23 @@ def test_what_is_finished_is_not_computed_again():
 
     for name, codes in fit(other, again, data, lambda name, m: "int:4").codes.items():
         np.testing.assert_array_equal(codes.codec.decode(codes), found.codes[name].codec.decode(found.codes[name]))
+
+
+def test_what_nothing_reads_is_let_go():
+    torch.manual_seed(0)
+    net = Blocks().eval()
+    memory = Memory(net, net, [b % 40 for b in batches()], [f"{side}.{i}.0" for side, n in (("before", 3), ("after", 2)) for i in range(n)])
+    with torch.no_grad(), memory:
+        for name in ("before.0", "before.1", "before.2", "after.0", "after.1"):
+            memory.finished([f"{name}.0"])
+        held = [n for n, x in memory.kept.items() if torch.isfinite(x[-1]).all()]
+        assert len(memory.kept) == 5 and held == ["after.0", "after.1"]  # whose sum the head reads
+        line = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+        data = [torch.randn(4, 8) for _ in range(2)]
+        want = line(data[1])
+        with Memory(line, line, data, ["0", "1", "2"]) as own:
+            own.finished(["0"]), own.finished(["1"])
+            assert [bool(torch.isfinite(own.kept[n][-1]).all()) for n in "01"] == [False, True]
+            own.at = 1
+            torch.testing.assert_close(line(torch.zeros(4, 8)), want)
+        torch.testing.assert_close(line(data[1]), want)

@@ -31,6 +31,7 @@ from ..stage import Form
 from .module_fit import Memory, order
 
 SAMPLE = 1 << 14  # rows that inputs are known by
+FINE = 64         # levels of weights above which errors are not worth feeding back
 
 
 def quantize(model, run: Callable[[Any], Any], batches: Sequence[Any], choose: Callable[[str, Any], tuple[str, str] | None], *,
@@ -88,7 +89,11 @@ def coded(linear, x: np.ndarray, inputs: str, spec: str, *, damping: float = 0.0
     quantizer = stage.quantizer if isinstance(stage, Chain) else stage
     heard = Hessian(turned.shape[1])
     heard.add(np.asarray(quantizer.decode(quantizer.encode(y), Form(len(x), y.shape[1])), np.float32))
-    codes = feedback.encode(spec, turned, heard.matrix, damping=damping)
+    plain = Codec(spec)
+    if getattr(plain.stage, "k", 0) > FINE:
+        codes = plain.encode(turned)
+    else:
+        codes = feedback.encode(plain, turned, heard.matrix, damping=damping)
     layer = CodedInputs(codec, codes, linear.bias)
     offset = w.astype(np.float64) @ x.mean(axis=0, dtype=np.float64) if correct else shift
     if correct:

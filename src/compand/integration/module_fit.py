@@ -87,7 +87,7 @@ class Memory:
     """Runs a model on batches, without computing again what its finished parts give.
 
     A part is a module that is called once a run and is no inner part of an element of a list of layers. Once all wanted layers in it are
-    `finished` its outputs are kept, batch by batch, and those of the parts inside it are forgotten.
+    `finished` its outputs are kept, batch by batch, and those of the parts inside it are forgotten, as are those that nothing reads.
     """
 
     def __init__(self, model, run: Callable[[Any], Any], batches: Sequence[Any], names: Iterable[str]):
@@ -176,8 +176,26 @@ class Memory:
         for inner in [k for k in self.kept if _holds(name, k)]:
             self._forget(inner)
         if len(outputs) == len(self.batches):
-            self.kept[name] = outputs
             module.forward = lambda *args, **kwargs: copied(outputs[self.at])
+            for other in list(self.kept):
+                self._let_go(other)
+            self.kept[name] = outputs
+
+    def _let_go(self, name: str) -> None:
+        """Free what a kept part gave if nothing reads it any more: NaN in its place does not reach the model's output."""
+        import torch
+        from torch.utils import _pytree as tree
+
+        def hollow(value):
+            return tree.tree_map(lambda t: t.new_full((), torch.nan).expand(t.shape) if _is_float(t) else t, value)
+
+        outputs = self.kept[name]
+        first, outputs[0], self.at = outputs[0], hollow(outputs[0]), 0
+        found = [t for t in tree.tree_leaves(self.run(self.batches[0])) if _is_float(t)]
+        if found and all(bool(torch.isfinite(t).all()) for t in found):
+            outputs[:] = [hollow(value) for value in outputs]
+        else:
+            outputs[0] = first
 
     def _forget(self, name: str) -> None:
         del self.kept[name], self.modules[name].forward
@@ -188,6 +206,10 @@ class Memory:
     def __exit__(self, *_) -> None:
         for name in list(self.kept):
             self._forget(name)
+
+
+def _is_float(value) -> bool:
+    return hasattr(value, "is_floating_point") and value.is_floating_point()
 
 
 def _holds(name: str, other: str) -> bool:
