@@ -1,15 +1,16 @@
 """Weights and activations on few bits, as integer kernels compute: MiniLM-L6 by Spearman and cosine, stories260K by KL divergence.
 
-    python benchmarks/activations.py MINILM STORIES DATA [--rows NAME ...] [--every 40]
+    python benchmarks/activations.py MINILM STORIES DATA [--subjects stories minilm] [--rows NAME ...] [--every 40]
 
 MINILM and STORIES are model folders (`stories.py` makes the second), DATA holds retrieval/, text/. Inputs are fitted to
 text/train-brown.txt.xz and the first part of text/calib-tiny.txt.xz; measured on the STS sets of 2013-2016 (every n-th pair) and the last
-part of calib-tiny.
+part of calib-tiny. What the JSON says of other rows and subjects is kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import lzma
 import pathlib
 
@@ -68,6 +69,7 @@ class Stories:
         ids = [torch.tensor([1, *tokenizer(part, add_special_tokens=False)["input_ids"]]) for part in (words[:12000], words[-30000:])]
         self.batches, self.test = (list(x[:len(x) // 256 * 256].reshape(-1, 256).split(4)) for x in ids)
         self.before = self.logits(self.net())
+        self.about = {"stories260K": f"{sum(x.numel() for x in self.test):,} tokens"}
 
     def net(self):
         from transformers import AutoModelForCausalLM
@@ -98,6 +100,7 @@ class MiniLM:
         self.batches = [torch.tensor([r[:len(ids[at]) - 1] + r[-1:] for r in ids[at:at + 32]]) for at in range(0, len(ids), 32)]
         self.before = encoder.embed(net, tokenizer, self.texts, length=128)
         self.base = self.spearman(self.before)
+        self.about = {"MiniLM": f"{sum(map(len, self.sets.values())):,} pairs of sentences"}
 
     def spearman(self, x) -> float:
         """Over all pairs together: each set has few of them."""
@@ -117,21 +120,21 @@ def main() -> None:
     parser.add_argument("stories", type=pathlib.Path)
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--subjects", nargs="+", default=["stories", "minilm"], choices=["stories", "minilm"])
     parser.add_argument("--every", type=int, default=40)
     args = parser.parse_args()
-    stories, minilm = Stories(args.stories, args.data), MiniLM(args.minilm, args.data, args.every)
-    rows = [{"name": "float32", "inputs": "-", "weights": "-", "attention": "-", "stories260K KLD": 0.0, "MiniLM Spearman": minilm.base,
-             "points lost": 0.0, "MiniLM 1 - cosine": 0.0},
-            *(r for r in record.rows("activations") if r["name"] not in ("float32", *args.rows))]
-    for name in args.rows:
-        inputs, weights, places = ROWS[name]
-        attention = "; ".join(f"{place} {spec}" for place, spec in places.items()) or "-"
-        rows.append({"name": name, "inputs": inputs or "-", "weights": weights or "-", "attention": attention, **stories.row(ROWS[name]),
-                     **minilm.row(ROWS[name])})
-        rows.sort(key=lambda r: (["float32", *ROWS].index(r["name"])))
-        print(record.table([r for r in rows if r["name"] == name]), flush=True)
-        record.save("activations", rows, subjects=["all-MiniLM-L6-v2", "stories260K"], pairs=sum(map(len, minilm.sets.values())),
-                    tokens=int(sum(x.numel() for x in stories.test)))
+    rows = {r["name"]: r for r in record.rows("activations")}
+    about = json.loads((record.RESULTS / "activations.json").read_text())["measured"] if rows else {}
+    for subject in args.subjects:
+        tried = Stories(args.stories, args.data) if subject == "stories" else MiniLM(args.minilm, args.data, args.every)
+        about |= tried.about
+        for name in ("float32", *args.rows):
+            inputs, weights, places = ROWS.get(name, (None, None, {}))
+            attention = "; ".join(f"{place} {spec}" for place, spec in places.items()) or "-"
+            settings = {"name": name, "inputs": inputs or "-", "weights": weights or "-", "attention": attention}
+            rows[name] = {**rows.get(name, {}), **settings, **tried.row((inputs, weights, places))}
+            print(record.table([rows[name]]), flush=True)
+            record.save("activations", sorted(rows.values(), key=lambda r: ["float32", *ROWS].index(r["name"])), measured=about)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ DATA holds audio/librispeech-train-clean (fitted to) and audio/librispeech-test-
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import pathlib
 import struct
@@ -104,29 +105,42 @@ def converted(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
+def transcripts(kept: pathlib.Path, model: pathlib.Path, clips: list[np.ndarray]) -> list[str]:
+    """What a model hears in clips, kept after every few."""
+    found = json.loads(kept.read_text()) if kept.exists() else []
+    own = speech.Recogniser(model) if len(found) < len(clips) else None
+    while own and len(found) < len(clips):
+        found += own.transcribe(clips[len(found):len(found) + 8])
+        kept.write_text(json.dumps(found))
+    return found[:len(clips)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("data", type=pathlib.Path)
-    parser.add_argument("--specs", nargs="+", default=[f"hadamard,trellis:{b}" for b in (4, 3)])
+    parser.add_argument("--specs", nargs="+", default=[f"hadamard,trellis:{b}:memory=14" for b in (4, 3)])
     parser.add_argument("--clips", type=int, default=50)
     parser.add_argument("--windows", type=int, default=50, help="clips that the layers are fitted to")
+    parser.add_argument("--work", type=pathlib.Path, help="keep transcripts and files here, and use those that are there")
     parser.add_argument("--train", action="store_true", help="measure on the last clips of the training set: for development")
     args = parser.parse_args()
     train = list(recordings.read_all(args.data / "audio/librispeech-train-clean").values())
     test = list(recordings.read_all(args.data / "audio/librispeech-test-other").values())
     fitted, measured = (train[:args.windows], train[-args.clips:]) if args.train else (train[:args.windows], test[:args.clips])
-    with tempfile.TemporaryDirectory() as work:
+    with contextlib.nullcontext(args.work) if args.work else tempfile.TemporaryDirectory() as work:
         model = args.model if (args.model / "model.safetensors").exists() else converted(args.model, pathlib.Path(work, "whisper"))
         start = time.perf_counter()
-        before = speech.Recogniser(model).transcribe(measured)
+        before = transcripts(pathlib.Path(work, "before.json"), model, measured)
         print(f"{len(measured)} clips in {time.perf_counter() - start:.0f} s: {before[:3]}", flush=True)
         rows = []
         for spec in args.specs:
-            out = pathlib.Path(work, "model.cpd")
-            result = speech.compress(model, out, spec, fitted, overwrite=True)
+            out, note = (pathlib.Path(work, spec.replace(":", "_") + end) for end in (".cpd", ".json"))
+            if not (out.exists() and note.exists()):
+                note.write_text(json.dumps(speech.compress(model, out, spec, fitted, overwrite=True)))
+            result = json.loads(note.read_text())
             with as_folder(out) as folder:
-                after = speech.Recogniser(folder).transcribe(measured)
+                after = transcripts(out.with_suffix(".after.json"), folder, measured)
             rows.append({"spec": spec, "bits": result["bits"], **speech.agreement(before, after), "seconds": result["seconds"]})
             print(record.table(rows[-1:]), *(f"- {a}\n+ {b}" for a, b in zip(before, after, strict=True) if a != b), sep="\n", flush=True)
             if not args.train:
