@@ -78,20 +78,19 @@ def coded(linear, x: np.ndarray, inputs: str, spec: str, *, damping: float = 0.0
     from ..torch.activation import CodedInputs
 
     w = linear.weight.detach().float().numpy()
-    codec = Codec(inputs)
+    codec: Any = Codec(inputs)
     if codec.stage.state(codec.form(x.shape, "float32")):
         codec = codec.fit(x, weight=np.square(w, dtype=np.float64).mean(axis=0, keepdims=True).astype(np.float32))
     turned, shift = in_domain(codec, w)
-    y, form = x, Form(*x.shape)
-    stage: Any = codec.stage
+    y, stage = x, codec.stage
     for t in stage.transforms if isinstance(stage, Chain) else ():
         y = np.asarray(t.forward(y)[0], np.float32)
     quantizer = stage.quantizer if isinstance(stage, Chain) else stage
     heard = Hessian(turned.shape[1])
     heard.add(np.asarray(quantizer.decode(quantizer.encode(y), Form(len(x), y.shape[1])), np.float32))
-    plain = Codec(spec)
-    if getattr(plain.stage, "k", 0) > FINE:
-        codes = plain.encode(turned)
+    plain: Any = Codec(spec)
+    if plain.stage.name == "int" and plain.stage.k > FINE:
+        codes = (plain.fit(turned) if plain.stage.per != "row" else plain).encode(turned)
     else:
         codes = feedback.encode(plain, turned, heard.matrix, damping=damping)
     layer = CodedInputs(codec, codes, linear.bias)
@@ -103,7 +102,6 @@ def coded(linear, x: np.ndarray, inputs: str, spec: str, *, damping: float = 0.0
     if layer.bias is not None or np.any(shift):
         moved = (0.0 if layer.bias is None else layer.bias.double().numpy()) + offset
         layer.bias = torch.nn.Parameter(torch.from_numpy(np.asarray(moved, np.float32)), requires_grad=False)
-    assert form.d == w.shape[1]
     return layer
 
 

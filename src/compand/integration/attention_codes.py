@@ -69,7 +69,7 @@ class CodedAttention:
             if self.samples is not None:
                 held = self.samples.setdefault((place, layer), [])
                 if sum(h.size for h in held) < SAMPLE:
-                    held.append(rows.reshape(-1, 1)[::max(1, rows.size // SAMPLE * 8)] if _columnless(codec) else rows)
+                    held.append(rows.reshape(-1, 1)[::max(1, 8 * rows.size // SAMPLE)] if _columnless(codec) else rows)
                 return x
         return torch.from_numpy(np.asarray(codec.decode(codec.encode(rows)), np.float32)).to(x.dtype).reshape(x.shape)
 

@@ -3,10 +3,11 @@
 Needs PyTorch: ``pip install compand[torch]``.
 """
 
+from .activation import CodedInputs
 from .health import CollapseWarning, Health, Use
 from .layer import Output, Quantize
 from .qat import convert, fade, load, prepare, save, switch
 from .recipe import Recipe
 
-__all__ = ["CollapseWarning", "Health", "Output", "Quantize", "Recipe", "Use", "convert", "fade", "load", "prepare", "save",
+__all__ = ["CodedInputs", "CollapseWarning", "Health", "Output", "Quantize", "Recipe", "Use", "convert", "fade", "load", "prepare", "save",
            "switch"]
