@@ -6,7 +6,15 @@
 
 namespace compand::matmul {
 
-void multiply(const std::vector<const Matrix *> &weights, const float *x, size_t m, const std::vector<float *> &y) {
+namespace {
+
+// Rows of a job: as many as make kJob weights, but fewer where many lines make few of them much work. Never by the number of threads.
+size_t rows_of(const Matrix &w, size_t m) {
+    const size_t rows = kJob / std::max<size_t>(1, w.d), eighth = m * w.d >= kJob / 16 ? (w.n + 7) / 8 : w.n;
+    return (std::max<size_t>(1, std::min(rows, eighth)) + kUnit - 1) / kUnit * kUnit;
+}
+
+void multiply_some(const std::vector<const Matrix *> &weights, const float *x, size_t m, const std::vector<float *> &y) {
     struct Part {
         const Matrix *w;
         const Prepared *x;
@@ -26,7 +34,7 @@ void multiply(const std::vector<const Matrix *> &weights, const float *x, size_t
             made.push_back(w->prepare(x, m));
             makers.push_back(w);
         }
-        const size_t step = std::max<size_t>(1, kJob / std::max<size_t>(1, w->d) / kUnit) * kUnit;
+        const size_t step = rows_of(*w, m);
         parts.push_back({w, made[k].get(), y[i], jobs, step});
         jobs += (w->n + step - 1) / step;
     }
@@ -37,6 +45,16 @@ void multiply(const std::vector<const Matrix *> &weights, const float *x, size_t
         const size_t first = (job - p.begin) * p.step;
         p.w->range(first, std::min(p.w->n, first + p.step), *p.x, p.y, p.w->n);
     });
+}
+
+}  // namespace
+
+void multiply(const std::vector<const Matrix *> &weights, const float *x, size_t m, const std::vector<float *> &y) {
+    for (size_t t = 0; t < m; t += kLines) {
+        std::vector<float *> own(y);
+        for (size_t i = 0; i < own.size(); ++i) own[i] += t * weights[i]->n;
+        multiply_some(weights, x + t * (weights.empty() ? 0 : weights[0]->d), std::min(kLines, m - t), own);
+    }
 }
 
 }  // namespace compand::matmul

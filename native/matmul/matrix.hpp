@@ -9,6 +9,8 @@ namespace compand::matmul {
 constexpr size_t kUnit = 16;              // jobs begin at a multiple of so many rows
 constexpr size_t kJob = size_t{1} << 18;  // weights of a job
 
+constexpr size_t kLines = 128;            // lines of activations that are worked on together: they and their results stay near
+
 // Activations as a kind of weights wants them.
 struct Prepared {
     virtual ~Prepared() = default;

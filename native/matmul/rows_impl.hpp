@@ -349,9 +349,12 @@ struct Sixteen {
 };
 
 // Sixteen rows and T lines.
-template <bool two, bool small, int T>
+template <bool two, bool small, bool zeroed, int T>
 void tile(const Rows &w, Sixteen &own, const uint32_t *groups, const Line *lines, size_t rows, float *y, size_t stride) {
     const size_t chunks = chunks_of(w);
+    const int8_t *q_of[T];
+    const int32_t *start_of[T];
+    for (int t = 0; t < T; ++t) q_of[t] = lines[t].q, start_of[t] = lines[t].start;
     __m512 part[4][T][4];
     const uint8_t *const low = Sixteen::aligned(own.low), *const above = two ? Sixteen::aligned(own.high) : nullptr;
     for (size_t k = 0; k < 4; ++k) {
@@ -361,25 +364,27 @@ void tile(const Rows &w, Sixteen &own, const uint32_t *groups, const Line *lines
             __m512 factor[T];
             if (!small)
                 for (int t = 0; t < T; ++t) factor[t] = _mm512_mul_ps(_mm512_loadu_ps(own.scale.data() + 16 * groups[c]), _mm512_set1_ps(lines[t].scale[c]));
+#pragma GCC unroll 4
             for (size_t quarter = 0; quarter < 4; ++quarter) {
                 const size_t g = small ? std::min((c * kChunk + 16 * quarter) / w.group, w.groups - 1) : groups[c];
                 __m512i dot[T], over[T];
-                for (int t = 0; t < T; ++t) dot[t] = _mm512_set1_epi32(lines[t].start[4 * c + quarter]);
+                for (int t = 0; t < T; ++t) dot[t] = _mm512_set1_epi32(start_of[t][4 * c + quarter]);
                 if (two)
                     for (int t = 0; t < T; ++t) over[t] = _mm512_setzero_si512();
+#pragma GCC unroll 4
                 for (size_t j = 4 * quarter; j < 4 * quarter + 4; ++j) {
                     const __m512i v = _mm512_load_si512(levels + 64 * j);
                     __m512i u;
                     if (two) u = _mm512_load_si512(above + (levels - low) + 64 * j);
                     for (int t = 0; t < T; ++t) {
-                        const __m512i q = _mm512_set1_epi32(lanes::load<int32_t>(lines[t].q + c * kChunk + 4 * j));
+                        const __m512i q = _mm512_set1_epi32(lanes::load<int32_t>(q_of[t] + c * kChunk + 4 * j));
                         dot[t] = dot_of(dot[t], v, q);
                         if (two) over[t] = dot_of(over[t], u, q);
                     }
                 }
                 for (int t = 0; t < T; ++t) {
                     __m512 f = _mm512_cvtepi32_ps(two ? _mm512_add_epi32(dot[t], _mm512_slli_epi32(over[t], 7)) : dot[t]);
-                    if (w.zero)
+                    if (zeroed)
                         f = _mm512_add_ps(f, _mm512_mul_ps(_mm512_loadu_ps(own.zero.data() + 16 * g),
                                                            _mm512_set1_ps(static_cast<float>(lines[t].sums[4 * c + quarter]))));
                     const __m512 by = small ? _mm512_mul_ps(_mm512_loadu_ps(own.scale.data() + 16 * g), _mm512_set1_ps(lines[t].scale[c])) : factor[t];
@@ -406,8 +411,13 @@ template <int kind, bool small> void many(const Rows &w, size_t first, size_t la
         const size_t rows = std::min<size_t>(16, last - r);
         own.lay<kind>(w, unpack, r, rows);
         size_t t = 0;
-        for (; t + 4 <= count; t += 4) tile<kind >= 2, small, 4>(w, own, groups, lines + t, rows, y + t * stride + r, stride);
-        for (; t < count; ++t) tile<kind >= 2, small, 1>(w, own, groups, lines + t, rows, y + t * stride + r, stride);
+        const auto tiles = [&](auto zeroed) {
+            constexpr bool zeros = decltype(zeroed)::value;
+            for (; t + 4 <= count; t += 4) tile<kind >= 2, small, zeros, 4>(w, own, groups, lines + t, rows, y + t * stride + r, stride);
+            for (; t < count; ++t) tile<kind >= 2, small, zeros, 1>(w, own, groups, lines + t, rows, y + t * stride + r, stride);
+        };
+        if (kind == 0 && w.zero) tiles(std::bool_constant<kind == 0>{});
+        else tiles(std::false_type{});
     }
 }
 

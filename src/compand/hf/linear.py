@@ -81,20 +81,30 @@ class CodedLinear(nn.Module):
 
     @torch.compiler.disable
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = _Product.apply(x, self)
-        return y if self.bias is None else y + self.bias
+        if x.requires_grad and torch.is_grad_enabled():
+            y = _Product.apply(x, self)
+            return y if self.bias is None else y + self.bias
+        y = _product(x, self)
+        if self.bias is None or self.bias.dtype != y.dtype:
+            return y if self.bias is None else y + self.bias
+        return y.add_(self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.spec}, bias={self.bias is not None}"
+
+
+def _product(x: torch.Tensor, layer: CodedLinear) -> torch.Tensor:
+    """x times the layer's weights, no gradients: a tensor of its own."""
+    if x.device.type != "cpu":
+        return x @ layer.dequantized().to(x.dtype).T
+    return matmul(x.detach().to(torch.float32), layer.codes, activations=layer.activations).to(x.dtype)
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, layer):
         ctx.layer = layer
-        if x.device.type != "cpu":
-            return x @ layer.dequantized().to(x.dtype).T
-        return matmul(x.detach().to(torch.float32), layer.codes, activations=layer.activations).to(x.dtype)
+        return _product(x, layer)
 
     @staticmethod
     def backward(ctx, grad):
