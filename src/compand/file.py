@@ -10,8 +10,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -29,8 +28,8 @@ from .errors import CompandError, FormatError, InputError, UnsupportedError
 from .limits import DEFAULT, Limits
 from .spec import parse
 from .stage import Part
+from .verification import Report, verified
 
-LEVELS = ("structure", "checksums", "full")
 FREE_EXPANSION = 64 << 20  # decoded bytes that any file may have, however small
 PLANS = 256                # plans kept for further arrays of the same form
 FREE_WORK = 1 << 33        # multiplications that any file may take to set stages up: eight rotations of 1024 columns
@@ -81,22 +80,6 @@ def _map(f) -> Any:
     if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
         return f.read()
     return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `File.verify` looked at, and the faults it found (only with ``keep_going``; else the first is raised)."""
-
-    level: str
-    entries: int
-    chunks: int
-    nbytes: int
-    faults: tuple[CompandError, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether no fault was found."""
-        return not self.faults
 
 
 class File(Mapping):
@@ -340,44 +323,7 @@ class File(Mapping):
         ``keep_going`` lists the first fault of each entry in the report. ``progress`` is called with the bytes done and in all: of chunks,
         of decoded blocks.
         """
-        if level not in LEVELS:
-            raise InputError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
-        faults: dict[str, CompandError] = {}
-        steps: list[Callable[[], None]] = [partial(self._check_entry, name) for name in self]
-        sizes = self._container.sizes
-        chunks, done, total = range(len(sizes)), 0, 0
-
-        def tell(n: int) -> None:
-            nonlocal done, total
-            if progress:
-                decoded = (prod(e.shape) * dtype_of(e.dtype).itemsize for e in self._entries.values() if level == "full")
-                total = total or sum(sizes) + sum(decoded)
-                done += n
-                progress(done, total)
-
-        if level == "structure":
-            steps += [lambda c=c: self._container.check_padding(c) for c in chunks]
-        else:
-            steps += [lambda c=c: tell(self._container.chunk(c).size) for c in chunks]
-        bad: set[str] = set()
-        for step in [*steps, self._check_all, *(partial(self._decode_entry, name, bad, tell) for name in self if level == "full")]:
-            try:
-                with guarded("the file cannot be read", path=self.path):
-                    step()
-            except CompandError as e:
-                if not keep_going:
-                    raise
-                faults.setdefault(str(e), e.with_traceback(None))  # frames would keep what they have read
-                if isinstance(step, partial) and step.args:
-                    bad.add(step.args[0])
-        return Report(level, len(self), len(chunks), self.nbytes, tuple(faults.values()))
-
-    def _check_entry(self, name: str) -> None:
-        self[name]._check()
-
-    def _decode_entry(self, name: str, bad: set[str], tell: Callable[[int], None]) -> None:
-        if name not in bad:
-            self[name]._check_decode(tell)
+        return verified(self, level, keep_going, progress)
 
 
 def dumps(codes: Codes) -> bytes:
