@@ -32,7 +32,7 @@ from ..writer import Writer
 from .language import Language, transformers
 from .language_fit import Parts, gather, lost_of
 from .language_target import Target
-from .language_tune import Tuner, rescaled
+from .language_tune import Tuner, rate_of, rescaled
 
 MOST = 600_000_000  # parameters of a model that is tuned without being asked to
 GROUPS = {"low": (3, 8, 16), "medium": (6, 12, 24), "high": (9, 24, 72)}  # groups of layers; steps after each; at the end
@@ -48,8 +48,8 @@ def small(model) -> bool:
 
 
 def compress(model, out, spec: str | Callable[[str], str | None], calibration, *, embedding: str | Codes | None = None,
-             effort: str = "medium", sequences: int = 192, length: int = 256, damping: float = 0.02, rate: float = 3e-3, seed: int = 0,
-             overwrite: bool = False, progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
+             effort: str = "medium", sequences: int = 192, length: int = 256, damping: float = 0.02, rate: float | None = None,
+             seed: int = 0, overwrite: bool = False, progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Write the model folder to the .cpd file ``out``, coded as `language_fit.compress` would and tuned on the way.
 
     Parameters
@@ -57,7 +57,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
     spec, calibration, embedding, damping : as in `language_fit.compress`; each layer is fitted to the first third of the sequences. An
         embedding that is the head too may be given as codes that were made before
     effort : how many groups of layers and steps of 4 sequences, see `GROUPS`
-    rate : of Adam, in parts of the root mean square of each tensor
+    rate : of Adam, in parts of the root mean square of each tensor; default: `language_tune.rate_of`
     progress : called with (steps done, steps, what is done next)
 
     Finished groups are kept in OUT.parts, with the tensors as they are tuned: a run that was stopped goes on from there, to the same
@@ -73,7 +73,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
     language, start = Language(model), time.perf_counter()
     try:
         ids = language.tokens(calibration, length, sequences)
-        choose = spec if callable(spec) else lambda name: spec
+        choose, rate = spec if callable(spec) else lambda name: spec, rate or rate_of(language)
         settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "damping": damping, "rate": rate,
                     "embedding": str(embedding.codec.spec) if isinstance(embedding, Codes) else embedding,
                     "seed": seed, "groups": GROUPS[effort], "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
@@ -170,10 +170,14 @@ class Run:
             layer = language.layers[k]
             name = language.names[id(layer)]
             with target.products():
-                if k >= lo:
+                if k >= lo and (found := self.parts.get(name)) is not None:  # of a run that was stopped inside this group
+                    for full, codes in found.items():
+                        self.tuner.coded(full.removesuffix(".weight"), codes)
+                    self.codes |= found
+                    self.lost |= self.parts.lost(name)
+                elif k >= lo:
                     found, lost = {}, {}
-                    hessians = gather(layer, hidden, arguments[k], name)
-                    for module, inputs in hessians.items():
+                    for module, inputs in gather(layer, hidden, arguments[k], name).items():
                         full = f"{module}.weight"
                         if (spec := self.choose(full)) is None:
                             continue

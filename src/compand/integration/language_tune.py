@@ -55,10 +55,18 @@ def rescaled(codes: Codes, factors: np.ndarray) -> Codes:
     return changed
 
 
+def rate_of(language: Language) -> float:
+    """The rate that suits a model: what a step changes adds up over the width of a layer, of which Adam's signs agree, and over layers.
+
+    The constant was found on stories260K. At eleven times this rate three steps took Gemma-3-270M from a loss of 0.10 to 0.35.
+    """
+    return min(3e-3, 0.12 / len(language.layers) / language.head.weight.shape[1] ** 0.5)
+
+
 class Tuner:
     """Gradient steps on what may change of a `whole` model: norms, biases, weights not yet coded, factors of the rows of those coded."""
 
-    def __init__(self, language: Language, target: Target, *, batch: int = 4, rate: float = 3e-3, seed: int = 0):
+    def __init__(self, language: Language, target: Target, *, batch: int = 4, rate: float, seed: int = 0):
         self.language, self.target, self.batch, self.rate, self.seed = language, target, min(batch, len(target.ids)), rate, seed
         self.taken = 0  # steps
         self.factors: dict[str, Any] = {}
@@ -131,14 +139,14 @@ class Tuner:
         return losses
 
 
-def tune(model, coded, out, text, *, steps: int = 100, length: int = 256, sequences: int = 192, rate: float = 1e-3, seed: int = 0,
-         overwrite: bool = False, progress: Callable[[int, int, float], None] | None = None) -> dict[str, Any]:
+def tune(model, coded, out, text, *, steps: int = 100, length: int = 256, sequences: int = 192, rate: float | None = None,
+         seed: int = 0, overwrite: bool = False, progress: Callable[[int, int, float], None] | None = None) -> dict[str, Any]:
     """Write the .cpd file ``coded`` of a model folder to ``out`` with tuned scales, norms and biases.
 
     Parameters
     ----------
     text : sequences of ``length`` tokens of it are taken in turn, four a step
-    rate : of Adam, in parts of the root mean square of each tensor; it falls to zero as a cosine
+    rate : of Adam, in parts of the root mean square of each tensor, falling to zero as a cosine; default: three times `rate_of`
     progress : called with (step, steps, loss)
 
     Returns ``loss`` before and after (nats a token, on the first and last tenth of the steps), ``seconds``.
@@ -152,7 +160,7 @@ def tune(model, coded, out, text, *, steps: int = 100, length: int = 256, sequen
         ids = language.tokens(text, length, sequences)
         language.whole()
         with torch.no_grad():
-            tuner = Tuner(language, Target.of(language, ids), rate=rate, seed=seed)
+            tuner = Tuner(language, Target.of(language, ids), rate=rate or 3 * rate_of(language), seed=seed)
             for name, p in language.model.named_parameters():
                 if (name in codes and p.ndim != 2) or p is language.embedding.weight or p is language.head.weight:
                     p.data = torch.from_numpy(codes[name].codec.decode(codes[name]).astype(np.float32))
