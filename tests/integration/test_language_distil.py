@@ -21,6 +21,7 @@ from test_language import TEXT, make  # noqa: E402
 from compand.integration import language_distil, language_eval, language_fit  # noqa: E402
 from compand.integration.language import Language  # noqa: E402
 from compand.integration.language_target import Target  # noqa: E402
+from compand.integration.language_tune import Tuner  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -52,6 +53,22 @@ def test_a_target_knows_its_original(model):
         language.model.get_parameter("model.norm.weight").mul_(1.3)
         q = torch.stack([language.logits(language.states(ids[k])) for k in i]).flatten(0, 1).log_softmax(-1)
         assert float(all_.divergence(language, i)) == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-4)
+    language.close()
+
+
+def test_steps_that_make_it_worse_are_taken_back(model):
+    language = Language(model)
+    language.whole()
+    with torch.no_grad():
+        target = Target.of(language, language.tokens(TEXT, 32, 16))
+        language.model.get_parameter("model.layers.1.mlp.up_proj.weight").mul_(1.05)
+        tuner = Tuner(language, target, rate=0.5)
+        before, start = {n: x.copy() for n, x in tuner.state().items()}, tuner.loss()
+        assert start > 0 and len(tuner.steps(4)) == 4 and tuner.rate == 0.25
+        assert tuner.loss() == start and all(np.array_equal(x, before[n]) for n, x in tuner.state().items())
+        tuner.rate = 1e-3
+        tuner.steps(6)
+        assert tuner.loss() < start and tuner.rate == 1e-3 and not set(tuner.held) & {int(i) for _ in range(20) for i in tuner._rows()}
     language.close()
 
 
@@ -99,7 +116,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(model, tmp_path):
 @pytest.mark.parametrize(("kind", "tied"), [("biased", True), ("mistral", False)])
 def test_codes_without_scales_and_other_models(tmp_path, kind, tied):
     folder, out = make(tmp_path / "model", kind, tied), tmp_path / "out.cpd"
-    language_distil.compress(folder, out, lambda name: "vq:16:dim=2" if "q_proj" in name else None, TEXT, embedding="int:8", effort="low",
+    language_distil.compress(folder, out, lambda name: None if "down" in name else "vq:4:dim=2", TEXT, embedding="int:8", effort="low",
                              sequences=16, length=32)
     report = language_eval.evaluate(out, folder, TEXT[9000:], length=32, sequences=4)
     assert 0 < report["kld"] < 3

@@ -202,7 +202,7 @@ class Run:
         with Writer(self._path, overwrite=True) as w:
             for n, x in self.tuner.state().items():
                 w.write(n, x, "raw")
-            w.write("losses", np.array([*self.losses, groups, self.tuner.taken], np.float64), "raw")
+            w.write("losses", np.array([*self.losses, groups, self.tuner.taken, self.tuner.rate], np.float64), "raw")
 
     def _resume(self) -> int:
         """How many groups are done already; the tensors are then as they were tuned."""
@@ -211,7 +211,7 @@ class Run:
                 state = {n: file[n].array() for n in file.names}
         except (CompandError, OSError):
             return 0
-        *self.losses, groups, taken = state.pop("losses").tolist()
+        *self.losses, groups, taken, self.tuner.rate = state.pop("losses").tolist()
         for layer in self.language.layers[:self.bounds[int(groups)]]:
             found = self.parts.get(name := self.language.names[id(layer)])
             if found is None:

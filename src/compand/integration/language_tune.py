@@ -68,6 +68,9 @@ class Tuner:
 
     def __init__(self, language: Language, target: Target, *, batch: int = 4, rate: float, seed: int = 0):
         self.language, self.target, self.batch, self.rate, self.seed = language, target, min(batch, len(target.ids)), rate, seed
+        n = len(target.ids)
+        self.held = list(range(n - min(2 * self.batch, n // 4), n)) or [0]  # sequences that are not tuned to
+        self.count = max(1, n - len(self.held))  # of those that are
         self.taken = 0  # steps
         self.factors: dict[str, Any] = {}
         self.fixed: set[str] = set()  # names of modules whose weights do not change
@@ -105,15 +108,19 @@ class Tuner:
     def _rows(self):
         """The sequences of the next step: all of the text in a drawn order, then in another."""
         torch, _ = transformers()
-        n, found = len(self.target.ids), []
+        n, found = self.count, []
         for i in range(self.taken * self.batch, (self.taken + 1) * self.batch):
             found.append(torch.randperm(n, generator=torch.Generator().manual_seed(self.seed + i // n))[i % n])
         self.taken += 1
         return torch.stack(found)
 
     def steps(self, count: int, *, finer: float = 1.0, progress: Callable[[float], None] | None = None) -> list[float]:
-        """So many steps of Adam, whose rate rises and falls to zero; the losses. ``finer`` times the rate for vectors and factors."""
+        """So many steps of Adam, whose rate rises and falls to zero; the losses. ``finer`` times the rate for vectors and factors.
+
+        If they were for nothing, by the loss of text that was not tuned to, all is as before and the rate is halved for the next ones.
+        """
         torch, _ = transformers()
+        before, kept = self.loss(), {n: x.copy() for n, x in self.state().items()}
         weights = [m.weight for n, m in self.linear.items() if n not in self.fixed]
         tuned = [*((p, 1.0) for p in weights), *((p, finer) for p in (*self.vectors.values(), *self.factors.values()))]
         groups = []
@@ -136,7 +143,17 @@ class Tuner:
         for p, _ in tuned:
             p.requires_grad_(False)
             p.grad = None
+        if not self.loss() <= before:
+            self.restore(kept, self.taken)
+            self.rate /= 2
         return losses
+
+    def loss(self) -> float:
+        """The mean divergence on the sequences that are held back."""
+        torch, _ = transformers()
+        with torch.no_grad():
+            pieces = torch.tensor(self.held).split(self.batch)
+            return sum(float(self.target.divergence(self.language, i)) * len(i) for i in pieces) / len(self.held)
 
 
 def tune(model, coded, out, text, *, steps: int = 100, length: int = 256, sequences: int = 192, rate: float | None = None,
