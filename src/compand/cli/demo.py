@@ -122,14 +122,19 @@ def _show(results: list[dict]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*HEAD, box=None, header_style="dim", padding=(0, 2, 0, 0))
+    out = console()
+    shown = [i for i, head in enumerate(HEAD) if out.width >= 130 or head not in ("ratio", "compress s", "restore s")]
+    table = Table(*(HEAD[i] for i in shown), box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for column in table.columns[:3]:
+        column.overflow = "fold"  # specs are there to be copied
     for column in table.columns[3:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     for result in results:
         for i, r in enumerate(result["rows"]):
-            table.add_row(*(escape(c) for c in cells(result["file"] if not i else "", r)))
+            own = cells(result["file"] if not i else "", r)
+            table.add_row(*(escape(own[c]) for c in shown))
         table.add_section()
-    console().print(table)
+    out.print(table)
 
 
 def _series(results: list[dict], key: str) -> list:
