@@ -317,7 +317,7 @@ struct Sixteen {
     std::vector<float> scale, zero;
 
     explicit Sixteen(const Rows &w)
-        : low(padded(chunks_of(w)) * 1024 + 64), high(w.high ? low.size() : 0), scale(w.groups * 16 + 16), zero(w.zero ? scale.size() : 0) {}
+        : low(padded(chunks_of(w)) * 1024 + 64), high(w.high || w.bits > 6 ? low.size() : 0), scale(w.groups * 16 + 16), zero(w.zero ? scale.size() : 0) {}
     static uint8_t *aligned(std::vector<uint8_t> &v) { return v.data() + (64 - reinterpret_cast<uintptr_t>(v.data()) % 64) % 64; }
 
     // Chunks c, c + 4, c + 8... lie one behind the other.

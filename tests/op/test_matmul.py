@@ -8,6 +8,7 @@ from compand import _native
 from compand.codes import Block
 from compand.errors import CompandError, InputError
 from compand.op.matmul import matmul, matmul_reference, matrix, rounded
+from compand.symbols import pack
 
 LEVELS = [level for level in ("scalar", "avx2", "avx512") if _native.set_isa(level)]
 _native.set_isa("auto")
@@ -121,6 +122,28 @@ def test_expressions(spec):
     assert np.abs(y - exact).std() < 0.012 * exact.std() + 1e-6
     y = matmul(x, codes, activations="float32")
     np.testing.assert_allclose(y, exact, atol=1e-4 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_tables_of_one_byte_and_of_two(bits):
+    rng, k = np.random.default_rng(bits), 1 << bits
+    for n, d, m, group in ((1, 1, 5, 64), (17, 130, 4, 64), (5, 257, 1, 32), (33, 70, 6, 16)):
+        ids = rng.integers(0, k, (n, d)).astype(np.uint8)
+        low, high = rng.integers(0, 256, k).astype(np.uint8), rng.integers(0, 256, k).astype(np.uint8)
+        scale = np.ones((n, -(-d // group)), np.float32)
+        x = rng.integers(-127, 128, (m, d)).astype(np.float32)
+        x[:, ::16] = 127  # each block's step is one
+        for above in (None, high):
+            w = _native.Ids(d, pack(ids, k), bits, 0, 1.0, group, scale=scale, levels=low, high=above)
+            levels = low[ids].astype(np.int64) + (0 if above is None else 128 * above[ids].astype(np.int64))
+            exact = x.astype(np.int64) @ levels.T
+            found = []
+            for level in LEVELS:
+                _native.set_isa(level)
+                found.append(w(x))
+            assert np.abs(found[0] - exact).max() <= np.abs(exact).max() * 2.0 ** -20
+            assert all(same(found[0], y) for y in found[1:])
+    _native.set_isa("auto")
 
 
 def test_many_blocks_and_a_file(tmp_path):
