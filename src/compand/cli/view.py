@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from .console import note, size, target, write_text
+from .console import Progress, note, size, target, write_text
 from .scenes import UP, direction
 
 
@@ -38,7 +38,8 @@ def view(
     """
     if out:
         target(out, force)
-    html = page(file, up)
+    with Progress(1, "reading the scene", quiet):
+        html = page(file, up)
     if out:
         write_text(out, html)
         note(f"wrote {out}, {size(out.stat().st_size)}; open it in a browser", quiet)
