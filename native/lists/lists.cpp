@@ -13,7 +13,7 @@
 namespace compand::scan {
 namespace {
 // COMPAND_DISPATCH looks kernels up in the namespace it stands in.
-void dispatch(const Store &store, size_t first, size_t last, const Query *queries, size_t count, size_t groups) {
+void dispatch(const Store &store, size_t first, size_t last, Query *queries, size_t count, size_t groups) {
     COMPAND_DISPATCH(scan, store, first, last, queries, count, groups);
 }
 void products(const float *x, const float *table, size_t d, size_t k, float *out) { COMPAND_DISPATCH(products, x, table, d, k, out); }
@@ -83,7 +83,7 @@ void Lists::choose(const Probe &p, size_t count, Tile &t) const {
         c.make_tables(p.whole + (t.first + i) * d_, c.has_term_ ? 1 : 0, d_, t.choice[i]);
         t.lists[i].start(std::min(p.probes, lists()));
     }
-    const scan::Store store{c.codes_.get(), c.gain_.get(), c.has_term_ ? c.term_.get() : nullptr, used_.data(), d_, 8, false};
+    const scan::Store store{c.codes_.get(), c.gain_.get(), c.has_term_ ? c.term_.get() : nullptr, c.inverse_.data(), nullptr, used_.data(), d_, 8, false};
     for (size_t at = 0; at < used_.size(); at += chunk)
         for (size_t i = 0; i < count; i += scan::kQueries) {
             scan::Query four[scan::kQueries];
@@ -133,7 +133,7 @@ void Lists::scan_list(const Probe &p, size_t list, size_t first_call, size_t las
     }
     if (!any) return;
     const scan::Store store{codes_.get() + block * scan::block_bytes(groups_, bits_), gain_.get() + block * kBlock,
-                            has_term_ ? term_.get() + block * kBlock : nullptr, t.allow.data(), groups_, bits_, coded_};
+                            has_term_ ? term_.get() + block * kBlock : nullptr, inverse_.data() + block, shares_.data() + block * kBlock, t.allow.data(), groups_, bits_, coded_};
     for (size_t from = first_call; from < last_call; from += scan::kQueries) {
         const size_t some = std::min(scan::kQueries, last_call - from);
         scan::Query four[scan::kQueries];

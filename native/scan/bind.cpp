@@ -85,6 +85,22 @@ nb::object sums_by_rows(Input<uint8_t, 2> rows, Input<float, 2> queries, Input<i
     return nb::cast(out.release());
 }
 
+nb::object turned(Input<float, 2> x, Input<float, 2> matrix) {
+    const size_t n = x.shape(0), d = x.shape(1), k = matrix.shape(1);
+    if (matrix.shape(0) != d) throw nb::value_error("the matrix must have a row for each column of x");
+    Fresh<float> out({n, k});
+    {
+        nb::gil_scoped_release release;
+        constexpr size_t rows = 64, columns = 64;  // of a task: so many columns of the matrix stay in the cache
+        const size_t across = (k + columns - 1) / columns;
+        parallel_for((n + rows - 1) / rows * across, [&](size_t task) {
+            const size_t row = task / across * rows, first = task % across * columns;
+            COMPAND_DISPATCH(turn, x.data() + row * d, std::min(rows, n - row), d, matrix.data(), k, first, std::min(first + columns, k), out.data() + row * k);
+        });
+    }
+    return nb::cast(out.release());
+}
+
 size_t check_sizes(Input<int32_t, 1> sizes, size_t d) {
     size_t width = 0;
     for (size_t g = 0; g < sizes.shape(0); ++g) {
@@ -171,6 +187,8 @@ void bind_scan(nb::module_ &m) {
           "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "units"_a.noconvert() = nb::none(), "lead"_a = 0, nb::keep_alive<0, 1>(), "Lay out packed ids for searching.");
     m.def("scan_sums_of", &scan::sums_by_rows, "rows"_a.noconvert(), "queries"_a.noconvert(), "ids"_a.noconvert(), "zero"_a,
           "Inner products (q, m) of queries (q, c) with rows[ids] + zero, ids (q, m); float32, in a fixed order.");
+    m.def("scan_turned", &scan::turned, "x"_a.noconvert(), "matrix"_a.noconvert(),
+          "x (n, d) times matrix (d, k): float32, summed in a fixed order, by the threads that scan.");
     m.def("scan_encode", &scan::encode, "x"_a.noconvert(), "codebooks"_a.noconvert(), "half"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
           "Ids (n, groups) of the nearest codewords, ties to the lowest, inner products (n) with them, and |x|^2 (n); float32, in a fixed order.");
     m.def("scan_sums", &scan::sums, "x"_a.noconvert(), "ids"_a.noconvert(), "weights"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,

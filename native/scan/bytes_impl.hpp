@@ -16,7 +16,11 @@ struct Four {
     __m512i a, b, c, d;
 };
 
-// Sums of 64 vectors for each query. Every sum has a name: arrays of them the compiler copies at each step.
+inline __attribute__((always_inline)) void add_dots(__m512i &sum, __m512i ids, __m512i weights) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(ids), "v"(weights));  // the compiler would copy sums at each step
+}
+
+// Sums of 64 vectors for each query. Every sum has a name, for the same reason.
 template <size_t Q>
 inline __attribute__((always_inline)) void sums8(const uint8_t *at, const Query *queries, size_t quads, __m512i (&sums)[Q][4]) {
     const __m512i zero = _mm512_setzero_si512();
@@ -29,10 +33,10 @@ inline __attribute__((always_inline)) void sums8(const uint8_t *at, const Query 
             int32_t bytes;
             std::memcpy(&bytes, from + quad * 4, 4);
             const __m512i w = _mm512_set1_epi32(bytes);
-            sum.a = _mm512_dpbusd_epi32(sum.a, a, w);
-            sum.b = _mm512_dpbusd_epi32(sum.b, b, w);
-            sum.c = _mm512_dpbusd_epi32(sum.c, c, w);
-            sum.d = _mm512_dpbusd_epi32(sum.d, d, w);
+            add_dots(sum.a, a, w);
+            add_dots(sum.b, b, w);
+            add_dots(sum.c, c, w);
+            add_dots(sum.d, d, w);
         };
         step(one, weights[0]);
         if constexpr (Q > 1) step(two, weights[1]);
@@ -52,7 +56,7 @@ template <size_t Q> void scan8(const Store &store, size_t first, size_t last, co
         if (!store.allow[block]) continue;
         __m512i sums[Q][4];
         sums8<Q>(store.codes + block * size, queries, quads, sums);
-        offer_sums<Q>(store, block, queries, sums);
+        offer_all<Q>(store, block, queries, sums);
     }
 }
 
@@ -62,69 +66,96 @@ struct Candidate {
     int32_t sum;
 };
 
-// Sums of 64 vectors for Q queries from `from` on; those that are possible go to `out`, their rows are asked for from memory.
-template <size_t Q>
-inline size_t sift(const Store &store, size_t block, const Query *queries, size_t from, size_t quads, Candidate *out) {
+// Sums of 64 vectors for Q queries from `from` on; those that are possible go to `out`, which has room for one more.
+template <size_t Q> inline size_t sift(const Store &store, size_t block, const Query *queries, size_t from, size_t quads, Candidate *out) {
     const Bounds &b = *store.bounds;
+    const float *gains = store.gain + block * kBlock, *rests = b.rest + block * kBlock, *terms = store.term ? store.term + block * kBlock : nullptr;
     __m512i sums[Q][4];
     sums8<Q>(store.codes + block * block_bytes(store.groups, 8), queries + from, quads, sums);
-    __m512 bias[Q], far[Q], factor[Q], lowest[Q];
-    __mmask16 found[Q][4];
+    size_t count = 0;
+#pragma GCC unroll 4
     for (size_t q = 0; q < Q; ++q) {
         const Query &query = queries[from + q];
-        bias[q] = _mm512_set1_ps(query.bias), far[q] = _mm512_set1_ps(query.asked->rest), factor[q] = _mm512_set1_ps(query.factor);
-        lowest[q] = _mm512_set1_ps(least(query) - margin(store, block, *query.asked));
-    }
-    for (size_t s = 0; s < 4; ++s) {
-        const __m512 gain = _mm512_loadu_ps(store.gain + block * kBlock + 16 * s), rest = _mm512_loadu_ps(b.rest + block * kBlock + 16 * s);
-        for (size_t q = 0; q < Q; ++q) {
-            __m512 f = _mm512_fmadd_ps(far[q], rest, _mm512_mul_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sums[q][s]), bias[q]), gain));
-            if (store.term) f = _mm512_fmadd_ps(factor[q], _mm512_loadu_ps(store.term + block * kBlock + 16 * s), f);
-            found[q][s] = _mm512_cmp_ps_mask(f, lowest[q], _CMP_GT_OQ);
+        const __m512 bias = _mm512_set1_ps(query.bias), rest = _mm512_set1_ps(query.rest), cut = _mm512_set1_ps(query.cut);
+        __mmask16 found[4];
+        for (size_t s = 0; s < 4; ++s) {
+            __m512 f = _mm512_mul_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sums[q][s]), bias), _mm512_loadu_ps(gains + 16 * s));
+            f = _mm512_fmadd_ps(rest, _mm512_loadu_ps(rests + 16 * s), f);
+            if (terms) f = _mm512_fmadd_ps(_mm512_set1_ps(query.factor), _mm512_loadu_ps(terms + 16 * s), f);
+            found[s] = _mm512_cmp_ps_mask(f, cut, _CMP_GT_OQ);
         }
-    }
-    size_t count = 0;
-    for (size_t q = 0; q < Q; ++q) {
-        uint64_t bits = _mm512_kunpackd(_mm512_kunpackw(found[q][3], found[q][2]), _mm512_kunpackw(found[q][1], found[q][0])) & store.allow[block];
+        uint64_t bits = _mm512_kunpackd(_mm512_kunpackw(found[3], found[2]), _mm512_kunpackw(found[1], found[0])) & store.allow[block];
         if (!bits) continue;
         alignas(64) int32_t sum[kBlock];
         for (size_t s = 0; s < 4; ++s) _mm512_store_si512(sum + 16 * s, sums[q][s]);
         for (; bits; bits &= bits - 1) {
             const auto v = static_cast<size_t>(std::countr_zero(bits));
-            const size_t id = block * kBlock + v;
-            const uint8_t *row = b.rows + id * b.stride;
-            for (size_t j = b.lead & ~size_t{63}; j < b.columns; j += 64) _mm_prefetch(reinterpret_cast<const char *>(row + j), _MM_HINT_T0);
-            out[count++] = {static_cast<uint32_t>(id), static_cast<uint32_t>(from + q), sum[v]};
+            out[count++] = {static_cast<uint32_t>(block * kBlock + v), static_cast<uint32_t>(from + q), sum[v]};
         }
+    }
+    return count;
+}
+
+// Adds the columns up to `middle` to the sums of candidates and keeps those that are still possible. No branch depends on that: the
+// answer comes late, and waiting for it is dearer than a step too many.
+inline size_t sift_again(const Store &store, const Query *queries, Candidate *candidates, size_t many) {
+    const Bounds &b = *store.bounds;
+    size_t count = 0;
+    for (size_t j = 0; j < many; ++j) {
+        Candidate c = candidates[j];
+        const Query &query = queries[c.query];
+        const Asked &asked = *query.asked;
+        const uint8_t *ids = b.nearer + size_t{c.id} * kMiddle;
+        __m512i dots = _mm512_setzero_si512();
+        for (size_t at = 0; at < kMiddle; at += 64) dots = _mm512_dpbusd_epi32(dots, _mm512_loadu_si512(ids + at), _mm512_loadu_si512(query.weights + b.lead + at));
+        c.sum += _mm512_reduce_add_epi32(dots);
+        float f = (static_cast<float>(c.sum) + asked.middle_bias) * store.gain[c.id] + asked.far * b.far[c.id] + asked.error * (b.most[0] + b.rest[c.id]);
+        if (store.term) f += query.factor * store.term[c.id];
+        candidates[count] = c;
+        count += f > query.cut;
     }
     return count;
 }
 
 // With bounds, any number of queries: all pass over a block while it is in the nearest cache. What a block leaves possible is
 // looked at after the next block, when its rows have come from memory.
-inline void scan8_bounded(const Store &store, size_t first, size_t last, const Query *queries, size_t count, size_t groups) {
+inline void scan8_bounded(const Store &store, size_t first, size_t last, Query *queries, size_t count, size_t groups) {
     const Bounds &b = *store.bounds;
-    const size_t quads = (groups + 3) / 4;
-    std::vector<Candidate> candidates[2];
-    for (auto &c : candidates) c.resize(count * kBlock);
+    const size_t quads = (groups + 3) / 4, done = b.middle ? b.middle : b.lead;
+    thread_local std::vector<Candidate> candidates[2];
+    for (auto &c : candidates) c.resize(std::max(c.size(), count * kBlock));
     size_t many[2] = {};
     alignas(64) uint8_t room[kMaxGroups + 128];
-    for (size_t block = first; block <= last; ++block) {
-        const size_t turn = block & 1;
-        size_t &own = many[turn];
-        own = 0;
-        if (block < last && store.allow[block]) {
-            size_t q = 0;
-            for (; q + 4 <= count; q += 4) own += sift<4>(store, block, queries, q, quads, candidates[turn].data() + own);
-            if (count - q == 1) own += sift<1>(store, block, queries, q, quads, candidates[turn].data() + own);
-            if (count - q == 2) own += sift<2>(store, block, queries, q, quads, candidates[turn].data() + own);
-            if (count - q == 3) own += sift<3>(store, block, queries, q, quads, candidates[turn].data() + own);
+    for (size_t i = first; i <= last; ++i) {
+        const size_t turn = i & 1, block = store.start + i * store.step % store.length;
+        size_t &own = many[turn] = 0;
+        if (i < last && store.allow[block]) {
+            Candidate *out = candidates[turn].data();
+            // the next block comes from memory meanwhile
+            const size_t next = store.start + (i + 1) * store.step % store.length, bytes = block_bytes(store.groups, 8), near_bytes = b.middle ? kBlock * kMiddle : 0;
+            const uint8_t *codes = store.codes + next * bytes, *near = b.nearer + next * near_bytes;
+            const size_t share = (bytes + near_bytes) / 64 * 4 / count + 1;  // lines for each 4 queries
+            size_t q = 0, line = 0;
+            for (; q + 4 <= count; q += 4) {
+                for (size_t end = line + share; line < end; ++line) {
+                    const size_t at = line * 64;
+                    _mm_prefetch(reinterpret_cast<const char *>(at < bytes ? codes + at : near + std::min(at - bytes, near_bytes)), _MM_HINT_T1);
+                }
+                own += sift<4>(store, block, queries, q, quads, out + own);
+            }
+            if (count - q == 1) own += sift<1>(store, block, queries, q, quads, out + own);
+            if (count - q == 2) own += sift<2>(store, block, queries, q, quads, out + own);
+            if (count - q == 3) own += sift<3>(store, block, queries, q, quads, out + own);
+            if (b.middle) own = sift_again(store, queries, out, own);
+            for (size_t j = 0; j < own; ++j) {
+                const uint8_t *row = b.rows + out[j].id * b.stride;
+                for (size_t column = done & ~size_t{63}; column < b.columns; column += 64) _mm_prefetch(reinterpret_cast<const char *>(row + column), _MM_HINT_T0);
+            }
         }
-        for (size_t i = 0; i < many[turn ^ 1]; ++i) {
-            const Candidate &c = candidates[turn ^ 1][i];
-            const Query &query = queries[c.query];
-            if (possible(store, c.id, c.sum, whole_row(b, c.id, room), query, least(query) - margin(store, block - 1, *query.asked)))
-                offer_exact(store, c.id, query);
+        for (size_t j = 0; j < many[turn ^ 1]; ++j) {
+            const Candidate &c = candidates[turn ^ 1][j];
+            Query &query = queries[c.query];
+            if (possible(store, c.id, c.sum, done, whole_row(b, c.id, room), query)) offer_exact(store, c.id, query);
         }
     }
 }

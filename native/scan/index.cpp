@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
+#include <numeric>
 
 #include "isa.hpp"
 #include "threads.hpp"
@@ -19,7 +21,7 @@ void Best::cut() {
 Index::Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, bool coded, const float *gain, const float *term,
              size_t laid)
     : rows_(rows), row_bytes_(row_bytes), n_(n), blocks_((n + kBlock - 1) / kBlock), groups_(groups), laid_(laid ? std::min((laid + 3) / 4 * 4, groups) : groups),
-      bits_(bits), coded_(coded), has_term_(term != nullptr), codes_(blocks_ * block_bytes(laid_, bits)), gain_(blocks_ * kBlock), term_(term ? blocks_ * kBlock : 0), valid_(blocks_) {
+      bits_(bits), coded_(coded), has_term_(term != nullptr), codes_(blocks_ * block_bytes(laid_, bits)), gain_(blocks_ * kBlock), term_(term ? blocks_ * kBlock : 0), valid_(blocks_), inverse_(blocks_), shares_(coded && bits != 4 ? blocks_ * kBlock : 0) {
     const size_t size = block_bytes(laid_, bits);
     if (!coded) width_ = groups;
     for (size_t b = 0; b < blocks_; ++b) valid_[b] = n - b * kBlock >= kBlock ? ~uint64_t{0} : (uint64_t{1} << (n - b * kBlock)) - 1;
@@ -54,6 +56,14 @@ Index::Index(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, uns
                 for (size_t g = 0; g < laid_; ++g) out[g / 4 * 256 + v * 4 + g % 4] = row[g];
             }
         }
+        const float *own = gain_.get() + b * kBlock;
+        if (!term && std::all_of(own, own + kBlock, [](float g) { return g >= 0 && g < 1e30f; })) {
+            const float most = *std::max_element(own, own + kBlock);
+            if (most < 1e-30f) return;
+            inverse_[b] = (1 - 1e-6f) / most;
+            for (size_t v = 0; v < kBlock && !shares_.empty(); ++v)
+                shares_[b * kBlock + place_of(v, bits)] = static_cast<uint16_t>(std::min(65535.0f, std::ceil(own[v] / most * 65536) + 1));
+        }
     });
 }
 
@@ -72,19 +82,28 @@ void Index::set_codebooks(const float *values, const int32_t *sizes) {
 void Index::set_bounds(const float *units) {
     units_.assign(units, units + groups_);
     rest_.assign(blocks_ * kBlock, 0);
-    most_.assign(blocks_ * 4, 0);
-    bounds_ = {rows_, row_bytes_, n_, groups_, laid_, rest_.data(), most_.data(), zero_};
+    const size_t middle = laid_ + kMiddle <= groups_ ? laid_ + kMiddle : 0;
+    far_.assign(middle ? blocks_ * kBlock : 0, 0);
+    nearer_ = Aligned<uint8_t>(middle ? blocks_ * kBlock * kMiddle : 0);
+    bounds_ = {rows_, row_bytes_, n_, groups_, laid_, middle, rest_.data(), far_.data(), nearer_.get(), {}, zero_};
+    std::vector<float> first(blocks_, 0);
     parallel_for(blocks_, [&](size_t b) {
-        float *most = most_.data() + b * 4;
         for (size_t i = b * kBlock; i < std::min(n_, (b + 1) * kBlock); ++i) {
             const uint8_t *row = rows_ + i * row_bytes_;
             const float gain = std::fabs(gain_.get()[i]);
             rest_[i] = COMPAND_DISPATCH(length, row + laid_, units_.data() + laid_, groups_ - laid_, zero_) * gain;
-            most[0] = std::max(most[0], COMPAND_DISPATCH(length, row, units_.data(), laid_, zero_) * gain);
-            most[1] = std::max(most[1], gain);
-            if (has_term_) most[2] = std::max(most[2], std::fabs(term_.get()[i]));
+            if (middle) {
+                std::memcpy(nearer_.get() + i * kMiddle, row + laid_, kMiddle);
+                far_[i] = COMPAND_DISPATCH(length, row + middle, units_.data() + middle, groups_ - middle, zero_) * gain;
+            }
+            first[b] = std::max(first[b], COMPAND_DISPATCH(length, row, units_.data(), laid_, zero_) * gain);
         }
     });
+    for (float f : first) bounds_.most[0] = std::max(bounds_.most[0], f);
+    for (size_t i = 0; i < n_; ++i) {
+        bounds_.most[1] = std::max(bounds_.most[1], std::fabs(gain_.get()[i]));
+        if (has_term_) bounds_.most[2] = std::max(bounds_.most[2], std::fabs(term_.get()[i]));
+    }
 }
 
 void Index::make_tables(const float *query, float factor, size_t scanned, Tables &t) const {
@@ -154,7 +173,7 @@ void Index::make_asked(const float *query, float factor, Tables &t) const {
     t.query.assign(padded, 0);
     t.weights.resize(padded, 0);
     std::copy_n(query, groups_, t.query.data());
-    double first = 0, rest = 0, first_error = 0, rest_error = 0, bias = 0, all = 0, size = 0;
+    double first = 0, rest = 0, far = 0, first_error = 0, rest_error = 0, bias = 0, middle_bias = 0, all = 0, size = 0;
     for (size_t j = 0; j < groups_; ++j) {
         const double unit = std::max(static_cast<double>(units_[j]), 1e-30), w = t.weights[j];
         const double y = static_cast<double>(query[j]) / t.step, u = y / unit, e = (y - w) / unit;
@@ -162,6 +181,8 @@ void Index::make_asked(const float *query, float factor, Tables &t) const {
         (leading ? first : rest) += u * u;
         (leading ? first_error : rest_error) += e * e;
         if (leading) bias += static_cast<double>(zero_) * w;
+        if (j < bounds_.middle) middle_bias += static_cast<double>(zero_) * w;
+        else far += u * u;
         all += static_cast<double>(zero_) * w;
         size += (255 + std::fabs(static_cast<double>(zero_))) * std::fabs(w);
     }
@@ -170,7 +191,8 @@ void Index::make_asked(const float *query, float factor, Tables &t) const {
     t.asked = {t.query.data(), t.weights.data(), static_cast<float>(all), static_cast<float>(std::sqrt(rest) * more),
                static_cast<float>((std::sqrt(first_error + rest_error) + 1e-5 * std::sqrt(first + rest)) * more),
                static_cast<float>((std::sqrt(first_error) + 1e-5 * std::sqrt(first)) * more), static_cast<float>(size * 2.5e-7),
-               static_cast<float>(std::fabs(static_cast<double>(factor)) / t.step * 1e-6), static_cast<float>(1 / t.step), factor};
+               static_cast<float>(std::fabs(static_cast<double>(factor)) / t.step * 1e-6), static_cast<float>(middle_bias),
+               static_cast<float>(std::sqrt(far) * more), static_cast<float>(1 / t.step), factor};
 }
 
 // From the packed rows, which lie together; group g is added to lane g % 4, so that additions need not wait for each other.
@@ -214,6 +236,81 @@ void Index::sums(const float *queries, size_t count, const int64_t *ids, size_t 
     });
 }
 
+namespace {
+
+// Which of the best of a part of all vectors is seldom (1 in 200) among the k best of all, were the part drawn at random.
+size_t likely_rank(size_t k, double part) {
+    double chance = std::pow(1 - part, static_cast<double>(k - 1)), below = 0;  // that `rank` of the k - 1 best are in the part
+    for (size_t rank = 0; rank < k; ++rank) {
+        below += chance;
+        if (1 - below <= 0.005) return rank + 1;
+        chance *= static_cast<double>(k - 1 - rank) / static_cast<double>(rank + 1) * part / (1 - part);
+    }
+    return k;
+}
+
+void dispatch(const Store &store, size_t first, size_t last, Query *queries, size_t count, size_t groups) {
+    COMPAND_DISPATCH(scan, store, first, last, queries, count, groups);
+}
+
+// A floor for each query: what the best of some blocks by their first columns score in full, of which the k best will most likely pass
+// one of low rank.
+void guess_floors(const Store &store, size_t blocks, Query *queries, size_t count, size_t rank) {
+    constexpr size_t trial = 24;
+    const Bounds &b = *store.bounds;
+    Store plain = store;
+    plain.bounds = nullptr;
+    std::vector<Best> best(count);
+    std::vector<Query> own(queries, queries + count);
+    for (size_t q = 0; q < count; ++q) best[q].start(trial), own[q].best = &best[q];
+    for (size_t i = 0; i < blocks; ++i) {
+        const size_t block = store.start + i * store.step % store.length;
+        dispatch(plain, block, block + 1, own.data(), count, store.groups);
+    }
+    for (size_t q = 0; q < count; ++q) {
+        const Asked &asked = *queries[q].asked;
+        const size_t found = best[q].count();
+        int64_t ids[trial];
+        float sums[trial];
+        for (size_t i = 0; i < found; ++i) ids[i] = best[q].begin()[i].id;
+        COMPAND_DISPATCH(sums_of, asked.query, b.rows, b.n, b.columns, b.zero, ids, found, sums);
+        for (size_t i = 0; i < found; ++i) sums[i] = sums[i] * store.gain[ids[i]] + (store.term ? asked.factor * store.term[ids[i]] : 0);
+        std::sort(sums, sums + found, std::greater<>());
+        if (rank <= found && sums[rank - 1] == sums[rank - 1]) queries[q].floor = sums[rank - 1];
+    }
+}
+
+// A scan with bounds. The blocks come in an order like a random one, and after 1/32, 1/16 ... of them a score that the k best will
+// most likely pass becomes the floor: it spares most of the looks at a vector. Queries for which it was too high are scanned again.
+void scan_bounded(Store store, size_t begin, size_t end, Query *queries, size_t count, size_t keep) {
+    constexpr size_t parts = 32;
+    const size_t length = end - begin;
+    if (!length) return;
+    store.start = begin, store.length = length, store.step = std::max<size_t>(1, static_cast<size_t>(static_cast<double>(length) * 0.6180339887));
+    while (std::gcd(store.step, length) != 1) ++store.step;
+    const bool guess = keep > 1 && length >= 2 * parts;
+    if (guess) guess_floors(store, length / parts, queries, count, likely_rank(keep, 1.0 / parts));
+    for (size_t part = guess ? 2 : parts, at = 0; part <= parts; part *= 2) {
+        const size_t next = length * part / parts;
+        dispatch(store, at, next, queries, count, store.groups);
+        at = next;
+        if (part == parts) break;
+        const size_t rank = likely_rank(keep, static_cast<double>(part) / parts);
+        for (size_t q = 0; q < count; ++q) queries[q].floor = std::max(queries[q].floor, queries[q].best->score_of(rank));
+    }
+    size_t again = 0;
+    for (size_t q = 0; q < count; ++q) {
+        Best &best = *queries[q].best;
+        if (best.score_of(keep) >= queries[q].floor) continue;
+        queries[q].floor = best.score_of(keep);  // a score that the k best do pass
+        best.start(keep);
+        std::swap(queries[again++], queries[q]);
+    }
+    if (again) dispatch(store, 0, length, queries, again, store.groups);
+}
+
+}  // namespace
+
 void Index::search(const Request &r, float *scores, int64_t *ids) const {
     constexpr size_t most_tile = 256;
     const size_t tile = coded_ ? 32 : most_tile;  // queries that pass over a chunk together: their tables stay in the cache
@@ -230,10 +327,10 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
             allow[b] &= word;
         }
     }
-    const Store store{codes_.get(), gain_.get(), has_term_ ? term_.get() : nullptr, allow.data(), laid_, bits_, coded_, bounded ? &bounds_ : nullptr};
+    const Store store{codes_.get(), gain_.get(), has_term_ ? term_.get() : nullptr, inverse_.data(), shares_.data(), allow.data(), laid_, bits_, coded_, bounded ? &bounds_ : nullptr};
     // blocks that stay in the cache (of columns, the nearest one) while all queries of a tile pass over them; with bounds
     // the scan sees to that itself
-    const size_t chunk = bounded ? 256 : !coded_ ? std::max<size_t>(1, 20480 / block_bytes(laid_, 8)) : 16;
+    const size_t chunk = !coded_ ? std::max<size_t>(1, 20480 / block_bytes(laid_, 8)) : 16;
     std::vector<Tables> tables(std::min(wave, r.count));
     std::vector<Best> best;
     for (size_t from = 0; from < r.count; from += wave) {
@@ -255,10 +352,11 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
             for (size_t q = first_query; q < last_query; ++q) {
                 const Tables &t = tables[q];
                 queries[q - first_query] = {t.rounded.get(), t.weights.data(), {t.shift[0], t.shift[1], t.shift[2]}, t.bias, t.factor,
-                                            &best[segment * count + q], &t.asked};
+                                            &best[segment * count + q]};
+                if (bounded) queries[q - first_query].asked = &t.asked, queries[q - first_query].rest = t.asked.rest;
             }
-            for (size_t at = begin; at < end; at += chunk)
-                COMPAND_DISPATCH(scan, store, at, std::min(at + chunk, end), queries, last_query - first_query, scanned);
+            if (bounded) return scan_bounded(store, begin, end, queries, last_query - first_query, keep);
+            for (size_t at = begin; at < end; at += chunk) dispatch(store, at, std::min(at + chunk, end), queries, last_query - first_query, scanned);
         });
         parallel_for(count, [&](size_t q) {
             std::vector<Hit> hits;

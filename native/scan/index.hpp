@@ -48,7 +48,7 @@ public:
     bool coded() const { return coded_; }
     size_t width() const { return width_; }  // coordinates of a query
     bool has_term() const { return has_term_; }
-    size_t nbytes() const { return blocks_ * block_bytes(laid_, bits_) + 4 * kBlock * blocks_ * (has_term_ ? 2 : 1) + 4 * (rest_.size() + most_.size()); }
+    size_t nbytes() const { return blocks_ * (block_bytes(laid_, bits_) + (bounds_.middle ? kMiddle * kBlock : 0)) + 4 * kBlock * blocks_ * (has_term_ ? 2 : 1) + 4 * (rest_.size() + far_.size()); }
     // scores (count, k) falling, ids (count, k); -inf and -1 where there are fewer than k.
     void search(const Request &request, float *scores, int64_t *ids) const;
     // out (count, m): the sums of rows ids (count, m), below n, without gain, term or offset. Not of columns.
@@ -74,12 +74,14 @@ protected:  // for native/lists, which scans some of the blocks
     unsigned bits_;
     bool coded_, has_term_;
     float zero_ = 0;
-    Aligned<uint8_t> codes_;
+    Aligned<uint8_t> codes_, nearer_;
     Aligned<float> gain_, term_;
     std::vector<uint64_t> valid_;
+    std::vector<float> inverse_;    // see Store
+    std::vector<uint16_t> shares_;
     std::vector<float> codebooks_;
     std::vector<size_t> starts_, offsets_;  // first coordinate of a group, its first value
-    std::vector<float> units_, rest_, most_;
+    std::vector<float> units_, rest_, far_;
     Bounds bounds_ = {};
 };
 

@@ -59,14 +59,12 @@ int32_t inner_rounded(const int8_t *weights, const uint8_t *row, size_t columns)
 #endif
 }
 
-// A bound f of a vector, with the margin of its block, is worth a look if it passes the k-th best score: both in steps.
-inline float least(const Query &query) {
-    const float score = query.best->threshold * query.asked->inverse, slack = score < 0 ? score * -1e-6f : score * 1e-6f;
-    return slack < 3e38f ? score - slack : score;
-}
-inline float margin(const Store &store, size_t block, const Asked &asked) {
-    const float *most = store.bounds->most + 4 * block;
-    return asked.first_error * most[0] + asked.one * most[1] + asked.term * most[2];
+// What a bound of a vector must pass to be worth a look: the k-th best score or the floor, less what rounding may have taken, in steps.
+inline void set_cut(const Store &store, Query &query) {
+    const Asked &asked = *query.asked;
+    const float *most = store.bounds->most;
+    const float score = std::max(query.best->threshold, query.floor) * asked.inverse, slack = score < 0 ? score * -1e-6f : score * 1e-6f;
+    query.cut = (slack < 3e38f ? score - slack : score) - (asked.first_error * most[0] + asked.one * most[1] + asked.term * most[2]);
 }
 
 // The row of a vector, 64 bytes more than its columns readable.
@@ -78,28 +76,30 @@ inline const uint8_t *whole_row(const Bounds &b, uint32_t id, uint8_t *room) {
     return room;
 }
 
-__attribute__((noinline)) void offer_exact(const Store &store, uint32_t id, const Query &query) {
+__attribute__((noinline)) void offer_exact(const Store &store, uint32_t id, Query &query) {
     const Bounds &b = *store.bounds;
     alignas(64) uint8_t room[kMaxGroups + 128];
     float score = inner(query.asked->query, whole_row(b, id, room), (b.columns + 63) / 64 * 64, b.zero) * store.gain[id];
     if (store.term) score = score + query.asked->factor * store.term[id];
-    if (score >= query.best->threshold) query.best->push(score, id);
+    if (!(score >= query.best->threshold)) return;
+    query.best->push(score, id);
+    set_cut(store, query);
 }
 
-// Whether all columns, in integers, leave a vector possible whose first columns gave `sum`.
-inline bool possible(const Store &store, uint32_t id, int32_t sum, const uint8_t *row, const Query &query, float most) {
+// Whether all columns, in integers, leave a vector possible whose first `done` columns gave `sum`.
+inline bool possible(const Store &store, uint32_t id, int32_t sum, size_t done, const uint8_t *row, const Query &query) {
     const Bounds &b = *store.bounds;
     const Asked &asked = *query.asked;
-    sum += inner_rounded(asked.weights + b.lead, row + b.lead, b.columns - b.lead);
-    float f = (static_cast<float>(sum) + asked.bias) * store.gain[id] + asked.error * (b.most[id / kBlock * 4] + b.rest[id]);
+    sum += inner_rounded(asked.weights + done, row + done, b.columns - done);
+    float f = (static_cast<float>(sum) + asked.bias) * store.gain[id] + asked.error * (b.most[0] + b.rest[id]);
     if (store.term) f += query.factor * store.term[id];
-    return f > most;
+    return f > query.cut;
 }
 
 }  // namespace
 
 void sums_of(const float *query, const uint8_t *rows, size_t n, size_t columns, float zero, const int64_t *ids, size_t m, float *out) {
-    const Bounds all{rows, columns, n, columns, 0, nullptr, nullptr, zero};
+    const Bounds all{rows, columns, n, columns, 0, 0, nullptr, nullptr, nullptr, {}, zero};
     const size_t padded = (columns + 63) / 64 * 64;
     alignas(64) uint8_t room[kMaxGroups + 128];
     alignas(64) float whole[kMaxGroups];

@@ -33,6 +33,8 @@ inline size_t class_end(size_t groups, size_t c) {  // even, so that pairs of gr
     return c == 0 ? groups / 8 / 2 * 2 : c == 1 ? groups / 3 / 2 * 2 : padded_groups(groups, 6);
 }
 
+inline size_t place_of(size_t v, unsigned bits) { return bits == 8 ? v / 2 + v % 2 * 32 : v; }  // of a vector among 16-bit words of a block
+
 struct Hit {
     float score;
     uint32_t id;
@@ -62,6 +64,7 @@ public:
         if (count_ == k_) threshold = hits_[k_ - 1].score;
     }
     void cut();  // keeps the k best, in no order
+    float score_of(size_t rank) const { return k_ <= kSorted && rank <= count_ ? hits_[rank - 1].score : -__builtin_inff(); }  // rank from 1
     Hit *begin() { return hits_.data(); }
     size_t count() const { return count_; }
 
@@ -76,12 +79,16 @@ private:
 // 8 bits, an exact search that looks at the first columns of most vectors only. A vector's coordinates are v_j = unit_j (id_j + zero);
 // what the other columns can add to a score is at most |query's rest| * |v's rest| (Cauchy, Schwarz). A vector whose first columns
 // and this bound cannot pass the k-th best score is skipped; the others are scored by integers in full, and if that with the error
-// of rounding can pass, in float32. So what is found is what float32 scores of all vectors would find.
+// of rounding can pass, in float32. So what is found is what float32 scores of all vectors would find. With AVX-512 the bound is taken
+// twice, after `lead` columns and again after `middle`, of those that pass the first one.
+inline constexpr size_t kMiddle = 128;  // a multiple of 64
 struct Bounds {
     const uint8_t *rows;  // (n, stride) ids
-    size_t stride, n, columns, lead;
+    size_t stride, n, columns, lead, middle;  // middle: lead + kMiddle, or 0 where there are not so many columns
     const float *rest;    // (blocks * 64) |gain| * |v's rest|
-    const float *most;    // (blocks, 4) the largest of |gain| * |v's first|, |gain| and |term| of 64 vectors, and 0
+    const float *far;     // the same of the rest after `middle`
+    const uint8_t *nearer;  // (blocks * 64, kMiddle) the columns from `lead` to `middle`
+    float most[3];        // the largest of |gain| * |v's first|, |gain| and |term|
     float zero;
 };
 struct Asked {            // of one query
@@ -90,6 +97,7 @@ struct Asked {            // of one query
     float bias;             // zero * sum of all weights
     float rest, error;      // |query's rest|, of what rounding changed: in steps, as units have it
     float first_error, one, term;  // of the first columns' rounding; of float32 sums, for each |gain| and |term|
+    float middle_bias, far;        // as bias of the first `middle` columns, as rest after them
     float inverse, factor;  // 1 / step; of the term, not in steps
 };
 
@@ -97,11 +105,14 @@ struct Store {
     const uint8_t *codes;   // (blocks, block_bytes), readable 16 bytes past the end
     const float *gain;      // (blocks * 64)
     const float *term;      // the same, or null
+    const float *inverse;   // (blocks) at most 1 / the largest gain of a block; 0 where gains are not all finite and >= 0, or there are terms
+    const uint16_t *shares;  // codewords of 6 and 8 bits: (blocks * 64) the gain by the largest of the block in 65535ths, rounded up; see place_of
     const uint64_t *allow;  // (blocks) bits of vectors that may be found
     size_t groups;
     unsigned bits;
     bool coded;             // ids are of codewords; otherwise columns of numbers
     const Bounds *bounds = nullptr;
+    size_t start = 0, length = 0, step = 0;  // with bounds: blocks are visited in the order start + i * step % length
 };
 
 struct Query {
@@ -110,12 +121,15 @@ struct Query {
     int shift[kClasses];     // 6 and 8 bits: weight = 2^shift
     float bias, factor;      // of the sum, of the term
     Best *best;
-    const Asked *asked = nullptr;  // with Store::bounds
+    // with Store::bounds
+    const Asked *asked = nullptr;
+    float floor = -__builtin_inff();  // scores below it are not looked for
+    float rest = 0, cut = 0;          // asked->rest; what a bound must pass, in steps
 };
 
 #define COMPAND_SCAN_FUNCTIONS                                                                                        \
-    /* offers the vectors of blocks [first, last) to all queries */                                                   \
-    void scan(const Store &store, size_t first, size_t last, const Query *queries, size_t count, size_t groups);      \
+    /* offers the vectors of blocks [first, last), with bounds of the order given, to all queries */                                                   \
+    void scan(const Store &store, size_t first, size_t last, Query *queries, size_t count, size_t groups);            \
     /* out[i] = sum_j query[j] * (row ids[i] column j + zero) for m of n rows of `columns` bytes */                    \
     void sums_of(const float *query, const uint8_t *rows, size_t n, size_t columns, float zero, const int64_t *ids,   \
                  size_t m, float *out);                                                                               \
@@ -131,6 +145,8 @@ struct Query {
     /* adds x.c of that codeword to dots */                                                                           \
     void nearest(const float *x, size_t n, size_t stride, const float *table, const float *half, size_t d, size_t k,  \
                  uint8_t *ids, size_t ids_stride, float *dots);                                                      \
+    /* out (n, k), columns first to last: x (n, d) times matrix (d, k), j ascending, products rounded */                   \
+    void turn(const float *x, size_t n, size_t d, const float *matrix, size_t k, size_t first, size_t last, float *out); \
     /* out[i] = |row i|^2 of n rows of d values */                                                                     \
     void squares(const float *x, size_t n, size_t d, float *out);
 namespace scalar {

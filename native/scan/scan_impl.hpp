@@ -2,6 +2,7 @@
 #include "scan/encode_impl.hpp"
 #include "scan/rows_impl.hpp"
 #include "scan/tables_impl.hpp"
+#include "scan/turn_impl.hpp"
 #if LEVEL == 2
 #include "scan/bytes_impl.hpp"
 #endif
@@ -20,7 +21,8 @@ template <size_t Q> void scan_bits(const Store &store, size_t first, size_t last
 }  // namespace
 #endif
 
-void scan(const Store &store, size_t first, size_t last, const Query *queries, size_t count, size_t groups) {
+void scan(const Store &store, size_t first, size_t last, Query *queries, size_t count, size_t groups) {
+    if (store.bounds) for (size_t q = 0; q < count; ++q) set_cut(store, queries[q]);
 #if LEVEL == 2
     if (store.bounds) return scan8_bounded(store, first, last, queries, count, groups);
 #endif

@@ -152,7 +152,7 @@ def test_nearest_codewords(k):
 def test_bounded_search_finds_exactly_the_best(metric):
     """Columns of falling worth, so that the bound skips vectors; ties and masks included."""
     rng = np.random.default_rng(1)
-    for n, width, lead in [(1, 1, 1), (63, 5, 4), (130, 70, 20), (5000, 130, 64), (5000, 130, 130), (3000, 67, 16)]:
+    for n, width, lead in [(1, 1, 1), (63, 5, 4), (130, 70, 20), (5000, 130, 64), (5000, 130, 130), (3000, 67, 16), (9000, 300, 60)]:
         worth = np.exp(-np.arange(width) / 20).astype(np.float32)
         ids = np.clip(rng.standard_normal((n, width)) * 40 * worth + 128, 0, 255).astype(np.uint8)
         ids[n // 2:] = ids[: n - n // 2]  # each twice
@@ -186,3 +186,34 @@ def test_bounded_search_finds_exactly_the_best(metric):
         for others in found[1:]:
             for (scores, rows), (first, numbers) in zip(others, found[0], strict=True):
                 assert np.array_equal(rows, numbers) and scores.tobytes() == first.tobytes()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("first", [True, False])
+def test_bounded_search_of_rows_that_mislead_it(level, first, request):
+    """The best rows together in the first block looked at, or none of them there: the guessed floor is far too high, or low."""
+    if not _native.set_isa(level):
+        pytest.skip(f"no {level} here")
+    request.addfinalizer(lambda: _native.set_isa("auto"))
+    rng = np.random.default_rng(2)
+    ids = rng.integers(118, 139, (6400, 40)).astype(np.uint8)
+    best = np.arange(64) if first else np.arange(64 * 50, 64 * 51)
+    query = rng.standard_normal((5, 40)).astype(np.float32)
+    ids[best] = np.clip(128 + 100 * np.sign(query[0]) + rng.integers(-9, 9, (64, 40)), 0, 255)
+    index = _native.scan_index(ids, 40, 8, np.ones(6400, np.float32), EMPTY, EMPTY, np.zeros(0, np.int32), -128.0, np.ones(40, np.float32), 16)
+    exact = query.astype(np.float64) @ (ids - 128.0).T
+    scores, rows = find(index, query, EMPTY, 10, 10, None)
+    np.testing.assert_allclose(scores, -np.sort(-exact, axis=1)[:, :10], rtol=1e-4)
+    assert set(rows[0].tolist()) <= set(best.tolist())
+
+
+def test_turned_queries_are_those_of_numpy_on_every_level(request):
+    request.addfinalizer(lambda: _native.set_isa("auto"))
+    rng = np.random.default_rng(3)
+    for n, d, k in [(0, 5, 3), (1, 384, 384), (7, 33, 1), (6, 20, 70), (9, 3, 85)]:
+        x, m = rng.standard_normal((n, d), dtype=np.float32), rng.standard_normal((d, k), dtype=np.float32)
+        found = [_native.scan_turned(x, m) for level in LEVELS if _native.set_isa(level)]
+        np.testing.assert_allclose(found[0], x @ m, rtol=1e-4, atol=1e-4)
+        assert all(y.tobytes() == found[0].tobytes() for y in found)
+    with pytest.raises(ValueError, match="row for each column"):
+        _native.scan_turned(np.zeros((2, 3), np.float32), np.zeros((4, 3), np.float32))

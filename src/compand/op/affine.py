@@ -18,6 +18,21 @@ class Affine(NamedTuple):
     shift: np.ndarray          # (d,) float32
 
 
+class Turn:
+    """Queries (q, d) as a scan wants them, ``columns`` · (q · matrixᵀ)[take], and q · shift: float32, the same on every machine."""
+
+    def __init__(self, affine: Affine, columns: np.ndarray, take: np.ndarray | None):
+        m = np.eye(len(affine.shift), dtype=np.float32) if affine.matrix is None else affine.matrix
+        m = m[:len(columns)] if take is None else m[take]
+        self.matrix = np.ascontiguousarray((m * columns[:, None]).T, np.float32)
+        self.shift = np.ascontiguousarray(affine.shift[:, None], np.float32)
+
+    def __call__(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        from .. import _native
+
+        return _native.scan_turned(q, self.matrix), _native.scan_turned(q, self.shift)[:, 0]
+
+
 def affine(transforms: tuple[Stage, ...], form: Form) -> Affine | None:
     """What the inverses of these transforms do together to rows of x's form, found by probing; None if it is not affine.
 

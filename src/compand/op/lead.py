@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 _ASKED, _SAMPLE = 48, 3072  # rows that stand for queries, and for vectors
-_TEST, _SETTLE = 1.0, 180.0  # cost of the bound for a vector, of each that passes it: measured, in columns / 64 of a scan
+_NEXT = 128  # columns looked at next (kMiddle of native/scan)
+_TEST, _AGAIN, _SETTLE = 1.0, 40.0, 180.0  # cost of the bound for a vector, of each that passes it, passes twice: measured, in columns / 64
 
 
 def units(matrix: np.ndarray | None, columns: np.ndarray, take: np.ndarray | None) -> np.ndarray:
@@ -28,7 +29,7 @@ def lead(rows: np.ndarray, gain: np.ndarray, unit: np.ndarray, zero: float) -> i
     >>> rng = np.random.default_rng(0)
     >>> rows = np.clip(rng.standard_normal((2000, 256)) * np.geomspace(60, .5, 256) + 128, 0, 255).astype(np.uint8)
     >>> lead(rows, np.ones(2000), np.ones(256), -128.0)
-    80
+    64
     """
     n, width = rows.shape
     some = rows[:: max(1, n // _SAMPLE)]
@@ -40,14 +41,17 @@ def lead(rows: np.ndarray, gain: np.ndarray, unit: np.ndarray, zero: float) -> i
     if not np.isfinite(v).all() or len(v) < 2:
         return width
     best = scores.max(axis=1, keepdims=True)
-    cheapest, chosen = width / 64 + _TEST, width
     part, left_q, left_v = np.zeros_like(scores), (q ** 2).sum(axis=1), (v ** 2).sum(axis=1)
-    for at in range(0, width - 16, 16):
+    passing = [1.0]
+    for at in range(0, width - 15, 16):
         a, b = q[:, at:at + 16], v[:, at:at + 16]
         part += a @ b.T
         left_q, left_v = np.maximum(left_q - (a ** 2).sum(axis=1), 0), np.maximum(left_v - (b ** 2).sum(axis=1), 0)
-        possible = part + np.sqrt(left_q)[:, None] * np.sqrt(left_v) > best
-        cost = (at + 16) / 64 + _TEST + _SETTLE * float(possible.mean())
+        passing.append(float((part + np.sqrt(left_q)[:, None] * np.sqrt(left_v) > best).mean()))
+    cheapest, chosen = width / 64 + _TEST, width
+    for i in range(1, -(-width // 16)):
+        twice = passing[i + _NEXT // 16] if i + _NEXT // 16 < len(passing) else passing[i]
+        cost = i / 4 + _TEST + _AGAIN * passing[i] + _SETTLE * twice
         if cost < cheapest:
-            cheapest, chosen = cost, at + 16
+            cheapest, chosen = cost, 16 * i
     return chosen

@@ -14,7 +14,7 @@ from ..array import to_numpy
 from ..codes import Codes
 from ..errors import CorruptError, InputError
 from ..expression import Chain, Sum
-from .affine import affine
+from .affine import Turn, affine
 from .leaf import Leaf, leaf
 
 RECALL = 0.95       # of the true neighbours that lie in the lists visited, where nothing else is asked for
@@ -63,6 +63,7 @@ class ListScanner:
         from .. import _native
 
         self.codes, self.cells, self.leaf, self.metric = codes, cells, leaf, metric
+        self.turn = Turn(leaf.affine, leaf.columns, leaf.take)
         order = None if (np.diff(cells.ids.astype(np.int64)) >= 0).all() else np.argsort(cells.ids, kind="stable")
         self.order = order  # row of each place; None if rows are in order already
         place = (lambda a: a) if order is None else (lambda a: np.ascontiguousarray(a[order]))
@@ -95,10 +96,8 @@ class ListScanner:
         return scores, rows
 
     def _search(self, q: np.ndarray, k: int, bits: np.ndarray, probes: int):
-        m, leaf_ = self.leaf.affine, self.leaf
-        y = q if m.matrix is None else q @ m.matrix.T
-        y = (y[:, :len(leaf_.columns)] if leaf_.take is None else y[:, leaf_.take]) * leaf_.columns
-        shift, times = (q @ m.shift).astype(np.float32), 1.0
+        y, shift = self.turn(q)
+        times = 1.0
         offsets, factors = np.zeros(len(q), np.float32), np.zeros(0, np.float32)
         if self.metric == "l2":
             y, shift, times, factors, offsets = 2 * y, 2 * shift, 2.0, np.ones(len(q), np.float32), -np.einsum("ij,ij->i", q, q)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..codes import Codes
+from .affine import Turn
 from .leaf import Leaf, leaves
 from .lists import Cells, cells
 
@@ -16,6 +17,7 @@ class Refiner:
         from .. import _native
 
         self.terms, self.lists, self.shift, self.metric, self.norm2 = terms, lists, shift, metric, norm2
+        self.turns = [Turn(t.affine, t.columns, t.take) for t in terms]
         self.indexes = [_native.scan_index(t.rows, t.groups, t.bits, t.gain, np.zeros(0, np.float32), t.codebooks, t.sizes, t.zero)
                         if len(t.sizes) else None for t in terms]
 
@@ -27,12 +29,8 @@ class Refiner:
         s = np.repeat((q @ self.shift).astype(np.float32)[:, None], rows.shape[1], axis=1)
         if self.lists:
             s += np.take_along_axis(q @ self.lists.centroids.T, self.lists.ids[wanted].astype(np.int64), 1)
-        y, matrix = q, None
-        for t, index in zip(self.terms, self.indexes, strict=True):
-            if t.affine.matrix is not matrix:  # terms of one chain share it
-                matrix = t.affine.matrix
-                y = q if matrix is None else q @ matrix.T
-            own = np.ascontiguousarray((y[:, :len(t.columns)] if t.take is None else y[:, t.take]) * t.columns, np.float32)
+        for t, turn, index in zip(self.terms, self.turns, self.indexes, strict=True):
+            own, _ = turn(q)
             s += t.gain[wanted] * (index.sums(own, wanted) if index else _native.scan_sums_of(t.rows, own, wanted, t.zero))
         if self.metric == "cosine":
             s /= np.sqrt(self.norm2[wanted])

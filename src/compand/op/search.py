@@ -16,6 +16,7 @@ from ..codes import Block, Codes, pack_part
 from ..errors import InputError
 from ..expression import Chain, Sum
 from ..quantizer.refined import Refined
+from .affine import Turn
 from .lead import lead, units
 from .leaf import Leaf, leaf
 from .lists import ListScanner, list_scanner
@@ -119,7 +120,7 @@ class Scanner:
     def __init__(self, codes: Codes, leaf: Leaf, metric: Metric):
         from .. import _native
 
-        self.leaf, self.metric = leaf, metric
+        self.leaf, self.metric, self.turn = leaf, metric, Turn(leaf.affine, leaf.columns, leaf.take)
         gain, term = leaf.gain, np.zeros(0, np.float32)
         if metric != "ip":
             norm2 = _norms(codes, leaf)
@@ -131,10 +132,7 @@ class Scanner:
 
     def search(self, q: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Scores and row numbers as of `compand.search`; q (q, d) float32, of length 1 for cosine."""
-        m = self.leaf.affine
-        y = q if m.matrix is None else q @ m.matrix.T
-        y = (y[:, :len(self.leaf.columns)] if self.leaf.take is None else y[:, self.leaf.take]) * self.leaf.columns
-        shift = (q @ m.shift).astype(np.float32)
+        y, shift = self.turn(q)
         factors = np.zeros(0, np.float32)
         if self.metric == "l2":
             y, shift, factors = 2 * y, 2 * shift - np.einsum("ij,ij->i", q, q), np.ones(len(q), np.float32)
