@@ -200,7 +200,8 @@ def test_bounded_search_of_rows_that_mislead_it(level, first, request):
     best = np.arange(64) if first else np.arange(64 * 50, 64 * 51)
     query = rng.standard_normal((5, 40)).astype(np.float32)
     ids[best] = np.clip(128 + 100 * np.sign(query[0]) + rng.integers(-9, 9, (64, 40)), 0, 255)
-    index = _native.scan_index(ids, 40, 8, np.ones(6400, np.float32), EMPTY, EMPTY, np.zeros(0, np.int32), -128.0, np.ones(40, np.float32), 16)
+    gain, units = np.ones(6400, np.float32), np.ones(40, np.float32)
+    index = _native.scan_index(ids, 40, 8, gain, EMPTY, EMPTY, np.zeros(0, np.int32), -128.0, units, 16)
     exact = query.astype(np.float64) @ (ids - 128.0).T
     scores, rows = find(index, query, EMPTY, 10, 10, None)
     np.testing.assert_allclose(scores, -np.sort(-exact, axis=1)[:, :10], rtol=1e-4)
