@@ -283,10 +283,12 @@ void guess_floors(const Store &store, size_t blocks, Query *queries, size_t coun
 // A scan with bounds. The blocks come in an order like a random one, and after 1/32, 1/16 ... of them a score that the k best will
 // most likely pass becomes the floor: it spares most of the looks at a vector. Queries for which it was too high are scanned again.
 void scan_bounded(Store store, size_t begin, size_t end, Query *queries, size_t count, size_t keep) {
-    constexpr size_t parts = 32;
+    constexpr size_t parts = 32, few = 16;
     const size_t length = end - begin;
     if (!length) return;
-    store.start = begin, store.length = length, store.step = std::max<size_t>(1, static_cast<size_t>(static_cast<double>(length) * 0.6180339887));
+    store.start = begin, store.length = length, store.step = 1;
+    if (count < few) return dispatch(store, 0, length, queries, count, store.groups);  // blocks in order come from memory faster
+    store.step = std::max<size_t>(1, static_cast<size_t>(static_cast<double>(length) * 0.6180339887));
     while (std::gcd(store.step, length) != 1) ++store.step;
     const bool guess = keep > 1 && length >= 2 * parts;
     if (guess) guess_floors(store, length / parts, queries, count, likely_rank(keep, 1.0 / parts));
