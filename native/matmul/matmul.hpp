@@ -25,11 +25,12 @@ struct Rows {
     const float *zero;     // (n, groups) or null
     size_t groups, group;  // a group is 16 or 32 columns, or a multiple of 64
 };
+inline size_t ways_of(int bits) { return bits == 4 ? 2 : bits == 2 ? 4 : 1; }  // ids of a byte that are used as they lie
 constexpr size_t kMany = 4;       // lines from which on rows are laid out for many
 // One line of activations for `Rows`: blocks of 64 columns, zeros behind the last, up to a multiple of 256 columns.
 struct Line {
     const int8_t *q;
-    const int8_t *spread; // of each 128 columns the even ones, then the odd ones; for rows of 4 bits and fewer than kMany lines
+    const int8_t *spread; // of each 64 * ways columns those of each way: columns 0, ways, 2 * ways...; for fewer than kMany lines
     const float *scale;   // (blocks)
     const int32_t *start; // (blocks, 4): -offset * sums
     const int32_t *sums;  // (blocks, 4): of each 16 columns
@@ -86,9 +87,10 @@ struct Words {
     /* q (d up to a multiple of block) and scales such that x ~ q * scale / unit: scale = unit * max|x| / 127 of each block; */ \
     /* a block with NaN or infinity has the scale NaN, one below 1e-30 is zero */                                             \
     void quantize(const float *x, size_t d, size_t block, float unit, int8_t *q, float *scale);                               \
-    /* sums of each 16 columns, up to d, and -offset times them; even and odd columns of each 128: zeros behind d */          \
-    void quarters(const int8_t *q, size_t d, int offset, int32_t *sums, int32_t *start);                                          \
-    void halve(const int8_t *q, size_t d, int8_t *out);                                                                       \
+    /* sums of each 16 columns, up to d, and -offset times them */                                                            \
+    void quarters(const int8_t *q, size_t d, int offset, int32_t *sums, int32_t *start);                                      \
+    /* see Line; d: a multiple of 64 * ways */                                                                                \
+    void spread(const int8_t *q, size_t d, size_t ways, int8_t *out);                                                         \
     /* y[t * stride + r] for rows first to last and the lines t < count */                                                    \
     void rows(const Rows &w, size_t first, size_t last, const Line *lines, size_t count, float *y, size_t stride);            \
     /* y[t * stride + 16 * s + r] for strips first to last */                                                                 \

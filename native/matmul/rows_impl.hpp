@@ -104,7 +104,7 @@ void four_rows(const Rows &w, size_t r, size_t rows, bool zeros, float *out) {
 }
 
 // (groups, 4) as (chunks, 4), or (chunks, 4 quarters, 4) where groups are smaller than a chunk; times x of each chunk, if given.
-template <bool small> void spread(const Rows &w, const uint32_t *groups, const float *from, const float *x, float *to) {
+template <bool small> void factors_of(const Rows &w, const uint32_t *groups, const float *from, const float *x, float *to) {
     const size_t chunks = chunks_of(w);
     const __m512i lane = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     const __m512i twice = _mm512_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7);
@@ -269,6 +269,39 @@ template <int kind, bool small> void halves(const Rows &w, size_t r, size_t rows
     std::memcpy(y, out, rows * sizeof(float));
 }
 
+// The same of two bits and groups of whole chunks: 64 bytes are 256 columns, whose lanes are those that a row is summed in.
+template <int kind> void planes(const Rows &w, size_t r, size_t rows, const Four &four, const Line &x, float *y) {
+    const size_t bytes = w.row_bytes;
+    alignas(16) uint8_t four_levels[2][16] = {};
+    if (w.levels) std::memcpy(four_levels[0], w.levels, 4);
+    if (w.high) std::memcpy(four_levels[1], w.high, 4);
+    const Small table(four_levels[0]), high(four_levels[1]);
+    const __m512i low = _mm512_set1_epi8(3), lane = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+    __m512 sum[4] = {};
+    for (size_t p = 0; 64 * p < bytes; ++p) {
+        const __mmask64 have = ~__mmask64{0} >> (64 - std::min<size_t>(64, bytes - 64 * p));
+        const __m512i start = _mm512_loadu_si512(x.start + 16 * p);
+        const __m512 factors = _mm512_loadu_ps(four.factors.data() + 16 * p);
+        for (size_t i = 0; i < 4; ++i) {
+            ahead(w, r, 256 * p + 64 * i);
+            const __m512i ids = _mm512_maskz_loadu_epi8(have, w.bytes + (r + std::min(i, rows - 1)) * bytes + 64 * p);
+            const int8_t *q = x.spread + 256 * p;
+            __m512i dot = dots<kind>(_mm512_setzero_si512(), table, high, _mm512_and_si512(ids, low), _mm512_loadu_si512(q));
+            dot = dots<kind>(dot, table, high, _mm512_and_si512(_mm512_srli_epi16(ids, 2), low), _mm512_loadu_si512(q + 64));
+            dot = dots<kind>(dot, table, high, _mm512_and_si512(_mm512_srli_epi16(ids, 4), low), _mm512_loadu_si512(q + 128));
+            dot = dots<kind>(dot, table, high, _mm512_and_si512(_mm512_srli_epi16(ids, 6), low), _mm512_loadu_si512(q + 192));
+            const __m512i own = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(i)));
+            __m512 f = _mm512_cvtepi32_ps(_mm512_add_epi32(dot, start));
+            if (kind == 0 && w.zero) {
+                const __m512 zero = _mm512_permutexvar_ps(own, _mm512_loadu_ps(four.zeros.data() + 16 * p));
+                f = _mm512_add_ps(f, _mm512_mul_ps(zero, _mm512_cvtepi32_ps(_mm512_loadu_si512(x.sums + 16 * p))));
+            }
+            sum[i] = _mm512_add_ps(sum[i], _mm512_mul_ps(f, _mm512_permutexvar_ps(own, factors)));
+        }
+    }
+    for (size_t i = 0; i < rows; ++i) y[i] = total(sum[i]);
+}
+
 template <int kind, bool small> void few(const Rows &w, size_t first, size_t last, const uint32_t *groups, const Line *lines, size_t count, float *y, size_t stride) {
     const Unpack unpack(w.bits);
     Four four(w);
@@ -276,12 +309,13 @@ template <int kind, bool small> void few(const Rows &w, size_t first, size_t las
         const size_t rows = std::min<size_t>(4, last - r);
         if (w.zero) {
             four_rows(w, r, rows, true, four.groups.data());
-            spread<small>(w, groups, four.groups.data(), nullptr, four.zeros.data());
+            factors_of<small>(w, groups, four.groups.data(), nullptr, four.zeros.data());
         }
         four_rows(w, r, rows, false, four.groups.data());
         for (size_t t = 0; t < count; ++t) {
-            spread<small>(w, groups, four.groups.data(), lines[t].scale, four.factors.data());
-            if (w.bits == 4) halves<kind, small>(w, r, rows, four, lines[t], y + t * stride + r);
+            factors_of<small>(w, groups, four.groups.data(), lines[t].scale, four.factors.data());
+            if (!small && w.bits == 2) planes<kind>(w, r, rows, four, lines[t], y + t * stride + r);
+            else if (w.bits == 4) halves<kind, small>(w, r, rows, four, lines[t], y + t * stride + r);
             else line<kind, small>(w, unpack, r, rows, four, lines[t], y + t * stride + r);
         }
     }
@@ -506,12 +540,10 @@ void quarters(const int8_t *q, size_t d, int offset, int32_t *sums, int32_t *sta
     }
 }
 
-void halve(const int8_t *q, size_t d, int8_t *out) {
-    for (size_t at = 0; at < d; at += 128)
-        for (size_t i = 0; i < 64; ++i) {
-            out[at + i] = q[at + 2 * i];
-            out[at + 64 + i] = q[at + 2 * i + 1];
-        }
+void spread(const int8_t *q, size_t d, size_t ways, int8_t *out) {
+    for (size_t at = 0; at < d; at += 64 * ways)
+        for (size_t way = 0; way < ways; ++way)
+            for (size_t i = 0; i < 64; ++i) out[at + 64 * way + i] = q[at + ways * i + way];
 }
 
 void rows(const Rows &w, size_t first, size_t last, const Line *lines, size_t count, float *y, size_t stride) {

@@ -44,8 +44,8 @@ struct Lines : Prepared {
     std::vector<int32_t> sums, start;
     std::vector<Line> lines;
 
-    Lines(const float *x, size_t m, size_t d, float unit, int offset)
-        : m(m), width(ceil(d, 256) * 256), q(m * width), spread(m < kMany ? q.size() : 0), scale(q.size() / kChunk), sums(q.size() / 16),
+    Lines(const float *x, size_t m, size_t d, float unit, int offset, size_t ways)
+        : m(m), width(ceil(d, 256) * 256), q(m * width), spread(m < kMany && ways > 1 ? q.size() : 0), scale(q.size() / kChunk), sums(q.size() / 16),
           start(sums.size()), lines(m) {
         parallel_for(ceil(m, 4), [&](size_t i) {
             for (size_t t = 4 * i; t < std::min(m, 4 * i + 4); ++t) {
@@ -54,7 +54,7 @@ struct Lines : Prepared {
                 int32_t *sum = sums.data() + t * (width / 16), *begin = start.data() + t * (width / 16);
                 COMPAND_DISPATCH(quantize, x + t * d, d, kChunk, unit, own, factor);
                 COMPAND_DISPATCH(quarters, own, d, offset, sum, begin);
-                if (apart) COMPAND_DISPATCH(halve, own, width, apart);
+                if (apart) COMPAND_DISPATCH(spread, own, width, ways, apart);
                 lines[t] = {own, apart, factor, begin, sum};
             }
         });
@@ -114,11 +114,11 @@ Ids::Ids(size_t d, Input<uint8_t, 2> bytes, int bits, int offset, float unit, si
              brain ? brain->data() : nullptr, scale ? scale->data() : nullptr, zero ? zero->data() : nullptr, groups, group};
 }
 
-std::unique_ptr<Prepared> Ids::prepare(const float *x, size_t m) const { return std::make_unique<Lines>(x, m, d, unit_, offset_); }
+std::unique_ptr<Prepared> Ids::prepare(const float *x, size_t m) const { return std::make_unique<Lines>(x, m, d, unit_, offset_, ways_of(rows_.bits)); }
 
 bool Ids::shares(const Matrix &other) const {
     const Ids *o = dynamic_cast<const Ids *>(&other);
-    return o && o->d == d && o->unit_ == unit_ && o->offset_ == offset_;
+    return o && o->d == d && o->unit_ == unit_ && o->offset_ == offset_ && ways_of(o->rows_.bits) == ways_of(rows_.bits);
 }
 
 void Ids::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
