@@ -30,4 +30,4 @@ def preset(size: int, d: int) -> tuple[str, str]:
     if size <= d / 5:
         return f"{kept},grouped:{size}", "principal directions, codewords where queries look, unbiased inner products; searched as stored"
     return f"klt,ecsq:{size},rans", (f"above {d // 5} bytes entropy coding finds more than codes of fixed length; "
-                                     f"while it is searched a vector takes {d} bytes of memory")
+                                     f"while it is searched a vector takes about {2 * d} bytes of memory")

@@ -21,7 +21,8 @@ from ..codec import Codec
 from ..errors import CorruptError, InputError
 from ..file import open as open_file
 from ..modality.batches import Shard
-from ..op.index import Index, check_ids, write_ids
+from ..op.ids import check_ids, write_ids
+from ..op.index import Index
 from ..op.search import top
 from ..replacing import Replacing
 from ..writer import TRUSTED, Writer

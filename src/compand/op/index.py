@@ -24,11 +24,10 @@ from ..file import File
 from ..file import open as open_file
 from ..limits import Limits
 from ..writer import TRUSTED, Writer
+from .ids import IDS, check_ids, write_ids
 from .lists import cells
 from .rows import joined, select
 from .search import Metric, decode_rows, search
-
-IDS = "delta:row,planes,rans"  # how integer ids are stored: about 1.5 bytes where they are sorted within lists
 
 
 class Index:
@@ -322,14 +321,6 @@ def write_rows(writer: Writer, name: str, codes: Codes, ids: np.ndarray | None, 
         write_ids(writer, ids_name, ids)
 
 
-def write_ids(writer: Writer, name: str, ids: np.ndarray) -> None:
-    """Write ids: int64, or objects that are strings."""
-    if ids.dtype == object:
-        writer.write_file(name, json.dumps(ids.tolist(), ensure_ascii=False, separators=(",", ":")).encode())
-    else:
-        writer.write(name, ids, IDS)
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file that others replace: the lock is on whatever file has the name (POSIX; elsewhere no lock)."""
@@ -357,37 +348,3 @@ def _vectors(x) -> np.ndarray:
     if x.ndim != 2 or x.shape[1] == 0:
         raise InputError(f"vectors must be (n, d), not {list(x.shape)}")
     return x
-
-
-def check_ids(ids, n: int | None, kind: str | None = None) -> np.ndarray | None:
-    """Ids as int64, or as objects if they are strings; None stays. Raises `InputError`, also for one that occurs twice."""
-    if ids is None:
-        return None
-    a = np.asarray(ids if hasattr(ids, "dtype") else list(ids))
-    if a.ndim != 1 or (n is not None and len(a) != n):
-        raise InputError(f"{list(a.shape)} ids for {n} rows; give one for each" if n is not None else "ids must be a list")
-    if not a.size:
-        return np.zeros(0, object if kind == "str" else np.int64)
-    if a.dtype.kind in "OUT":
-        if any(type(i) is not str for i in a.tolist()):
-            raise InputError("ids must be all integers or all strings")
-        try:
-            "".join(a.tolist()).encode()
-        except UnicodeEncodeError:
-            raise InputError("an id is not valid Unicode text") from None
-        a = a.astype(object)
-    elif a.dtype.kind in "iu" and (a.dtype != np.uint64 or int(a.max()) < 1 << 63):
-        a = a.astype(np.int64)
-    else:
-        raise InputError(f"ids must be integers of 64 bits or strings, not {a.dtype}")
-    if kind is not None and kind != ("str" if a.dtype == object else "int"):
-        raise InputError(f"the ids of this index are {'strings' if kind == 'str' else 'integers'}, not {type(a.tolist()[0]).__name__}")
-    if n is not None and len(set(a.tolist()) if a.dtype == object else np.unique(a)) != n:
-        seen, first = set(), None
-        for i in a.tolist():
-            if i in seen:
-                first = i
-                break
-            seen.add(i)
-        raise InputError(f"the id {first!r} occurs twice")
-    return a
