@@ -181,6 +181,8 @@ bool LaneReader::open(const uint8_t *data, size_t size, size_t n) {
         bad_ |= pending != 0;
     }
     bad_ |= !in.ok();
+    mask_ = wide_ ? kLanes - 1 : 0;
+    stop_ = n_main_;
     lanes_.at = in.at();
     lanes_.end = lanes_.at + in.left();
     return !bad_;
@@ -195,6 +197,8 @@ void LaneReader::enter_tail() {
     }
     wide_ = false;
     in_tail_ = true;
+    mask_ = 0;
+    stop_ = n_;
     std::memcpy(&lanes_.x[0], tail_, 4);
     if (lanes_.x[0] < kLow) {
         bad_ = true;
@@ -202,6 +206,11 @@ void LaneReader::enter_tail() {
     }
     lanes_.at = tail_ + 4;
     lanes_.end = tail_ + kTailBytes;
+}
+
+bool LaneReader::go_on() {
+    if (wide_ && t_ == n_main_) enter_tail();
+    return !bad_ && t_ < n_;
 }
 
 bool LaneReader::finish() {

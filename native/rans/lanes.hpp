@@ -84,23 +84,29 @@ public:
     }
     // One symbol at a time: state(), then advance(...) any number of times, then next().
     uint32_t state() {
-        if (t_ == n_main_ && wide_) enter_tail();
-        return lanes_.x[lane()];
+        ready();
+        return held();
     }
-    void advance(uint32_t x) {
-        if (x < kLow) {
-            uint16_t w = 0;
-            if (lanes_.end - lanes_.at >= 2) std::memcpy(&w, lanes_.at, 2), lanes_.at += 2;
-            else bad_ = true;
-            x = x << 16 | w;
+    bool ready() { return t_ != stop_ || go_on(); }  // whether there is another symbol; then held() is the state
+    uint32_t held() const { return lanes_.x[t_ & mask_]; }
+    [[gnu::always_inline]] void advance(uint32_t x) {
+        const uint32_t low = x < kLow;
+        if (lanes_.end - lanes_.at >= 2) [[likely]] {  // no branch on what cannot be foretold
+            uint16_t w;
+            std::memcpy(&w, lanes_.at, 2);
+            lanes_.at += 2 * low;
+            x = x << 16 * low | (w & (0 - low));
+        } else {
+            bad_ |= low;
+            x <<= 16 * low;
         }
-        lanes_.x[lane()] = x;
+        lanes_.x[t_ & mask_] = x;
     }
     void next() { ++t_; }
     bool finish();  // everything read, nothing left, states back where they began
 
 private:
-    size_t lane() const { return wide_ ? t_ % kLanes : 0; }
+    bool go_on();
     bool fail() {
         bad_ = true;
         return false;
@@ -109,6 +115,7 @@ private:
 
     Lanes lanes_;
     size_t n_ = 0, n_main_ = 0, t_ = 0;
+    size_t stop_ = 0, mask_ = 0;  // where ready() looks around; lane of symbol t is t & mask
     bool wide_ = false, in_tail_ = false, bad_ = false;
     uint8_t tail_[kTailBytes];
 };

@@ -9,14 +9,14 @@ namespace compand::splat {
 namespace {
 
 Steps steps_of(int position, int scale, int rotation, int opacity, double colour, double harmonics, int adapt, int32_t reference,
-               int turn, int thin, bool even, const Input<float, 2> &basis, int rest) {
+               int turn, int thin, bool even, double trade, const Input<float, 2> &basis, int rest) {
     const bool good = position >= -80 && position <= 160 && scale >= 1 && scale <= 256 && rotation >= 0 && rotation <= 16 * 16 && opacity >= 2 &&
                       opacity <= 4096 && colour > 1e-7 && colour < 1e7 && harmonics > 1e-7 && harmonics < 1e7 && adapt >= 0 && adapt <= 16 &&
-                      reference > -(1 << 20) && reference < 1 << 20 && turn >= 0 && turn <= 16 && thin >= 0 && thin <= 16;
+                      reference > -(1 << 20) && reference < 1 << 20 && turn >= 0 && turn <= 16 && thin >= 0 && thin <= 16 && trade >= 0 && trade <= 4;
     if (!good) throw nb::value_error("a step is out of range");
     if (basis.shape(1) != 3 * static_cast<size_t>(rest) || basis.shape(0) > basis.shape(1)) throw nb::value_error("the basis is (rank, 3 K)");
     return {position, scale, rotation, opacity, turn, thin, even, colour, harmonics, adapt, reference, static_cast<int>(basis.shape(0)),
-            basis.data()};
+            basis.data(), trade};
 }
 
 int rest_of(size_t width) {
@@ -25,9 +25,9 @@ int rest_of(size_t width) {
 }
 
 nb::list bind_encode(Input<float, 2> rows, int position, int scale, int rotation, int opacity, double colour, double harmonics, int adapt,
-                     int32_t reference, int turn, int thin, bool even, Input<float, 2> basis) {
+                     int32_t reference, int turn, int thin, bool even, double trade, Input<float, 2> basis) {
     const int rest = rest_of(rows.shape(1));
-    const Steps steps = steps_of(position, scale, rotation, opacity, colour, harmonics, adapt, reference, turn, thin, even, basis, rest);
+    const Steps steps = steps_of(position, scale, rotation, opacity, colour, harmonics, adapt, reference, turn, thin, even, trade, basis, rest);
     if (rows.shape(0) < 1 || rows.shape(0) > size_t{1} << 24) throw nb::value_error("1 to 2^24 rows");
     Bytes parts[kParts];
     {
@@ -44,9 +44,9 @@ nb::list bind_encode(Input<float, 2> rows, int position, int scale, int rotation
 }
 
 nb::object bind_decode(nb::list parts, size_t n, size_t width, int position, int scale, int rotation, int opacity, double colour,
-                       double harmonics, int adapt, int32_t reference, int turn, int thin, bool even, Input<float, 2> basis) {
+                       double harmonics, int adapt, int32_t reference, int turn, int thin, bool even, double trade, Input<float, 2> basis) {
     const int rest = rest_of(width);
-    const Steps steps = steps_of(position, scale, rotation, opacity, colour, harmonics, adapt, reference, turn, thin, even, basis, rest);
+    const Steps steps = steps_of(position, scale, rotation, opacity, colour, harmonics, adapt, reference, turn, thin, even, trade, basis, rest);
     if (nb::len(parts) != kParts) throw nb::value_error("wrong number of parts");
     Input<uint8_t, 1> held[kParts];
     const uint8_t *data[kParts];
@@ -83,9 +83,9 @@ void bind_splat(nb::module_ &m) {
     using namespace compand::splat;
     using namespace nb::literals;
     m.def("splat_encode", &bind_encode, "rows"_a.noconvert(), "position"_a, "scale"_a, "rotation"_a, "opacity"_a, "colour"_a, "harmonics"_a,
-          "adapt"_a, "reference"_a, "turn"_a, "thin"_a, "even"_a, "basis"_a.noconvert(),
+          "adapt"_a, "reference"_a, "turn"_a, "thin"_a, "even"_a, "trade"_a, "basis"_a.noconvert(),
           "rows (n, 14 + 3 K) → streams: tree, scale, opacity, rotation, colour, harmonics, fine, order");
     m.def("splat_decode", &bind_decode, "parts"_a, "n"_a, "width"_a, "position"_a, "scale"_a, "rotation"_a, "opacity"_a, "colour"_a,
-          "harmonics"_a, "adapt"_a, "reference"_a, "turn"_a, "thin"_a, "even"_a, "basis"_a.noconvert(), "streams → rows (n, width), or None if they are damaged");
+          "harmonics"_a, "adapt"_a, "reference"_a, "turn"_a, "thin"_a, "even"_a, "trade"_a, "basis"_a.noconvert(), "streams → rows (n, width), or None if they are damaged");
     m.def("splat_order", &bind_order, "positions"_a.noconvert(), "positions (n, 3), finite → rows along the Morton curve");
 }

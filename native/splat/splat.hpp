@@ -35,7 +35,8 @@ struct Steps {
     int32_t reference;  // that, of a usual splat, in 1/scale octaves
     int rank;           // rows of the basis of harmonics, nearly orthonormal
     const float *basis;  // (rank, 3 rest)
-    int format = 2;      // 1: steps of positions and directions are powers of two; only read
+    double trade = 0;    // writer: the price of a bit in squared steps
+    int format = 3;      // 1 and 2 are only read
 };
 
 #define COMPAND_SPLAT_FUNCTIONS                                                                                          \

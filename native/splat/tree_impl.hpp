@@ -37,15 +37,15 @@ template <class Coder> void code_tree(Coder &coder, const uint32_t *points, size
                 left = lo - node.first;
             }
             const size_t size = c <= 2 ? 0 : c <= 3 ? 1 : c <= 5 ? 2 : c <= 8 ? 3 : c <= 16 ? 4 : c <= 64 ? 5 : c <= 512 ? 6 : 7;
-            const uint32_t said = coder.symbol(left == c ? 0 : left == 0 ? 1 : 2, outcome, size, size * 64 + (node.past & 63));
+            const uint32_t said = coder.symbol(left == c ? 0 : left == 0 ? 1 : 2, outcome, {size, size * 64 + (node.past & 63)});
             node.past = node.past << 2 | said;
             --node.cell.level;
             if (said == 2) {
                 if (c == 2) left = 1;
-                else if (c <= 17) left = 1 + coder.symbol(static_cast<uint32_t>(left - 1), few, c, 0);
+                else if (c <= 17) left = 1 + coder.symbol(static_cast<uint32_t>(left - 1), few, {c, 0});
                 else {
                     const size_t each = (c - 1 + 15) / 16;
-                    const uint32_t part = coder.symbol(static_cast<uint32_t>((left - 1) / each), many, 0, 0);
+                    const uint32_t part = coder.symbol(static_cast<uint32_t>((left - 1) / each), many, {0, 0});
                     left = 1 + part * each + coder.raw(static_cast<uint32_t>((left - 1) % each), rans::bit_length(each - 1));
                     if (left >= c) return;  // damage; what is left of the stream tells
                 }

@@ -155,18 +155,6 @@ inline Frame frame_of(const Turned &r, bool needle, uint32_t cells, uint32_t tur
     return f;
 }
 
-// Bits of an angle between axes whose scales differ by 2^(d / m): `most` from 2^4 on, one less an octave, and one less for
-// each halving of d below an octave, where the shape becomes round.
-inline int bits_for(int32_t d, int m, int most) {
-    int bits = most;
-    if (d >= m) bits -= d >= 4 * m ? 0 : 4 - (2 * d + m) / (2 * m);
-    else {
-        bits -= 3;
-        for (int k = 0; k < 6 && d < m; ++k) d *= 2, --bits;
-    }
-    return bits < 0 ? 0 : bits;
-}
-
 // 2^(e / 16) in 1/65536, 0 <= e <= 16 * 30.
 inline uint64_t sixteenth_power(int e) {
     static constexpr uint32_t part[16] = {65536, 68438, 71468, 74632, 77936, 81386, 84990, 88752,

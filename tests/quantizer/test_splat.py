@@ -40,7 +40,7 @@ def test_laws(spec):
 @pytest.mark.parametrize("rest", [0, 3, 8, 15, 24])
 def test_errors_stay_within_steps(rest):
     x = rows(2000, rest)
-    codec = Codec("splat:6:16:9:200:0.02:0.03:adapt=0.0").fit(x)
+    codec = Codec("splat:6:16:9:200:0.02:0.03:adapt=0.0:trade=0.0").fit(x)
     y = codec.decode(codec.encode(x))
     longest = np.sort(np.exp(x[:, 3:6]), 1)
     size = np.sqrt(longest[:, 1] * longest[:, 2])
@@ -150,7 +150,7 @@ def test_steps_of_positions_follow_size_without_jumps():
 @pytest.mark.parametrize("options", ["turn=0.0", "thin=1.0", "even=true", "turn=0.3:thin=0.4:even=true"])
 def test_options_change_only_their_attribute(options):
     x = rows(3000, 0)
-    plain, other = (Codec(f"splat:5:16:9:200:0.02{more}").fit(x) for more in ("", f":{options}"))
+    plain, other = (Codec(f"splat:5:16:9:200:0.02{more}:trade=0.0").fit(x) for more in ("", f":{options}"))
     a, b = (codec.decode(codec.encode(x)) for codec in (plain, other))
     assert np.array_equal(a[:, 3:6], b[:, 3:6])
     longest = np.sort(np.exp(x[:, 3:6]), 1)
@@ -163,7 +163,7 @@ def test_options_change_only_their_attribute(options):
 
 def test_steps_may_be_very_fine():
     x = rows(500, 1)
-    codec = Codec("splat:16:256:16:4096:0.0001:0.0001:adapt=0.0").fit(x)
+    codec = Codec("splat:16:256:16:4096:0.0001:0.0001:adapt=0.0:trade=0.0").fit(x)
     y = codec.decode(codec.encode(x))
     assert np.abs(np.sort(x[:, 3:6])[:, ::-1] - y[:, 3:6]).max() < np.log(2) / 511 and np.abs(x[:, 11:14] - y[:, 11:14]).max() < 1e-4
     p, q = covariance(x), covariance(y)
@@ -174,8 +174,36 @@ def test_an_unknown_format_is_damage():
     x = rows(100, 0)
     codec = Codec("splat").fit(x)
     parts = dict(codec.encode(x).blocks[0].parts)
-    for mark in (b"\x83", b"\x80"):  # format 3, and none
+    for mark in (b"\x84", b"\x80"):  # format 4, and none
         tree = parts["tree"].copy()
         tree[:1] = np.frombuffer(mark, np.uint8)
         with pytest.raises(CompandError):
             codec.stage.decode(parts | {"tree": tree}, codec.form(x.shape, "float32"))
+
+
+@pytest.mark.parametrize("rest", [0, 15])
+def test_a_price_of_bits_saves_more_than_wider_steps_of_the_same_error(rest):
+    """Error and bits chosen together: fewer bits than nearest steps (beyond a dead zone of harmonics) of at least that error."""
+    rng = np.random.default_rng(3)
+    x = rows(6000, rest)
+    x[:, 11:14] = 0.3 * rng.laplace(size=(6000, 3)) ** 3
+    x[:, 14:] = 0.05 * rng.laplace(size=(6000, 3 * rest)) ** 3
+
+    def measured(spec):
+        codec = Codec(spec).fit(x)
+        codes = codec.encode(x)
+        part = "sh" if rest else "color"
+        off = (codec.decode(codes) - x)[:, 14:] if rest else (codec.decode(codes) - x)[:, 11:14]
+        return codes.blocks[0].parts[part].nbytes, float(np.mean(off ** 2))
+
+    size, error = measured("splat:6:16:9:200:0.2:0.2:adapt=0.0:trade=0.15")
+    wider = [measured(f"splat:6:16:9:200:{step}:{step}:adapt=0.0:trade=0.0") for step in np.linspace(0.15, 0.3, 16).round(4)]
+    assert size < min(n for n, e in wider if e <= error)
+
+
+def test_far_numbers_come_back():
+    """What is nowhere near foretold, up to the most that steps of colour allow."""
+    x = rows(300, 0)
+    x[::7, 11:14] *= 10.0 ** np.arange(-3, 4).repeat(7)[:len(x[::7]), None]
+    codec = Codec("splat:6:256:9:200:0.001:adapt=0.0:trade=0.0").fit(x)
+    assert np.abs(codec.decode(codec.encode(x))[:, 11:14] - x[:, 11:14]).max() < 0.001 * 2

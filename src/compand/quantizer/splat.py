@@ -36,6 +36,8 @@ class Splat(Quantizer, name="splat"):
     turn : bits by which directions are finer for each octave that axes differ more, up to four
     thin : weight of the shortest deviation in the size that steps of positions follow; the longer ones have 1
     even : levels of opacity are even in alpha instead of in its root
+    trade : the price of a bit in squared steps: of the two nearest steps that is taken whose error and bits together are least; 0: the
+        nearest. Only the encoder asks
     block : at most so many splats are coded together; fewer cost more but decode alone
 
     Devillers & Gandoin, "Geometric compression for interactive transmission", 2000 (tree); Fan et al., LightGaussian, 2023 (weight).
@@ -63,6 +65,7 @@ class Splat(Quantizer, name="splat"):
     turn: Annotated[float, (0, 1)] = 1.0
     thin: Annotated[float, (0, 1)] = 0.0
     even: bool = False
+    trade: Annotated[float, (0, 4)] = 0.1
     block: Annotated[int, range(512, 65537)] = 65536
     basis_: np.ndarray  # (coefficients, 3 K) int8: rows of the basis of harmonics
     gain_: np.ndarray   # (coefficients,) float32: what one step of each row of the basis is
@@ -103,7 +106,7 @@ class Splat(Quantizer, name="splat"):
     def _steps(self) -> tuple:
         basis = self.basis_.astype(np.float32) * self.gain_[:, None]
         return (round(8 * self.position), self.scale, round(16 * self.rotation), self.opacity, float(self.color), float(self.sh),
-                round(16 * self.adapt), int(self.weight_[0]), round(16 * self.turn), round(16 * self.thin), self.even,
+                round(16 * self.adapt), int(self.weight_[0]), round(16 * self.turn), round(16 * self.thin), self.even, float(self.trade),
                 np.ascontiguousarray(basis))
 
     def encode(self, x):

@@ -9,7 +9,7 @@ from ...errors import InputError
 from .scene import ENTRY, Scene
 
 DEFAULT = 50
-EXTRA, BLOCK = 1024, 640  # bytes of a file around the codes of a scene (header, index), and of each block (chunks, padding, box)
+EXTRA, BLOCK = 1152, 640  # bytes of a file around the codes of a scene (header, index), and of each block (chunks, padding, box)
 
 
 def spec_of(quality: float) -> str:
