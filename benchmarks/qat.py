@@ -5,7 +5,7 @@ quantized, the same schedule for all: fp32, rounded afterwards, naive straight-t
 magnitude, LSQ, QuEST (Hadamard, least-squares scale, trust), BitNet b1.58 (mean and median scale, 8-bit inputs) and double
 rounding (one set of weights for all bits). Accuracy on the 10,000 (2,000) test pictures, median of several seeds.
 
-    python benchmarks/qat.py [mnist cifar] [--data DIR] [--seeds 3] [--epochs 3]
+    python benchmarks/qat.py [mnist cifar] [--data DIR] [--seeds 3] [--epochs 3] [--bits 1 2 3 4]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import zipfile
 
 import numpy as np
 import torch
+from record import rows as saved
 from record import save, table
 from torch import nn
 
@@ -87,10 +88,10 @@ def accuracy(net, kind, x, y) -> float:
     return 100 * hits / len(x)
 
 
-def contestants() -> list[tuple[str, str, dict]]:
+def contestants(widths) -> list[tuple[str, str, dict]]:
     """Name, bits, how the network is prepared."""
     found = []
-    for b in (1, 2, 3, 4):
+    for b in widths:
         found.append(("naive straight-through", str(b), {"weights": f"int:{b}:search=absmax", "recipe": STRAIGHT}))
         if b > 1:
             found.append(("LSQ", str(b), {"weights": f"int:{b}:per=tensor", "recipe": LSQ}))
@@ -101,28 +102,28 @@ def contestants() -> list[tuple[str, str, dict]]:
     return found
 
 
-def study(kind: str, root: pathlib.Path, seeds: int, epochs: int, done) -> list[dict]:
+def study(kind: str, root: pathlib.Path, seeds: int, epochs: int, widths, done) -> list[dict]:
     x, y, x_test, y_test = {"mnist": mnist, "cifar": cifar}[kind](root)
     scores: dict[tuple[str, str], list[float]] = {}
     rows: list[dict] = []
     for seed in range(seeds):
         def note(name, bits, net):
-            scores.setdefault((name, bits), []).append(accuracy(net, kind, x_test, y_test))  # noqa: B023
+            scores.setdefault((name, bits), []).append(accuracy(net, kind, x_test, y_test))
+            rows[:] = [{"data": kind, "training": name, "bits": bits, "accuracy %": round(float(np.median(s)), 2),
+                        "least %": round(min(s), 2), "seeds": len(s), "epochs": epochs} for (name, bits), s in scores.items()]
+            done(rows)
 
         torch.manual_seed(seed)
         start = network(kind)
         plain = train(copied(start, kind), kind, x, y, seed, epochs)
         note("fp32", "32", plain)
-        for b in (1, 2, 3, 4):
+        for b in widths:
             note("rounded afterwards", str(b), convert(prepare(copied(plain, kind), f"int:{b}", recipe=STRAIGHT)))
-        for name, bits, how in contestants():
+        for name, bits, how in contestants(widths):
             note(name, bits, convert(train(prepare(copied(start, kind), **how), kind, x, y, seed, epochs)))
-        net = convert(train(prepare(copied(start, kind), "nested:1x2x3x4", recipe=ALL), kind, x, y, seed, epochs))
-        for terms in (1, 2, 3, 4):
-            note("double rounding, one model", str(terms), switch(net, terms))
-        rows = [{"data": kind, "training": name, "bits": bits, "accuracy %": round(float(np.median(s)), 2), "least %": round(min(s), 2),
-                 "seeds": len(s), "epochs": epochs} for (name, bits), s in scores.items()]
-        done(rows)
+        net = convert(train(prepare(copied(start, kind), "nested:" + "x".join(map(str, widths)), recipe=ALL), kind, x, y, seed, epochs))
+        for terms, b in enumerate(widths, 1):
+            note("double rounding, one model", str(b), switch(net, terms))
         print(table(rows), flush=True)
     return rows
 
@@ -139,14 +140,17 @@ def main():
     parser.add_argument("--data", default=os.environ.get("COMPAND_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--bits", type=int, nargs="+", default=[1, 2, 3, 4])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    begin, before = time.time(), []
+    begin = time.time()
     for kind in args.sets:
-        def done(rows, before=tuple(before)):
-            save("qat", [*before, *rows], minutes=round((time.time() - begin) / 60, 1))
+        others = [row for row in saved("qat") if (row["data"], row["epochs"]) != (kind, args.epochs)]  # stay in the JSON
 
-        before += study(kind, pathlib.Path(args.data), args.seeds, args.epochs, done)
+        def done(rows, others=tuple(others)):
+            save("qat", [*others, *rows], minutes=round((time.time() - begin) / 60, 1))
+
+        study(kind, pathlib.Path(args.data), args.seeds, args.epochs, sorted(args.bits), done)
 
 
 if __name__ == "__main__":

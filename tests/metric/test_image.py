@@ -55,3 +55,15 @@ def test_bad_pictures():
         psnr(np.zeros((2, 3)), np.zeros((3, 2)))
     with pytest.raises(InputError, match="11 x 11"):
         ssim(np.zeros((10, 30)), np.zeros((10, 30)))
+
+
+def test_ssimulacra2_with_its_package():
+    pytest.importorskip("ssimulacra2")
+    from compand.metric import ssimulacra2
+
+    y, x = np.mgrid[:64, :96]
+    a = np.stack([2 * x, 3 * y, 255 - x], -1).astype(np.uint8)
+    noise = np.random.default_rng(0).normal(size=a.shape)
+    little, much = (np.clip(a + s * noise, 0, 255).astype(np.uint8) for s in (2, 20))
+    assert ssimulacra2(a, a) == pytest.approx(100) and 100 > ssimulacra2(a, little) > ssimulacra2(a, much)
+    assert ssimulacra2(a.astype(np.uint16), little) is None and ssimulacra2(a[:7], little[:7]) is None

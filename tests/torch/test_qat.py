@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from compand.errors import InputError  # noqa: E402
-from compand.torch import Recipe, convert, fade, load, prepare, save, switch  # noqa: E402
+from compand.torch import QueryKey, Recipe, convert, fade, load, prepare, save, switch  # noqa: E402
 
 
 def model(seed=0):
@@ -190,3 +190,36 @@ def test_annealing_calms_oscillation():
         return sum(int((a != b).sum()) for a, b in pairwise(seen))
 
     assert jumps(0.02) < 0.7 * jumps(0.0)
+
+
+class Attention(nn.Module):
+    def __init__(self, d, heads, spec):
+        super().__init__()
+        torch.manual_seed(0)
+        self.scores = QueryKey(nn.Linear(d, d), nn.Linear(d, d), heads, spec)
+        self.value = nn.Linear(d, d)
+
+    def forward(self, x):
+        return self.scores(x).softmax(-1).mean(-3) @ self.value(x)
+
+
+def test_query_and_key_are_quantized_as_one(tmp_path):
+    model, x = Attention(12, 3, "int:3"), torch.randn(4, 7, 12)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    first = None
+    for _ in range(30):
+        loss = (model(x) - x).square().mean()
+        first = first or float(loss.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        assert model.scores.query.grad.abs().sum() > 0 and model.scores.key.grad.abs().sum() > 0
+        optimizer.step()
+    assert float(loss.detach()) < 0.8 * first
+    trained = model.eval()(x)
+    convert(model)
+    assert torch.equal(model(x), trained) and model.scores.weight.unique().numel() <= 8 * 3 * 13
+    save(model, tmp_path / "a.cpd")
+    again = load(Attention(12, 3, "int:3"), tmp_path / "a.cpd")
+    assert torch.equal(again(x), trained)
+    with pytest.raises(InputError, match="heads"):
+        QueryKey(nn.Linear(8, 9), nn.Linear(8, 9), 2)

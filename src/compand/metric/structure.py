@@ -42,13 +42,14 @@ def ms_ssim(a: np.ndarray, b: np.ndarray, *, peak: float = 1.0) -> float | None:
 
 
 def ssimulacra2(a: np.ndarray, b: np.ndarray) -> float | None:
-    """SSIMULACRA2 (100: the same; 90: no difference is seen) of uint8 pictures (h, w, 3); None without the package `ssimulacra2`."""
+    """SSIMULACRA2 (100: the same; 90: no difference is seen) of uint8 pictures (h, w, 3), of 8 pixels a side or more; None for
+    others, and without the package `ssimulacra2`."""
     try:
         from PIL import Image
         from ssimulacra2 import compute_ssimulacra2  # type: ignore[import-not-found]
     except ImportError:
         return None
-    if a.dtype != np.uint8 or a.ndim != 3:
+    if a.dtype != np.uint8 or a.ndim != 3 or min(a.shape[:2]) < 8:  # smaller ones are all 100 to the package
         return None
     import tempfile
     from pathlib import Path

@@ -7,7 +7,8 @@ from .activation import CodedInputs
 from .health import CollapseWarning, Health, Use
 from .layer import Output, Quantize
 from .qat import convert, fade, load, prepare, save, switch
+from .query_key import QueryKey
 from .recipe import Recipe
 
-__all__ = ["CodedInputs", "CollapseWarning", "Health", "Output", "Quantize", "Recipe", "Use", "convert", "fade", "load", "prepare", "save",
-           "switch"]
+__all__ = ["CodedInputs", "CollapseWarning", "Health", "Output", "Quantize", "QueryKey", "Recipe", "Use", "convert", "fade", "load",
+           "prepare", "save", "switch"]

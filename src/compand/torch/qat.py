@@ -17,6 +17,7 @@ from ..file import open as open_file
 from ..writer import Writer
 from .branch import Branch, Kind
 from .layer import Quantize
+from .query_key import QueryKey
 from .recipe import Recipe
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
@@ -141,6 +142,8 @@ def convert(model: nn.Module) -> nn.Module:
         if isinstance(m, Branch) and m.kind == "fading" and m.rank:
             raise InputError(f"{name}: {m.rank} directions of the fading branch are left; train on with fade(model, progress) up to 1.0")
     for m in list(model.modules()):
+        if isinstance(m, QueryKey):
+            m.convert()
         if not parametrize.is_parametrized(m, "weight"):
             continue
         own = m.parametrizations.weight
@@ -174,6 +177,9 @@ def save(model: nn.Module, path: str | os.PathLike, *, overwrite: bool = False) 
 @torch.no_grad()
 def load(model: nn.Module, path: str | os.PathLike) -> nn.Module:
     """Fills a plain model of the same shape with what `save` wrote. Raises `CompandError` for a damaged file."""
+    for m in model.modules():
+        if isinstance(m, QueryKey):
+            m.convert()
     modules, state = dict(model.named_modules()), {}
     with open_file(path) as file:
         for name, entry in file.items():
