@@ -128,6 +128,8 @@ def main() -> None:
     train = list(recordings.read_all(args.data / "audio/librispeech-train-clean").values())
     test = list(recordings.read_all(args.data / "audio/librispeech-test-other").values())
     fitted, measured = (train[:args.windows], train[-args.clips:]) if args.train else (train[:args.windows], test[:args.clips])
+    if args.work:
+        args.work.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext(args.work) if args.work else tempfile.TemporaryDirectory() as work:
         model = args.model if (args.model / "model.safetensors").exists() else converted(args.model, pathlib.Path(work, "whisper"))
         start = time.perf_counter()

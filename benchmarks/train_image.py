@@ -6,7 +6,7 @@
 The model that ships was made so on two cores shared with other work, from 36 of 41 photographs; every eighth is held out, and the
 choices of steps, rates of learning and lambda were made on those. It must never be replaced under its name: files name it. The first
 codebooks of tokens (model ``tokens``, 16 bits, which cut off the darkest and brightest squares) were made of one piece of each photograph;
-``tokens2`` is what this script makes, byte for byte with the Pillow that its metadata name. Nothing here runs when pictures are coded.
+``tokens2`` is what this script makes, with the Pillow that its metadata name. Nothing here runs when pictures are coded.
 Floats are used freely: what comes out are integers, and they are the definition of the model.
 """
 
@@ -246,7 +246,7 @@ def codebooks(m: dict, paths: list[Path], rng, each: int = 2000) -> np.ndarray:
     Squares are drawn from all of each photograph, and taken a second time in other colours: each of the planes of colour times a number
     from -1 to 1. Otherwise codewords stand on the tints of single photographs, and others use fewer of them (squares of photographs
     left out used 235 of 256 in the first codebook without, 242 with, at 0.7 dB less error). k-means begins with a plain sample, as
-    k-means++ begins with the rarest squares. The same bytes on every machine, given the same pixels.
+    k-means++ begins with the rarest squares.
     """
     from compand.fit.kmeans import kmeans
     from compand.quantizer.tokens import KEPT, STAGES, K, latents

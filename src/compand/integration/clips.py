@@ -77,6 +77,6 @@ def _other(path: Path) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except ImportError:
-        raise InputError(f"{path.name}: reading this kind of recording needs soundfile: pip install soundfile; WAV of 16 bits "
+        raise InputError(f"{path.name}: reading this kind of recording needs soundfile: pip install 'compand[audio]'; WAV of 16 bits "
                          "needs nothing") from None
     return soundfile.read(str(path), frames=MOST, dtype="float32", always_2d=True)

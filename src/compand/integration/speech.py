@@ -1,6 +1,6 @@
 """Speech recognisers (Whisper and its kind: encoder and decoder) compressed with speech, and measured by the transcripts they give.
 
-Needs ``pip install compand[hf]``; clips other than WAV need ``soundfile``.
+Needs ``pip install compand[hf]``; recordings other than WAV need ``compand[audio]``.
 """
 
 from __future__ import annotations
