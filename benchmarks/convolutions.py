@@ -155,7 +155,7 @@ def main() -> None:
                 after = answers(small, test)
             rows.append({"name": name, "bits": 8 * path.stat().st_size / values, "same class": float((after == before).mean()),
                          "same class where sure": float((after == before)[sure].mean()), "seconds": fitted})
-        rows.sort(key=lambda r: [rows[0]["name"], *SPECS].index(r["name"]))
+        rows[1:] = sorted(rows[1:], key=lambda r: list(SPECS).index(r["name"]))
         print(record.table(rows), flush=True)
         record.save("convolutions", rows, subject="EfficientNet-Lite0", pictures=len(test), sure=float(sure.mean()), specs=SPECS,
                     fitted=f"{len(train)} crops of photos-train", measured="nine crops of each picture of kodak and photos-test")
