@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .console import Progress, note, put_json, short, size, target, usage
 from .language import EFFORTS, keep, read_text
@@ -12,6 +14,13 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
              json: bool) -> None:
     """Fit an encoder to sentences of a text and write it."""
     from ..integration import encoder
+
+    fitted(encoder.compress, lambda: read_text(calib), source, out, spec, bits, effort, force=force, quiet=quiet, json=json)
+
+
+def fitted(fit: Callable[..., dict], examples: Callable[[], Any], source: Path, out: Path | None, spec: str | None, bits: float | None,
+           effort: str, *, force: bool, quiet: bool, json: bool) -> None:
+    """Check the options of compress --calib, ``fit`` a model of torch modules to what ``examples`` reads, and say what came of it."""
     from ..integration.language_fit import specs_of
 
     if (spec is None) == (bits is None):
@@ -21,9 +30,9 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
     if bits is not None and bits != int(bits):
         raise usage(f"--bits with --calib is the bits of each code, a whole number from 1 to 8; try {int(bits)} or {int(bits) + 1}")
     path = target(out or source.with_name(source.resolve().name + ".cpd"), force)
-    used = spec or specs_of(int(bits or 0), effort)
+    used, given = spec or specs_of(int(bits or 0), effort), examples()
     with Progress(1, "fit", quiet or json) as bar:
-        result = encoder.compress(source, path, used, read_text(calib), overwrite=force, progress=bar.reach)
+        result = fit(source, path, used, given, overwrite=force, progress=bar.reach)
     for remark in result["notes"]:
         note(remark, quiet)
     if json:

@@ -4,37 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .console import Progress, note, put_json, short, size, target, usage
-from .language import EFFORTS
+from .console import Progress, put_json, short, size, usage
+from .encoders import fitted
 
 
 def compress(source: Path, out: Path | None, spec: str | None, bits: float | None, calib: Path, effort: str, *, force: bool, quiet: bool,
              json: bool) -> None:
     """Fit a recogniser to recordings and write it."""
     from ..integration import clips, speech
-    from ..integration.language_fit import specs_of
 
-    if (spec is None) == (bits is None):
-        raise usage("--calib fits a model: give --bits, or a SPEC")
-    if effort not in EFFORTS:
-        raise usage(f"--effort must be one of {', '.join(EFFORTS)}")
-    if bits is not None and bits != int(bits):
-        raise usage(f"--bits with --calib is the bits of each code, a whole number from 1 to 8; try {int(bits)} or {int(bits) + 1}")
     if not clips.is_clips(calib):
         raise usage(f"a speech recogniser is fitted to recordings; --calib {calib} has none (a file or folder of {', '.join(clips.KINDS)})")
-    path = target(out or source.with_name(source.resolve().name + ".cpd"), force)
-    used = spec or specs_of(int(bits or 0), effort)
-    heard = clips.read_all(calib)
-    with Progress(1, "fit", quiet or json) as bar:
-        result = speech.compress(source, path, used, list(heard.values()), overwrite=force, progress=bar.reach)
-    for remark in result["notes"]:
-        note(remark, quiet)
-    if json:
-        put_json({**result, "spec": used, "input": str(source), "output": str(path)})
-    elif not quiet:
-        worst = max(result["lost"], key=result["lost"].__getitem__)
-        print(f"{source.name} → {path.name}: {size(result['bytes'])}, {short(result['bits'])} bits/value, "
-              f"{short(result['seconds'])} s, largest error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  [{used}]")
+    fitted(speech.compress, lambda: list(clips.read_all(calib).values()), source, out, spec, bits, effort,
+           force=force, quiet=quiet, json=json)
 
 
 def evaluate(reference: Path, model: Path, recordings: Path, *, json: bool, quiet: bool) -> None:
