@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import compand
-from compand import _native
 from compand import index as js
 from compand.container import MAGIC, aligned, seal
 from compand.registry import builtin
@@ -463,8 +462,6 @@ def seconds(data: bytes) -> float:
 @pytest.mark.parametrize("spec", sorted({spec for cls in builtin().values() for spec in cls.examples}))
 def test_tiny_arrays_cost_no_more_than_their_bytes(spec, monkeypatch):
     """Read in full, a crowd of any stage costs at most four times what one of plain integers does: about 0.4 s a MiB on one core."""
-    if spec.startswith("image") and _native.isa() == "scalar":
-        pytest.skip("without vector instructions a tile takes eight times as long")
     monkeypatch.setattr("compand.file.FREE_CALLS", 0)
     data = tiny(spec, 150)
     if data is None:

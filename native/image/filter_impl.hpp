@@ -56,9 +56,10 @@ private:
 };
 
 // What blocks added to the enlarged coarse picture, in 1/256 of the step, at half the size: 4 places of 3 planes, and 4 marks of
-// the grid of blocks → what is to be added to the planes.
+// the grid of blocks → what is to be added to the planes. Each layer sees one neighbour further: beyond the picture (which is padded to
+// whole squares) only as many places as there are layers can reach a pixel, and no more are worked out.
 void restore(const Model &m, const Settings &s, size_t height, size_t width, const std::vector<int16_t> *smooth, std::vector<int16_t> *planes) {
-    const size_t h = height / 2, w = width / 2;
+    const size_t h = std::min(height / 2, (s.height + 1) / 2 + m.layers.size()), w = std::min(width / 2, (s.width + 1) / 2 + m.layers.size());
     auto from = std::make_unique<Sheet>(h, w, 16);
     parallel_for(h, [&](size_t y) {
         int16_t *to = from->inside(y);
