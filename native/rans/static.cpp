@@ -7,6 +7,13 @@
 #include "threads.hpp"
 
 namespace compand::rans {
+
+template <class Id> Id some_above(const Id *ids, size_t n) {
+    Id bits = 0;
+    for (size_t i = 0; i < n; ++i) bits |= ids[i];
+    return bits;
+}
+
 namespace {
 
 constexpr double kWorth = 1 - 1.0 / 512;  // bytes are coded if that saves 0.2 %: raw ones cost no time
@@ -37,9 +44,7 @@ Counts count_ids(const uint8_t *ids, size_t n) {
 }
 
 Counts count_ids(const uint16_t *ids, size_t n) {
-    uint16_t most = 0;
-    for (size_t i = 0; i < n; ++i) most = std::max(most, ids[i]);
-    const size_t m = most + size_t{1}, second = m > 1 << 14 ? 0 : m;  // two tables where like neighbours would wait for each other
+    const size_t m = some_above(ids, n) + size_t{1}, second = m > 1 << 14 ? 0 : m;  // two tables where like neighbours would wait for each other
     Counts counts(m);
     std::vector<uint32_t> c(m + second);
     for (size_t from = 0; from < n;) {
@@ -113,7 +118,7 @@ template <class Id> bool take_raw(Reader &in, Id *ids, size_t n, uint32_t k) {
 
 }  // namespace
 
-template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth) {
+template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth, const Counts *given) {
     Bytes out;
     if (!n) return out;
     if (n > 1 && std::memcmp(ids, ids + 1, (n - 1) * sizeof(Id)) == 0) {
@@ -122,11 +127,14 @@ template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth) {
         put_varint(out, ids[0]);
         return out;
     }
-    const Counts counts = count_ids(ids, n);
+    const Counts counts = given ? *given : count_ids(ids, n);
     std::vector<uint32_t> order;
+    uint64_t counted = 0;
     for (size_t s = 0; s < counts.size(); ++s) {
         if (counts[s]) order.push_back(static_cast<uint32_t>(s));
+        counted += counts[s];
     }
+    const double share = static_cast<double>(n) / static_cast<double>(counted);  // 1 unless counts are given
     const size_t m = order.back() + size_t{1};
     const auto start = [&](Mode mode) {
         out.clear();
@@ -142,9 +150,10 @@ template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth) {
     const double plain = static_cast<double>(n) * width;
     const size_t plain_bytes = static_cast<size_t>(plain / 8) + 8;
     // a model costs the entropy and, for byte alphabets, 7 bits an id or more
-    if (entropy_bits(counts) + (m <= 256 ? 7 * static_cast<double>(order.size()) : 0) >= (m <= 256 ? kWorth : 1) * plain) {
+    if (share * entropy_bits(counts) + (m <= 256 ? 7 * static_cast<double>(order.size()) : 0) >= (m <= 256 ? kWorth : 1) * plain) {
     } else if (m <= 256) {
-        const ByteModel model = choose_model(Counts(counts.begin(), counts.begin() + static_cast<ptrdiff_t>(m)), n, depth);
+        ByteModel model = choose_model(Counts(counts.begin(), counts.begin() + static_cast<ptrdiff_t>(m)), counted, depth);
+        model.bits *= share;
         if (model.bits < plain * kWorth) {
             start(model.mode);
             if constexpr (sizeof(Id) == 1) {
@@ -157,7 +166,8 @@ template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth) {
         }
     } else if constexpr (sizeof(Id) == 2) {
         sort_by_count(order, counts);
-        const Grouping best = choose_grouping(counts, order, n, m);
+        Grouping best = choose_grouping(counts, order, counted, m);
+        best.bits *= share;
         if (best.bits < plain && depth < kDeepest) {
             start(large);
             encode_large(ids, n, m, best, out, depth);
@@ -202,8 +212,10 @@ const uint8_t *raw_bytes(const uint8_t *data, size_t size, size_t n) {
     return in.left() ? nullptr : from;
 }
 
-template Bytes encode_static(const uint8_t *, size_t, int);
-template Bytes encode_static(const uint16_t *, size_t, int);
+template uint8_t some_above(const uint8_t *, size_t);
+template uint16_t some_above(const uint16_t *, size_t);
+template Bytes encode_static(const uint8_t *, size_t, int, const Counts *);
+template Bytes encode_static(const uint16_t *, size_t, int, const Counts *);
 template bool decode_static(const uint8_t *, size_t, uint8_t *, size_t, uint32_t, int);
 template bool decode_static(const uint8_t *, size_t, uint16_t *, size_t, uint32_t, int);
 

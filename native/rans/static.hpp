@@ -14,11 +14,16 @@
 // own. large: ids of like frequency form groups of up to 2^j; the group is coded by a table, the place in it by j raw bits.
 #pragma once
 #include "bits.hpp"
+#include "model.hpp"
 
 namespace compand::rans {
 
-template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth = 0);                       // Id: uint8_t, uint16_t
+// Id: uint8_t, uint16_t. `given`: counts to make the table from instead of those of the ids, above 0 for every id that occurs.
+template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth = 0, const Counts *given = nullptr);
 template <class Id> bool decode_static(const uint8_t *data, size_t size, Id *ids, size_t n, uint32_t k, int depth = 0);
+
+// An id that no id is above, all their bits together: a maximum takes the generic instructions many times as long.
+template <class Id> Id some_above(const Id *ids, size_t n);
 
 // The n ids of a raw stream of bytes, where they lie; nullptr for any other stream.
 const uint8_t *raw_bytes(const uint8_t *data, size_t size, size_t n);

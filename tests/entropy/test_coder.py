@@ -67,6 +67,35 @@ def test_blocks_are_shared_by_threads(kind, k):
     assert all(np.array_equal(s, streams[0]) for s in streams)
 
 
+@pytest.mark.parametrize("k", SIZES)
+@pytest.mark.parametrize("n", [0, 1, 63, 5001, 200_003])
+def test_given_counts_make_the_table(k, n):
+    for kind in KINDS:
+        ids, own = source(kind, k, n), np.bincount(source(kind, k, 20_000, seed=1), minlength=k)
+        for counts in (own, own[::-1], np.zeros(k, np.int64), np.where(np.arange(k) == 0, 1 << 36, 0) // 2, np.bincount(ids, minlength=k)):
+            streams = []
+            for isa in ISAS:
+                if _native.set_isa(isa):
+                    streams.append(coder.encode_static(ids, k, counts))
+                    assert np.array_equal(coder.decode_static(streams[0], n, k), ids), (isa, kind)
+            assert all(np.array_equal(s, streams[0]) for s in streams), kind
+            assert streams[0].size <= 16 + -(-n * max(1, (k - 1).bit_length()) // 8)
+    if k > 16 and n > 10_000:  # a good sample costs little beside its own counts
+        sample = np.bincount(source("bell", k, n, seed=1), minlength=k)
+        ids = source("bell", k, n)
+        assert coder.encode_static(ids, k, sample).size < 1.05 * coder.encode_static(ids, k).size + 100
+
+
+@pytest.mark.parametrize("counts", [np.ones(3, int), np.ones((2, 2), int), np.ones(4), np.array([1, -1, 1, 1]),
+                                    np.array([1 << 36, 1, 1, 1])], ids=["few", "two axes", "floats", "minus", "many"])
+def test_counts_that_fit_no_alphabet_are_refused(counts):
+    with pytest.raises(InputError, match="counts must be 4 integers"):
+        coder.encode_static(np.arange(4, dtype=np.uint8), 4, counts)
+    for given in (np.ones(3, np.uint64), np.array([1, 0, 1, 1], np.uint64), np.full(4, 1 << 52, np.uint64)):
+        with pytest.raises(ValueError, match="counts are above 0"):
+            _native.rans_encode_static(np.arange(4, dtype=np.uint8), given)
+
+
 def spread(kind: str, n: int) -> np.ndarray:
     """Ids whose symbols can be ordered for look-ups in registers (native/rans/spread.hpp): few, more than 128, many rare."""
     rng = np.random.default_rng(6)

@@ -38,11 +38,13 @@ def _or_corrupt(ids: np.ndarray | None, what: str) -> np.ndarray:
     return ids
 
 
-def encode_static(ids: np.ndarray, k: int) -> np.ndarray:
-    """Code ids by one table made from them (order 0).
+def encode_static(ids: np.ndarray, k: int, counts: np.ndarray | None = None) -> np.ndarray:
+    """Code ids by one table made from them (order 0), or from ``counts``.
 
     ids: any shape, integers in [0, k), k up to 65,536. Returns uint8 (bytes,): within about 0.02 % + 150 bytes of the
     empirical entropy for byte alphabets, and never more than packed bits + 16 bytes. Raises `InputError` for ids outside.
+    ``counts`` (k,): how often each id came up in a sample, say; ids are then not counted, which saves a third of the time for large
+    alphabets, and the stream is as short as the sample is like them. Ids that were not in it can be coded, at a price.
     Interleaved rANS (Duda 2013, arXiv:1311.2540; Giesen 2014, arXiv:1402.3392).
 
     >>> ids = np.repeat(np.arange(4), (90, 5, 3, 2)).astype(np.uint8)
@@ -50,7 +52,13 @@ def encode_static(ids: np.ndarray, k: int) -> np.ndarray:
     >>> data.size < 30, bool((decode_static(data, 100, 4) == ids).all())
     (True, True)
     """
-    return _native.rans_encode_static(_ids(ids, k))
+    ids = _ids(ids, k)
+    if counts is None:
+        return _native.rans_encode_static(ids)
+    counts = np.asarray(counts)
+    if counts.shape != (k,) or counts.dtype.kind not in "ui" or not 0 <= int(counts.min()) <= int(counts.max()) < 1 << 36:
+        raise InputError(f"counts must be {k} integers from 0 to 2^36, one for each id, not {counts.dtype}{list(counts.shape)}")
+    return _native.rans_encode_static(ids, np.maximum(counts, 1).astype(np.uint64))
 
 
 def decode_static(data, n: int, k: int) -> np.ndarray:
