@@ -12,6 +12,7 @@
 #include <sched.h>
 #endif
 #if !defined(_WIN32)
+#include <pthread.h>
 #include <unistd.h>
 #endif
 
@@ -30,7 +31,11 @@ int default_threads() {
     return std::max(1, std::min<int>(static_cast<int>(std::thread::hardware_concurrency()), 256));
 }
 
-std::atomic<int> wanted{0};
+std::atomic<int> wanted{0}, found{0};  // found: the default, once asked for; the system takes longer to say it than small kernels run
+
+#if !defined(_WIN32)
+[[maybe_unused]] const int asks_again_after_fork = pthread_atfork(nullptr, nullptr, [] { found.store(0, std::memory_order_relaxed); });
+#endif
 
 void pause() {
 #if COMPAND_X86
@@ -142,11 +147,16 @@ thread_local bool inside = false;
 }  // namespace
 
 int threads() {
-    const int n = wanted.load(std::memory_order_relaxed);
-    return n > 0 ? n : default_threads();
+    int n = wanted.load(std::memory_order_relaxed);
+    if (n <= 0) n = found.load(std::memory_order_relaxed);
+    if (n <= 0) found.store(n = default_threads(), std::memory_order_relaxed);
+    return n;
 }
 
-void set_threads(int n) { wanted.store(std::clamp(n, 0, 256), std::memory_order_relaxed); }
+void set_threads(int n) {
+    wanted.store(std::clamp(n, 0, 256), std::memory_order_relaxed);
+    found.store(0, std::memory_order_relaxed);
+}
 
 void parallel_for(size_t n, const std::function<void(size_t)> &body) {
     const int width = static_cast<int>(std::min<size_t>(static_cast<size_t>(threads()), n));

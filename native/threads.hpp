@@ -6,7 +6,7 @@
 namespace compand {
 
 int threads();            // COMPAND_THREADS, else the CPUs this process may use
-void set_threads(int n);  // 0: back to the default
+void set_threads(int n);  // 0: back to the default, which is then found out anew
 
 // Calls body(i) for i in [0, n) on up to threads() threads, in any order; returns when all are done. body must not throw.
 void parallel_for(size_t n, const std::function<void(size_t)> &body);
