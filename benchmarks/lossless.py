@@ -7,13 +7,17 @@ and to arrays, `one array` all of them end to end, as `ZipNN memory` does; `ZipN
 .safetensors file to and from the disk, as lmzip does, `file to arrays` reads every array of that file. MiniLM is all-MiniLM-L6-v2
 (22.7 M weights, float32 as published; rounded to bfloat16 and float16), efficientnet is EfficientNet-Lite0 (247 tensors, half of
 less than 1 kB). zstd -19 sees the first 8 MB, and encodes once. Speeds are CPU seconds of the process, medians of interleaved rounds:
-fair on a machine that others use too. With --models the rows of others stay in the result file; --quick leaves out zstd -19, whose
-rows stay as well.
+fair on a machine that others use too; `wall` is by the clock, with the disk's work. With --models the rows of others stay in the result
+file; --quick leaves out zstd -19, whose rows stay as well.
 
-`file` decodes to a new file, and writing that alone, to the page cache, runs at 2.3 to 4 GB/s here: with decoding at 1.9 GB/s in memory
-no more than 1.0 to 1.3 GB/s is to be had. What is left is checksums and the map of the source (0.06 s a GB) and about 40 us of
-Python for each tensor: EfficientNet's 247 take 10 ms, as long as decoding them. Small streams are slow by themselves, too: reading a
-table of 100 to 200 frequencies takes about 8 us, whatever follows.
+`plain write` is what the machine takes for the bytes alone, in the same rounds: encode, a new file of the .cpd's size; decode, one of the
+.safetensors' (room reserved, pieces of 4 MiB, synced). A restored file takes the time of `file to arrays` and of that together, and
+a .cpd that of `memory` and its own: no faster file can be had than these sums. Writing in a second thread while decoding goes on was
+tried and dropped: it took a quarter more CPU time and no less wall time (pieces leave the cache that holds them, and the sync of the disk
+at the end stays). What is left is checksums and the map of the source (0.05 s a GB), freeing the pages of the file replaced (0.05), and
+Python: about 100 us for each tensor encoded, 40 us decoded. MiniLM's 104 of 0.4 MB feel that (0.2 s a GB), EfficientNet's 247 more than
+anything else; `file, one array` has none. Small streams are slow by themselves, too: reading a table of 100 to 200
+frequencies takes about 8 us, whatever follows.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ import record
 import compand
 from compand import _native
 from compand.modality import detect, pack, unpack
+from compand.modality.output import whole_file
+from compand.modality.packing import PIECE
 from compand.modality.safetensors import write_new
 
 
@@ -59,6 +65,13 @@ def models() -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
+def write_whole(path: pathlib.Path, data) -> None:
+    """A file as `unpack` writes it: room reserved, pieces of 4 MiB, synced, renamed."""
+    with whole_file(path, overwrite=True, size=len(data)) as f:
+        for at in range(0, len(data), PIECE):
+            f.write(memoryview(data)[at:at + PIECE])
+
+
 def methods(tensors: dict[str, np.ndarray], folder: pathlib.Path, rounds: int, quick: bool):
     """name → (encode, decode, size, verify); encode and decode keep their result in the closure."""
     path, flat = folder / "in.safetensors", b"".join(x.tobytes() for x in tensors.values())
@@ -83,6 +96,16 @@ def methods(tensors: dict[str, np.ndarray], folder: pathlib.Path, rounds: int, q
                                      lambda: cpd.stat().st_size, lambda: b"".join(a.tobytes() for a in got["loaded"]) == flat)
     yield "compand file", (lambda: pack(path, cpd, lossless=True, overwrite=True, check=False),
                            lambda: unpack(cpd, back, overwrite=True), lambda: cpd.stat().st_size, lambda: back.read_bytes() == original)
+    whole, whole_cpd, whole_back = folder / "one.safetensors", folder / "one.cpd", folder / "one-back.safetensors"
+    with open(whole, "wb") as f:
+        write_new(f, [("all", one.shape, one.dtype.name, lambda: one)])
+    yield "compand file, one array", (lambda: pack(whole, whole_cpd, lossless=True, overwrite=True, check=False),
+                                      lambda: unpack(whole_cpd, whole_back, overwrite=True), lambda: whole_cpd.stat().st_size,
+                                      lambda: whole_back.read_bytes() == whole.read_bytes())
+    # what the machine takes for the bytes alone: a new file of the .cpd's size, and one of the .safetensors
+    yield "plain write", (lambda: write_whole(folder / "plain.cpd", memoryview(flat)[:cpd.stat().st_size]),
+                          lambda: write_whole(folder / "plain.safetensors", original), lambda: len(flat),
+                          lambda: (folder / "plain.safetensors").read_bytes() == original)
     if importlib.util.find_spec("lmz"):
         import lmz
 
@@ -113,16 +136,19 @@ def methods(tensors: dict[str, np.ndarray], folder: pathlib.Path, rounds: int, q
                                             lambda level=level, part=part: got[-level] == part)
 
 
-def interleave(fns: dict, rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each function; every round runs each once. One run before the first round is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in fns}
+CLOCKS = (time.process_time, time.perf_counter)
+
+
+def interleave(fns: dict, rounds: int) -> dict[str, list[float]]:
+    """Median CPU and wall seconds of each function; every round runs each once. One run before the first round is not counted."""
+    times: dict[str, list[list[float]]] = {name: [] for name in fns}
     for done in range(-1, rounds):
         for name, fn in fns.items():
-            start = time.process_time()
+            start = [clock() for clock in CLOCKS]
             fn()
             if done >= 0:
-                times[name].append(time.process_time() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
+                times[name].append([clock() - at for clock, at in zip(CLOCKS, start, strict=True)])
+    return {name: [statistics.median(t) for t in zip(*own, strict=True)] for name, own in times.items()}
 
 
 def measure(model: str, tensors: dict[str, np.ndarray], rounds: int, quick: bool) -> list[dict]:
@@ -133,16 +159,18 @@ def measure(model: str, tensors: dict[str, np.ndarray], rounds: int, quick: bool
         slow = [name for name in found if "-19" in name]
         encoded = interleave({k: v[0] for k, v in found.items() if k not in slow}, rounds)
         for name in slow:
-            start = time.process_time()
+            start = [clock() for clock in CLOCKS]
             found[name][0]()
-            encoded[name] = time.process_time() - start
+            encoded[name] = [clock() - at for clock, at in zip(CLOCKS, start, strict=True)]
         decoded = interleave({k: v[1] for k, v in found.items()}, rounds)
         for name, (_, _, size, verify) in found.items():
             if not verify():
                 raise SystemExit(f"{model}: {name} did not give the tensors back")
             seen = min(nbytes, 8 << 20) if name in slow else nbytes
             rows.append({"weights": model, "method": name, "bits a weight": f"{8 * size() / n:.3f}", "ratio": round(nbytes / size(), 4),
-                         "encode MB/s": round(seen / encoded[name] / 1e6, 1), "decode MB/s": round(seen / decoded[name] / 1e6, 1)})
+                         "encode MB/s": round(seen / encoded[name][0] / 1e6, 1), "decode MB/s": round(seen / decoded[name][0] / 1e6, 1),
+                         "encode wall MB/s": round(seen / encoded[name][1] / 1e6, 1),
+                         "decode wall MB/s": round(seen / decoded[name][1] / 1e6, 1)})
     return rows
 
 
