@@ -9,6 +9,8 @@ import array_api_compat
 import numpy as np
 from array_api_compat import device, is_numpy_namespace, is_torch_array
 
+from . import numpy_api
+
 __all__ = ["array_namespace", "cast", "device", "dtype_name", "exponent", "host", "is_numpy", "like", "power", "rounded", "to_numpy",
            "total"]
 
@@ -18,13 +20,13 @@ def is_numpy(x) -> bool:
     return isinstance(x, np.ndarray)
 
 
-_NUMPY = array_api_compat.array_namespace(np.zeros(0))
+_NUMPY = numpy_api if hasattr(np, "cumulative_sum") else array_api_compat.array_namespace(np.zeros(0))  # from NumPy 2.1 on, or before
 _NAMES: dict[Any, str] = {}  # of NumPy's dtypes, which take microseconds to say their names
 
 
 def array_namespace(*arrays):
     """The array-API functions of the library that these arrays are of."""
-    if len(arrays) == 1 and type(arrays[0]) is np.ndarray:
+    if all([isinstance(a, (np.ndarray, np.generic)) for a in arrays]):
         return _NUMPY
     return array_api_compat.array_namespace(*arrays)
 
@@ -67,7 +69,7 @@ def host(x) -> np.ndarray | None:
 def like(a, x):
     """The numpy array ``a`` in x's library, on x's device."""
     xp = array_namespace(x)
-    if is_numpy_namespace(xp) or not isinstance(a, np.ndarray):
+    if xp is _NUMPY or is_numpy_namespace(xp) or not isinstance(a, np.ndarray):
         return a
     if a.dtype in (np.uint16, np.uint32):  # torch has few operations on these
         a = a.astype(np.int32 if a.dtype == np.uint16 else np.int64)

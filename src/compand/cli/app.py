@@ -74,7 +74,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback(epilog="Help on a verb: [bold]compand VERB --help[/]. Set COMPAND_DEBUG=1 to see tracebacks.")
 def _root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version.")) -> None:
-    """Compress embeddings and model weights into small codes; get them back; look inside; measure what was lost.
+    """Compress embeddings, model weights, pictures and splats into small codes; get them back; look inside; measure what was lost.
 
     [bold]compand compress vectors.npy -o vectors.cpd[/]        embeddings, 4x smaller
     [bold]compand compress model.safetensors --lossless[/]      weights, bit for bit
