@@ -60,6 +60,13 @@ def test_modules_stay_small():
     assert not [p for p in MODULES if p.stem in {"utils", "helpers", "common", "manager", "misc"}]
 
 
+def test_files_that_texts_name_are_there():
+    texts = [ROOT / name for name in ("FORMAT.md", "CONTRIBUTING.md", "SECURITY.md", "README.md")] + sorted((ROOT / "docs").glob("*.md"))
+    for text in texts:
+        for name in re.findall(r"`((?:native|src|tests|tools|fuzz|benchmarks)/[\w/.-]+\.\w+)`", text.read_text()):
+            assert "NAME" in name or (ROOT / name).exists(), f"{text.name}: {name}"
+
+
 def test_import_is_light():
     code = ("import sys, time; t = time.perf_counter(); import numpy; n = time.perf_counter(); import compand;"
             "print([m for m in ('torch', 'scipy', 'pandas', 'pyarrow', 'typer', 'rich', 'hypothesis') if m in sys.modules])")

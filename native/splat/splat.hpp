@@ -6,7 +6,7 @@
 // decoder needs to know a splat's steps comes from integers decoded before, so decoding is the same on every machine.
 //
 // Streams of a block (a part each): tree (which cells hold splats), scale, opacity, rotation, colour, harmonics, fine (the
-// last bits of positions), order (only if rows are not in the order of the tree). Each: see symbols.hpp.
+// last bits of positions), order (only if rows are not in the order of the tree). Each: see symbols_impl.hpp.
 #pragma once
 #include <cstddef>
 #include <cstdint>
