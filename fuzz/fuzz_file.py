@@ -16,6 +16,7 @@ import numpy as np
 
 import compand
 from compand import entropy, index
+from compand.registry import builtin
 from compand.testing import mutate
 
 SPECS = ("raw", "bytes", "bytes,lzma", "bytes,rans", "planes,rans", "int:3:group=16", "center,int:4:group=16", "hadamard,int:2:group=16",
@@ -24,10 +25,10 @@ SPECS = ("raw", "bytes", "bytes,lzma", "bytes,rans", "planes,rans", "int:3:group
 
 
 def seeds() -> list[bytes]:
-    """One small file a spec; specs that this version lacks or that do not fit are left out."""
-    x = np.random.default_rng(0).standard_normal((48, 32)).astype(np.float32)
+    """One small file for each of SPECS and of the examples of every stage; those that do not fit such values are left out."""
+    x = np.random.default_rng(0).standard_normal((48, 48)).astype(np.float32)
     found = []
-    for spec in SPECS:
+    for spec in dict.fromkeys([*SPECS, *(spec for cls in builtin().values() for spec in cls.examples)]):
         out = io.BytesIO()
         try:
             with compand.Writer(out, meta={"a": 1}) as file:
