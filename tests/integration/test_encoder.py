@@ -46,6 +46,8 @@ def test_compress_evaluate_restore(model, tmp_path):
     with open_file(out) as file:
         assert file["encoder.layer.0.output.dense.weight"].spec == "int:4:group=32"
         assert file["embeddings.LayerNorm.weight"].spec != "int:4:group=32"
+        assert file["embeddings.word_embeddings.weight"].spec == "int:4:group=32"
+        assert file["embeddings.position_embeddings.weight"].spec == "hadamard,int:8"
     report = encoder.evaluate(out, model, TEXT[2000:], count=60)
     assert 0.97 < report["cosine"] < 1 and report["cosine_1"] <= report["cosine"] and 0.5 < report["neighbours"] < 1
     same = encoder.evaluate(model, model, TEXT, count=40)

@@ -85,6 +85,20 @@ def test_export(trained, spec, least):
     assert (y.argmax(1) == after.argmax(1)).mean() >= 0.75  # of noise, whose best two are near each other
 
 
+@pytest.mark.parametrize("small", [0.0, 1e-9, 1e-14])
+def test_a_channel_of_little_more_than_its_bias(small):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    x = torch.randint(-127, 128, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        net[0].weight[1] *= small
+        net[0].bias[1] = 1.5
+        net[2].weight[:, 1] = torch.tensor([1.0, -1.0])[:, None, None]
+        found = module_fit.fit(net, net, [x * STEP], lambda n, m: "int:8")
+        y = net(x * STEP).numpy()
+    ours = export(net, [x * STEP], found.codes, step=STEP).run(x.numpy())
+    assert np.corrcoef(ours.ravel(), y.ravel())[0, 1] > 0.999
+
+
 def test_weights_of_codes():
     w = np.random.default_rng(0).standard_normal((6, 20)).astype(np.float32)
     for spec in ("int:4", "int:8:search=absmax", "int:3:group=20"):

@@ -18,7 +18,6 @@ from .language import as_folder, transformers
 
 BATCH = 32
 DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-LEAST = 4096  # values; smaller weights are kept without loss
 
 
 def is_encoder(folder) -> bool:
@@ -65,7 +64,7 @@ def compress(model, out, spec: str, calibration: str, *, sequences: int = 512, l
     for at in range(0, len(ids), BATCH):  # cut to the shortest rather than padded: what stands for nothing is no input
         short = len(ids[at])
         batches.append(torch.tensor([row[:short - 1] + row[-1:] for row in ids[at:at + BATCH]]))
-    found = module_fit.fit(net, lambda b: net(input_ids=b), batches, lambda name, m: spec if m.weight.numel() >= LEAST else None,
+    found = module_fit.fit(net, lambda b: net(input_ids=b), batches, module_fit.chooser(net, spec),
                            damping=damping, progress=progress)
     return {**module_file.write(model, out, found, overwrite=overwrite), "seconds": time.perf_counter() - start}
 

@@ -177,10 +177,12 @@ def _arrays(t: _Tensor, tensors: list[_Tensor], graph, codes: Mapping[str, Codes
     weight, s = integers(codes.get(f"{t.module}.weight"), w)
     own = s.astype(np.float64) * inputs[0]
     bias = np.zeros(len(w)) if module.bias is None else module.bias.detach().double().numpy()
-    most = 2.0 ** 30
+    least = np.abs(bias) / 2.0 ** 30  # a channel whose weights are next to nothing takes steps in which its bias can be told
+    coarse = np.copysign(np.maximum(np.abs(own), least), own)
+    less = np.divide(own, coarse, out=np.ones_like(own), where=coarse != own)
+    weight = np.rint(weight.reshape(len(w), -1) * less[:, None]).astype(np.int8)
+    own = coarse
     steps = np.rint(np.divide(bias, own, out=np.zeros_like(bias), where=own != 0))
-    if (np.abs(steps) > most).any():
-        raise InputError(f"{t.module}: a bias is beyond 2^30 steps of its channel, whose weights are next to nothing")
     b, c = dyadic(own / t.scale)
     return {"weight": weight.reshape(len(w), -1, *(w.shape[2:] or (1, 1))), "bias": steps.astype(np.int32), "multiplier": b, "shift": c}
 

@@ -16,6 +16,8 @@ from ..fit import feedback
 from ..fit.hessian import Hessian, loss
 
 PATCHES = 8192  # of a convolution's inputs in one batch: evenly spaced ones tell the same
+LEAST = 4096    # values; smaller weights are kept without loss
+POSITIONS = "hadamard,int:8"
 
 
 class _Enough(Exception):
@@ -73,6 +75,22 @@ def fit(model, run: Callable[[Any], Any], batches: Sequence[Any], choose: Callab
         if progress:
             progress(len(first) + len(groups), len(first) + len(groups), "")
     return out
+
+
+def chooser(model, spec: str) -> Callable[[str, Any], str | None]:
+    """What `fit` asks about a transformer: ``spec``, but 8 bits for tables of positions, and None for the smallest weights.
+
+    A position is added to every token that stands there, and its table is about a hundredth of the model.
+    """
+    import torch
+
+    words = model.get_input_embeddings().weight
+
+    def choose(name: str, module) -> str | None:
+        if module.weight.numel() < LEAST:
+            return None
+        return POSITIONS if isinstance(module, torch.nn.Embedding) and module.weight is not words else spec
+    return choose
 
 
 def _tied(modules, names: Iterable[str]) -> dict[str, list[str]]:

@@ -23,7 +23,6 @@ from .language import as_folder, transformers
 
 SECONDS = 30  # of a window, which is what the encoder takes
 PAUSE = 0.4   # seconds between clips that share one
-LEAST = 4096  # values; smaller weights are kept without loss
 BATCH = 8
 
 
@@ -134,7 +133,7 @@ def compress(model, out, spec: str, clips: list[np.ndarray], *, language: str = 
         features = own.features([window])
         batches.append((features, torch.tensor([own.start + own.tokens(features)[0]])))
     found = module_fit.fit(own.net, lambda b: own.net(input_features=b[0], decoder_input_ids=b[1], use_cache=False), batches,
-                           lambda name, m: spec if m.weight.numel() >= LEAST else None, damping=damping, progress=progress)
+                           module_fit.chooser(own.net, spec), damping=damping, progress=progress)
     return {**module_file.write(model, out, found, overwrite=overwrite), "seconds": time.perf_counter() - start, "windows": len(batches)}
 
 
