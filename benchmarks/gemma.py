@@ -23,9 +23,10 @@ import record
 import compand
 from compand.fit import feedback
 from compand.fit.hessian import Hessian
-from compand.integration import language_distil, language_fit
+from compand.integration import language_distil, language_fit, language_plan
 from compand.integration.language import Language
 
+LADDER = [*(f"hadamard,trellis:{b}:factors=2:memory=12" for b in (1, 2, 3, 4)), "hadamard,table:gauss5", "hadamard,int:6", "hadamard,int:8"]
 ROWS = [  # body, embedding, how
     ("hadamard,trellis:3:memory=12", "hadamard,trellis:4:memory=12", "tuned"),
     ("hadamard,trellis:2:memory=12", "hadamard,trellis:4:memory=12", "tuned"),
@@ -35,6 +36,9 @@ ROWS = [  # body, embedding, how
     ("hadamard,trellis:4:factors=2:memory=12", "hadamard,trellis:4:factors=2:memory=12", "fit"),
     (None, "hadamard,trellis:4:memory=12", "fit"),
     (None, "hadamard,trellis:4:factors=2:memory=12", "fit"),
+    ("plan:4.25", None, "tuned"),
+    ("plan:4.25", None, "fit"),
+    (None, "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "fit"),
 ]
 LLAMA_CPP = {  # of the same dequantized model, importance matrix of 4 chunks, 3 x 512 tokens: bits of the whole file, KLD on WikiText-2
     "Q4_K_M": (7.36, 0.0037), "Q2_K": (6.88, 0.235), "IQ3_XXS": (6.85, 0.164), "IQ2_XXS": (6.70, 0.640)}
@@ -61,6 +65,8 @@ class Study:
         language = Language(args.model)
         texts = [language.tokens(text, 256, args.sequences // 2) for text in (read(data / "calib-wiki.txt.xz"), web[:900_000])]
         self.calibration = torch.stack(texts, 1).flatten(0, 1)  # in turn
+        wiki = read(data / "calib-wiki.txt.xz")
+        self.text = "".join(x[at:at + 4000] for at in range(0, 2_000_000, 4000) for x in (wiki, web[:900_000]))  # both in turn
         self.ids = {name: language.tokens(text, 512, args.tests) for name, text in self.tests.items()}
         self.embedding = f"{language.names[id(language.embedding)]}.weight"
         self.values = sum(i.size for i in language.items.values())
@@ -82,30 +88,41 @@ class Study:
             w, h = model.weight(self.embedding), Hessian(model.embedding.weight.shape[1])
             for row in self.calibration[:32]:
                 h.add(model.states(row))
-            codes = feedback.encode(spec, w, h.matrix, damping=0.1)
+            codes = feedback.encode(spec, w, h.matrix, damping=0.1, importance=model.counts(self.text) if "salient" in spec else None)
             with compand.Writer(path) as out:
                 out.write_codes(self.embedding, codes, attrs={"seconds": time.process_time() - start})
             model.close()
         with compand.open(path) as file:
             return file[self.embedding].codes()
 
-    def made(self, body: str | None, embedding: str, how: str) -> pathlib.Path:
+    def planned(self, bits: float) -> dict[str, str]:
+        """The spec of each weight by measured slopes."""
+        path = self.path(f"plan-{bits}").with_suffix(".json")
+        if not path.exists():
+            start = time.process_time()
+            plan = language_plan.plan(self.args.model, bits, self.text, ladder=LADDER)
+            path.write_text(json.dumps({"specs": plan.specs, "kld": plan.kld, "bits": plan.bits, "cpu_s": time.process_time() - start}))
+        return json.loads(path.read_text())["specs"]
+
+    def made(self, body: str, embedding: str, how: str) -> pathlib.Path:
         """The .cpd of a row."""
-        path, codes = self.path(how, body or "original", embedding), self.head(embedding)
+        path, codes = self.path(how, body, embedding), self.head(embedding)
         if path.exists():
             return path
         start = time.process_time()
         more = {"progress": lambda done, total, what: print(f"{done}/{total} {what}, {time.process_time() - start:.0f} s", flush=True)}
+        choose = self.planned(float(body[5:])).get if body.startswith("plan:") else lambda name: body
         if how == "tuned":
-            result = language_distil.compress(self.args.model, path, body, self.calibration, embedding=codes, effort=self.args.effort,
+            result = language_distil.compress(self.args.model, path, choose, self.calibration, embedding=codes, effort=self.args.effort,
                                               **more)
         else:
-            result = language_fit.compress(self.args.model, path, lambda name: None if name == self.embedding else body,
+            result = language_fit.compress(self.args.model, path, lambda name: None if name == self.embedding else choose(name),
                                            self.calibration[:len(self.calibration) // 3], length=256, sequences=self.args.sequences, **more)
         path.with_suffix(".json").write_text(json.dumps({"cpu_s": time.process_time() - start, "losses": result.get("losses")}))
         return path
 
-    def run(self, body: str | None, embedding: str, how: str) -> list[dict]:
+    def run(self, body: str | None, embedding: str | None, how: str) -> list[dict]:
+        embedding = embedding or self.planned(float(body[5:]))[self.embedding]
         path, model = self.made(body, embedding, how) if body else None, self.original()
         parameters, nbytes, sizes, out = dict(model.model.named_parameters()), {}, {}, []
         before = {name: self.torch.cat([model.states(row)[:-1:EVERY] for row in rows]) for name, rows in self.ids.items()}
@@ -156,7 +173,7 @@ def main() -> None:
     args = parser.parse_args()
     study, rows = Study(args), []
     for i in [int(i) for i in args.only.split(",")] if args.only else range(len(ROWS)):
-        rows = [r for r in rows if (r["body"], r["embedding"], r["how"]) != (ROWS[i][0] or "original", *ROWS[i][1:])] + study.run(*ROWS[i])
+        rows += study.run(*ROWS[i])
         print(rows[-2:], flush=True)
         old = record.RESULTS / "gemma.json"
         kept = [r for r in json.loads(old.read_text())["rows"] if "how" in r] if old.exists() else []

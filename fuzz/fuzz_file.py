@@ -21,7 +21,9 @@ from compand.testing import mutate
 
 SPECS = ("raw", "bytes", "bytes,lzma", "bytes,rans", "planes,rans", "int:3:group=16", "center,int:4:group=16", "hadamard,int:2:group=16",
          "scale,rotate,int:4", "int:2:group=16+int:3", "sign:group=16+sign:group=16", "ternary", "float:e4m3", "sparse:0.05+int:3",
-         "lowrank:2+int:4", "table:4", "vq:16", "pq:4x4", "pca:8,int:4", "delta,planes,rans", "compand:power,int:4", "reshape:8,int:4,rans")
+         "lowrank:2+int:4",
+         "int:3+salient:0.2:4", "table:4", "vq:16", "pq:4x4", "pca:8,int:4", "delta,planes,rans", "compand:power,int:4",
+         "reshape:8,int:4,rans")
 
 
 def seeds() -> list[bytes]:

@@ -20,7 +20,8 @@ ENTRIES = {
     "rotated": {"x": (X, "hadamard,int:3:group=16"), "y": (X, "scale,rotate,int:2")},
     "sum": {"x": (X, "int:2:group=16+int:3"), "y": (X[:40], "center,(int:2+int:2),lzma")},
     "entropy": {"x": (X, "planes,rans"), "y": (X, "center,int:4:group=16,rans"), "z": ((X * 9).astype(np.int16), "delta,planes,rans")},
-    "vectors": {"x": (X, "pq:4x4"), "y": (X, "sparse:0.05+int:3"), "z": (X, "lowrank:2+table:3"), "w": (X, "sign+ternary:group=16")},
+    "vectors": {"x": (X, "pq:4x4"), "y": (X, "sparse:0.05+int:3"), "z": (X, "lowrank:2+table:3"), "w": (X, "sign+ternary:group=16"),
+                "v": (X, "int:3+salient:0.2:4")},
 }
 SAMPLES = 800  # random mutants of each file
 GOLDEN = sorted((pathlib.Path(__file__).parent / "golden").glob("*.cpd"))

@@ -18,6 +18,7 @@ def test_stage_obeys_the_laws(name):
 
 @pytest.mark.parametrize("spec", [*dict.fromkeys(e for cls in builtin().values() for e in cls.examples),
     "hadamard,int:4:group=64", "center,pca:8,int:8", "int:3+int:3+int:4", "sparse:0.02+int:3:group=16", "lowrank:2+int:4",
+    "(hadamard,int:3)+salient:0.2:4",
     "(center,int:4)+sign+sign", "scale:rms:per=row,float:e4m3", "pq:4x4+int:8", "hadamard,vq:16:dim=4+vq:16:dim=4,rans", "planes,rans",
 ])
 def test_expression_obeys_the_laws(spec):

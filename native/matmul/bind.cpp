@@ -59,6 +59,8 @@ void bind_matmul(nb::module_ &m) {
     nb::class_<Rotated, Matrix>(m, "Rotated", "Weights behind rounds of signs and Hadamard transforms: (first column, signs, sizes of blocks).")
         .def(nb::init<nb::object, size_t, const std::vector<std::tuple<size_t, Input<float, 1>, std::vector<size_t>>> &>(), "inner"_a, "d"_a, "rounds"_a);
     nb::class_<Added, Matrix>(m, "Added", "A sum of weights of one shape.").def(nb::init<std::vector<nb::object>>(), "terms"_a);
+    nb::class_<Some, Matrix>(m, "Some", "Weights (n, d) of which some rows are there, inner (rows, d); all others are 0.")
+        .def(nb::init<nb::object, size_t, Input<int64_t, 1>>(), "inner"_a, "n"_a, "rows"_a.noconvert());
     nb::class_<Called, Matrix>(m, "Called", "A product in Python: product(x) -> (m, n), rows(i) -> (d,), both float32.")
         .def(nb::init<size_t, size_t, nb::callable, nb::callable>(), "n"_a, "d"_a, "product"_a, "rows"_a);
 }

@@ -433,6 +433,45 @@ void Added::row(size_t i, float *out) const {
     }
 }
 
+// -- some rows -----------------------------------------------------------------------------------------------------------------
+Some::Some(nb::object inner, size_t n, Input<int64_t, 1> rows)
+    : Matrix(n, nb::cast<const Matrix &>(inner).d), keep_(inner), inner_(nb::cast<const Matrix &>(inner)), rows_(rows) {
+    if (rows.shape(0) != inner_.n) throw nb::value_error("a number for each row");
+    for (size_t i = 0; i < inner_.n; ++i)
+        if (rows.data()[i] < (i ? rows.data()[i - 1] + 1 : 0) || static_cast<size_t>(rows.data()[i]) >= n) throw nb::value_error("rows must rise, below n");
+}
+
+std::unique_ptr<Prepared> Some::prepare(const float *x, size_t m) const {
+    auto p = std::make_unique<Several>();
+    p->m = m;
+    p->own.push_back(inner_.prepare(x, m));
+    return p;
+}
+
+bool Some::shares(const Matrix &other) const {
+    const Some *o = dynamic_cast<const Some *>(&other);
+    return o && inner_.shares(o->inner_);
+}
+
+void Some::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
+    const Several &p = static_cast<const Several &>(x);
+    for (size_t t = 0; t < p.m; ++t) std::fill(y + t * stride + first, y + t * stride + last, 0.0f);
+    const int64_t *rows = rows_.data(), *end = rows + inner_.n;
+    const size_t lo = std::lower_bound(rows, end, static_cast<int64_t>(first)) - rows, hi = std::lower_bound(rows, end, static_cast<int64_t>(last)) - rows;
+    if (lo == hi) return;
+    const size_t from = lo / kUnit * kUnit, to = std::min(inner_.n, (hi + kUnit - 1) / kUnit * kUnit), width = to - from;
+    std::vector<float> room(p.m * width);
+    inner_.range(from, to, *p.own[0], room.data() - from, width);
+    for (size_t t = 0; t < p.m; ++t)
+        for (size_t r = lo; r < hi; ++r) y[t * stride + rows[r]] = room[t * width + r - from];
+}
+
+void Some::row(size_t i, float *out) const {
+    const int64_t *rows = rows_.data(), *end = rows + inner_.n, *at = std::lower_bound(rows, end, static_cast<int64_t>(i));
+    if (at != end && *at == static_cast<int64_t>(i)) inner_.row(at - rows, out);
+    else std::fill(out, out + d, 0.0f);
+}
+
 // -- products in Python --------------------------------------------------------------------------------------------------------
 namespace {
 

@@ -150,6 +150,21 @@ private:
     std::vector<const Matrix *> terms_;
 };
 
+// Weights of which only some rows are there; all others are 0.
+class Some : public Matrix {
+public:
+    Some(nb::object inner, size_t n, Input<int64_t, 1> rows);  // the numbers of the rows of inner, rising
+    std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool shares(const Matrix &other) const override;
+    void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
+    void row(size_t i, float *out) const override;
+
+private:
+    nb::object keep_;
+    const Matrix &inner_;
+    Input<int64_t, 1> rows_;
+};
+
 // Any product in Python: product(x (m, d)) -> (m, n), rows(i) -> (d,).
 class Called : public Matrix {
 public:

@@ -28,9 +28,9 @@ def test_slopes_predict_what_codes_do(model, tmp_path):
         stored = sum(file[n].codes().nbytes for n in plan.specs)
         assert stored < plan.bytes < stored * 1.2 + 4096
     kld = language_eval.evaluate(tmp_path / "out.cpd", model, TEXT[9000:], length=64, sequences=4)["kld"]
-    assert 0.4 * plan.kld < kld < 2.5 * plan.kld
-    most, least = (f(plan.slopes, key=plan.slopes.__getitem__) for f in (max, min))
-    assert plan.slopes[most] > 3 * plan.slopes[least] >= 0
+    assert 0.3 * plan.kld < kld < 4 * plan.kld  # fitted to fewer tokens than the layers have columns
+    slopes = [float(each.sum()) for each in plan.slopes.values()]
+    assert max(slopes) > 3 * min(slopes) >= 0
 
 
 def test_bits_out_of_reach(model):
@@ -58,6 +58,32 @@ def test_tuned_scales_lose_less(model, tmp_path, spec):
         bits = [n for n in a[name].codes().blocks[0].parts if not n.endswith("scale")]
         assert a.names == b.names and bits
         assert all(np.array_equal(a[name].codes().part(n), b[name].codes().part(n)) for n in bits)
+
+
+def test_scales_of_some_rows_are_tuned_too():
+    w = np.random.default_rng(0).standard_normal((40, 16)).astype(np.float32)
+    codes = Codec("int:3+salient:0.3:4").encode(w)
+    factors = np.linspace(0.5, 2, 40, dtype=np.float32)
+    np.testing.assert_allclose(codes.codec.decode(language_tune.rescaled(codes, factors)), codes.codec.decode(codes) * factors[:, None],
+                               rtol=0.02, atol=0.02)
+
+
+def test_frequent_rows_get_more_bits(model, tmp_path):
+    plan = language_plan.plan(model, 4.2, TEXT, effort="low", sequences=6, length=64)
+    (name,) = [n for n in plan.specs if "embed" in n]
+    assert len(plan.slopes[name]) == 5 and len(plan.slopes["model.layers.0.mlp.up_proj.weight"]) == 1
+    spec = "(hadamard,trellis:3:memory=12)+salient:0.15:4"
+    language_fit.compress(model, tmp_path / "out.cpd", "hadamard,trellis:3:memory=12", TEXT, embedding=spec, sequences=6, length=64)
+    language = Language(model)
+    counts, w = language.counts(TEXT), language.weight(name)
+    language.close()
+    with open_file(tmp_path / "out.cpd") as file:
+        codes = file[name].codes()
+        stored = language_slopes.nbytes(spec, *w.shape)
+        assert codes.codec.spec == spec and abs(codes.nbytes - stored) < 0.02 * stored
+        error = np.square(codes.codec.decode(codes) - w).sum(1) / np.square(w).sum(1)
+    often = np.argsort(-counts)[:len(counts) // 8]
+    assert np.median(error[often]) < 0.1 * np.median(np.delete(error, often))
 
 
 def test_scales_that_cannot_be_tuned():

@@ -29,7 +29,7 @@ MOVED = [
     "rotate,int:6", "center,int:4", "scale:rms:column,int:4", "scale:rms:row,int:4", "center,scale:norm:row,hadamard,int:8",
     "pca:16,int:8", "int:3:group=64+int:3:group=64", "sparse:0.02+int:3:group=64", "lowrank:4+int:4:group=64",
     "(hadamard,trellis:2:memory=12)+int:4", "sign:64+sign:64", "int:4:group=64,rans", "vq:16:dim=4+int:4",
-    "hadamard,int:3:group=64,rans"]
+    "hadamard,int:3:group=64,rans", "(hadamard,trellis:3:memory=12)+salient:0.3:4", "int:3:group=64+salient:0.5:2+salient:0.1:5"]
 OTHERS = [
     "planes,rans", "compand,int:6", "int:4:group=10:sym=false", "int:4:noise=1", "lattice:e8:bits=8", "scale:rms:row:group=8,int:4"]
 

@@ -11,7 +11,8 @@ The loop is here and not in stages. Any of these can be in it:
 - stages with a method ``walk(x)`` that walks through the columns itself (trellis).
 
 Of a sum, the last term is fed back, and those before it (sparse, lowrank) keep their codes. A ``lowrank`` that ends a sum is fitted to what
-the terms before it lost of the outputs: ``(hadamard,trellis:2)+lowrank:16``.
+the terms before it lost of the outputs: ``(hadamard,trellis:2)+lowrank:16``. ``salient`` terms that end a sum take the
+rows of the whole matrix that lost most of the outputs, and are fed back themselves: ``(hadamard,trellis:3)+salient:0.1:4``.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from ..expression import Chain, Sum
 from ..stage import Form, Stage
 from .compensate import compensated
 from .hessian import carried, damped
+from .salient import refined
 
 _LEVELS = 1 << 24  # values of all levels of some rows that are held at once
 
 
-def encode(codec: Codec | str, w, hessian, *, outputs=None, damping: float = 0.01, block: int = 8,
+def encode(codec: Codec | str, w, hessian, *, outputs=None, importance=None, damping: float = 0.01, block: int = 8,
            order: Literal["natural", "activity"] = "natural") -> Codes:
     """The codes of weights w (n, ...) of a linear layer y = x wᵀ, for inputs whose mean xᵀx is ``hessian`` (d, d).
 
@@ -42,6 +44,7 @@ def encode(codec: Codec | str, w, hessian, *, outputs=None, damping: float = 0.0
     codec : fitted Codec, or a spec (fitted to w here if it needs to be)
     outputs : curvature G (n, n) of what follows in the outputs of the layer, as the mean of g gᵀ over gradients g there: the loss is
         then trace(G e H eᵀ), and rows make up for those coded before them too (YAQA, Tseng et al. 2025; from the paper)
+    importance : of each row (n,), for ``salient`` terms, which take the rows whose importance times loss is largest
     damping : of the diagonal of H, in parts of its mean
     block : columns that a vector stage decides at a time, before their error is fed back
     order : ``activity`` codes the columns with the largest inputs first; for scalar stages, whose scales are then all chosen before
@@ -66,6 +69,8 @@ def encode(codec: Codec | str, w, hessian, *, outputs=None, damping: float = 0.0
     codec.stage.require(form)
     if isinstance(codec.stage, Sum) and codec.stage.items[-1].name == "lowrank":
         return _compensated(codec, w, hessian, outputs, damping, block, order)
+    if isinstance(codec.stage, Sum) and codec.stage.items[-1].name == "salient":
+        return _refined(codec, w, hessian, outputs, importance, damping, block, order)
     chain = codec.stage if isinstance(codec.stage, Chain) else None
     transforms = chain.transforms if chain else ()
     stage: Stage = chain.quantizer if chain else codec.stage
@@ -135,6 +140,18 @@ def _compensated(codec: Codec, w: np.ndarray, hessian, outputs, damping: float, 
         blocks.append(Block(b.rows, own))
         at += b.rows
     return Codes(whole, tuple(w.shape), str(w.dtype), tuple(blocks))
+
+
+def _refined(codec: Codec, w: np.ndarray, hessian, outputs, importance, damping: float, block: int, order) -> Codes:
+    """A sum that ends in salient terms: the terms before them with feedback, then more bits for some rows, with feedback too."""
+    items = codec.stage.items
+    count = max((i for i, s in enumerate(items, 1) if s.name != "salient"), default=0)
+    if not count:
+        raise InputError(f"{codec.spec} codes some rows only; begin with a term that codes all, as (hadamard,trellis:3)+{codec.spec}")
+    before = Codec(items[0] if count == 1 else Sum(tuple(items[:count])))
+    first = encode(before, w, hessian, outputs=outputs, damping=damping, block=block, order=order)
+    h = damped(np.asarray(hessian, np.float64), damping)
+    return refined(first, items[count:], w, h, importance, lambda stage, rows, h: _feed(stage, rows, h, block, order))
 
 
 def _feed(stage: Stage, w: np.ndarray, h: np.ndarray, block: int, order: str) -> dict[str, Any]:

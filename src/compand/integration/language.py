@@ -149,6 +149,13 @@ class Language:
             raise InputError(f"the text has {len(ids)} tokens, {step} are needed; give more text")
         return torch.tensor([start + ids[i * step:(i + 1) * step] for i in range(count)])
 
+    def counts(self, text) -> np.ndarray:
+        """How often each token occurs in all of a text, or in tokens, and a hundredth more: float64 (vocabulary,)."""
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"] \
+            if isinstance(text, str) else np.asarray(text).reshape(-1)
+        size = self.head.weight.shape[0]
+        return np.bincount(np.asarray(ids, np.int64), minlength=size)[:size] + 0.01
+
     def whole(self) -> None:
         """All of the model in memory."""
         for module in (self.embedding, *self.body.children()):

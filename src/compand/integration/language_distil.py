@@ -30,7 +30,7 @@ from ..fit.hessian import Hessian
 from ..modality import pack
 from ..writer import Writer
 from .language import Language, transformers
-from .language_fit import Parts, gather, lost_of
+from .language_fit import Parts, gather, importance_of, lost_of
 from .language_target import Target
 from .language_tune import Tuner, rate_of, rescaled
 
@@ -79,7 +79,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
                     "seed": seed, "groups": GROUPS[effort], "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
                     "shape": list(ids.shape), "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
         parts = Parts(out.with_name(out.name + ".parts"), settings)
-        run = Run(language, ids, choose, embedding or choose, parts, effort=effort, damping=damping, rate=rate, seed=seed,
+        run = Run(language, ids, choose, embedding or choose, parts, text=calibration, effort=effort, damping=damping, rate=rate, seed=seed,
                   progress=progress)
         with torch.no_grad():
             run.all()
@@ -97,9 +97,9 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
 class Run:
     """The model as it is between two groups of layers."""
 
-    def __init__(self, language: Language, ids, choose, embedding, parts: Parts, *, effort: str, damping: float, rate: float, seed: int,
-                 progress: Callable[[int, int, str], None] | None):
-        self.language, self.choose, self.parts, self.damping = language, choose, parts, damping
+    def __init__(self, language: Language, ids, choose, embedding, parts: Parts, *, text, effort: str, damping: float, rate: float,
+                 seed: int, progress: Callable[[int, int, str], None] | None):
+        self.language, self.choose, self.parts, self.damping, self.text = language, choose, parts, damping, text
         self.embedding = embedding if callable(embedding) else lambda name: embedding
         language.whole()
         groups, self.each, self.last = GROUPS[effort]
@@ -150,7 +150,8 @@ class Run:
                 for states in self.target.hidden if is_head else ():
                     h.add(states)
                 matrix = h.matrix if is_head else np.eye(w.shape[1])
-                codes = feedback.encode(spec, w, matrix, damping=max(self.damping, 0.1) if language.tied else self.damping)
+                codes = feedback.encode(spec, w, matrix, damping=max(self.damping, 0.1) if language.tied else self.damping,
+                                        importance=importance_of(language, spec, self.text))
                 found = {full: replace(codes, dtype=language.items[full].dtype)}
                 self.parts.put(full, found, {full: lost_of(w, codes, matrix)})
             self.codes |= found

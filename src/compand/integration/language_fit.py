@@ -31,6 +31,8 @@ def specs_of(bits: int, effort: str = "medium") -> str:
     """The spec of weights at so many bits a value."""
     if not 1 <= bits <= 8:
         raise InputError(f"bits must be from 1 to 8, not {bits}")
+    if bits == 5:
+        return "hadamard,table:gauss5"
     return f"hadamard,trellis:{bits}:memory={EFFORT[effort]}" if bits <= 4 else f"hadamard,int:{bits}"
 
 
@@ -67,7 +69,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         parts = Parts(out.with_name(out.name + ".parts"), settings)
         start = time.perf_counter()
         with torch.no_grad():
-            lost = _layers(language, ids, choose, embedding, damping, parts, progress or (lambda *_: None))
+            lost = _layers(language, ids, choose, embedding, damping, parts, progress or (lambda *_: None), calibration)
         done = parts.codes()
         report = pack(language.source, out, spec=lambda name, shape, dtype: done.get(name), overwrite=overwrite, check=False)
         parts.remove()
@@ -78,7 +80,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         language.close()
 
 
-def _layers(language: Language, ids, choose, embedding, damping, parts: Parts, progress) -> dict[str, float]:
+def _layers(language: Language, ids, choose, embedding, damping, parts: Parts, progress, text) -> dict[str, float]:
     """Fit every layer, then the head; relative squared error of the outputs by tensor."""
     language.load(language.embedding)
     hidden = [language.embedding(row[None]) for row in ids]
@@ -113,12 +115,12 @@ def _layers(language: Language, ids, choose, embedding, damping, parts: Parts, p
             hidden[j] = y[0] if isinstance(y, tuple) else y
         language.drop(layer)
     progress(total - 1, total, "embedding and head")
-    lost |= _ends(language, hidden, choose, embedding, damping, parts)
+    lost |= _ends(language, hidden, choose, embedding, damping, parts, text)
     progress(total, total, "")
     return lost
 
 
-def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts) -> dict[str, float]:
+def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts, text) -> dict[str, float]:
     """Embedding and head. A matrix that is both is fitted to the inputs of the head."""
     names = {f"{language.names[id(language.embedding)]}.weight": language.tied}
     if not language.tied:
@@ -140,11 +142,17 @@ def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts) 
                 matrix = h.matrix
             else:
                 matrix = np.eye(w.shape[1])
-            codes = feedback.encode(spec, w, matrix, damping=max(damping, 0.1) if language.tied else damping)
+            codes = feedback.encode(spec, w, matrix, damping=max(damping, 0.1) if language.tied else damping,
+                                    importance=importance_of(language, spec, text))
             codes = replace(codes, dtype=language.items[full].dtype)
             parts.put(full, {full: codes}, {full: lost_of(w, codes, matrix)})
         lost |= parts.lost(full)
     return lost
+
+
+def importance_of(language: Language, spec: str, text) -> np.ndarray | None:
+    """How much each row of an embedding or head matters, for specs that ask."""
+    return language.counts(text) if "salient" in spec else None
 
 
 def norm_of(language: Language):

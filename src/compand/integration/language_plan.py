@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..fit.hessian import Hessian
 from .language import Language, transformers
 from .language_fit import gather, norm_of, specs_of
-from .language_slopes import nbytes, share, slopes
+from .language_slopes import CLASSES, nbytes, share, slopes
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,21 @@ class Plan:
     bytes: int
     bits: float
     kld: float
-    slopes: dict[str, float]
+    slopes: dict[str, np.ndarray]
 
     def spec(self, name: str) -> str | None:
         """What `compand.integration.language_fit.compress` asks."""
         return self.specs.get(name)
 
 
-def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: int = 8, length: int = 256, measured: int = 2,
-         damping: float = 0.02, progress: Callable[[int, int, str], None] | None = None) -> Plan:
+def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: int = 8, length: int = 256, measured: int = 4,
+         ladder: list[str] | None = None, damping: float = 0.02, progress: Callable[[int, int, str], None] | None = None) -> Plan:
     """The bits of each weight for which the KL divergence is least at ``bits`` a value over all weights, embedding and head included.
 
-    Hessians come from ``sequences`` of the text, divergences from the first ``measured`` of them. The whole model is in memory, once.
+    Rows of embedding and head whose tokens are frequent in the text may get more bits than the others (``salient``).
+
+    ``ladder`` are the specs to choose from, of rising bits; default: those of 1 to 8 bits by effort. Hessians come from ``sequences``
+    of the text, divergences from the first ``measured`` of them. The whole model is in memory, once.
     Raises `InputError` if so few bits are out of reach.
     """
     torch, _ = transformers()
@@ -56,14 +59,17 @@ def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: 
             head = Hessian(language.head.weight.shape[1])
             for h in hidden:
                 head.add(norm(h) if (norm := norm_of(language)) is not None else h)
+        ends = {f"{language.names[id(m)]}.weight" for m in (language.embedding, language.head)} & set(language.items)
         hessians[f"{language.names[id(language.embedding if language.tied else language.head)]}.weight"] = head.matrix
-        found = slopes(language, ids[:measured], hessians, damping=damping, progress=progress)
+        counts = language.counts(calibration)
+        found = slopes(language, ids[:measured], hessians, importance=dict.fromkeys(ends, counts), damping=damping, progress=progress)
         sizes = {n: (language.items[n].shape[0], language.items[n].shape[1]) for n in found}
         values = sum(i.size for i in language.items.values())
         rest = sum(i.nbytes for n, i in language.items.items() if n not in found)
-        ladder = [specs_of(b, effort) for b in (1, 2, 3, 4, 5, 6, 8)]
+        ladder = ladder or [specs_of(b, effort) for b in (1, 2, 3, 4, 5, 6, 8)]
+        rows = [f"({s})+salient:{share}:{b}" for s in ladder if "trellis" in s for share in CLASSES[:-1] for b in (2, 4)]
         try:
-            specs, kld = share(found, sizes, bits * values / 8 - rest, {n: ladder for n in found})
+            specs, kld = share(found, sizes, bits * values / 8 - rest, {n: ladder + rows if n in ends else ladder for n in found})
         except InputError as e:
             raise InputError(f"{bits} bits a value: {e}") from None
     finally:

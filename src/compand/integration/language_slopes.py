@@ -1,6 +1,7 @@
 """How much a language model minds noise in each of its weights: what bits are worth where, known before any code is made.
 
-Second-order codes of w leave an error e whose product with the Cholesky factor of the Hessian is white (see `compand.fit.feedback`).
+Second-order codes of w leave an error e whose product with the Cholesky factor of the Hessian is white (see `compand.fit.feedback`), in
+each row in proportion to the row, as each has its scale.
 So their effect is simulated: noise of that shape goes into one tensor at a time, and the KL divergence from the original is measured. At
 rates where the model still works it adds up over tensors and is proportional to the noise, so that one measurement a tensor predicts
 every rate, and the sum of the cheapest choice is an exact knapsack (`compand.fit.allocate`).
@@ -8,43 +9,47 @@ every rate, and the sum of the cheapest choice is an exact knapsack (`compand.fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
 from ..codec import Codec
 from ..errors import InputError
+from ..expression import Sum
 from ..fit.allocate import allocate
 from ..fit.hessian import damped
+from ..quantizer.salient import Salient
 from ..spec import parse
 from ..stage import Form
+from ..symbols import row_bytes
 from .language import Language, transformers
 
-NOISE = {1: 0.285, 2: 0.0733, 3: 0.0195, 4: 0.0054}  # of a trellis, for Gaussian values of variance 1
+CLASSES = (0.02, 0.06, 0.15, 0.3, 1.0)  # ends of classes of rows, in parts of all: the rows that matter most first
 REFERENCE = 2.0 ** -6  # power of the noise that is put in, in parts of the weights'
 
 
-def noise_of(spec: str, rows: np.ndarray | None = None) -> float:
-    """Mean squared error of a spec for Gaussian rows of variance 1 (or those given).
+@cache
+def noise_of(spec: str, d: int = 1024) -> float:
+    """Mean squared error of a spec for Gaussian rows of d values of variance 1.
 
-    >>> round(noise_of("hadamard,int:4"), 4), noise_of("hadamard,trellis:3")
-    (0.0114, 0.0195)
+    >>> round(noise_of("hadamard,int:4"), 4), round(noise_of("hadamard,int:4", 64), 4)
+    (0.0114, 0.0075)
     """
-    stage = parse(spec)
-    last = stage.items[-1] if hasattr(stage, "items") else stage
-    if rows is None and last.name == "trellis" and (last.factors, last.memory) == (1, 14):
-        return NOISE[last.bits]
-    x = np.random.default_rng(0).standard_normal((64, 1024), dtype=np.float32) if rows is None else rows
-    codec = Codec(spec).fit(x) if stage.state(Form(*x.shape)) else Codec(spec)
+    x = np.random.default_rng(0).standard_normal((max(32, 16 * -(-2048 // d)), d), dtype=np.float32)
+    codec = Codec(spec)
+    codec = codec.fit(x) if codec.stage.state(Form(*x.shape)) else codec
     return float(np.square(codec.decode(codec.encode(x)) - x).mean() / np.square(x).mean())
 
 
-def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, damping: float = 0.02, seed: int = 0,
-           progress: Callable[[int, int, str], None] | None = None) -> dict[str, float]:
-    """KL divergence (nats a token) for each unit of relative noise power in each weight, by name.
+def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, importance: Mapping[str, np.ndarray] | None = None,
+           damping: float = 0.02, seed: int = 0, progress: Callable[[int, int, str], None] | None = None) -> dict[str, np.ndarray]:
+    """KL divergence (nats a token) for each unit of relative noise power in each weight, by name: float64 (1,).
 
     ``ids`` are the sequences to measure on (a few hundred tokens), ``hessians`` those of the inputs by weight; without one the noise
-    is white. The whole model is in memory.
+    is white. Of weights whose rows have an ``importance`` (n,), each of `CLASSES` of rows is measured, the most important first. The whole
+    model is in memory.
     """
     torch, _ = transformers()
     language.whole()
@@ -56,20 +61,49 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, dampi
         for i, name in enumerate(names):
             p = parameters[name]
             kept, w = p.data, p.data.numpy()
-            e = rng.standard_normal(w.shape, dtype=np.float32) * np.float32(np.sqrt(REFERENCE * np.square(w).mean()))
+            e = rng.standard_normal(w.shape, dtype=np.float32) * np.sqrt(REFERENCE * np.square(w).mean(1, keepdims=True))
             if (h := hessians.get(name)) is not None:
                 lower = np.linalg.cholesky(damped(np.asarray(h, np.float64), damping))
                 e = e @ np.linalg.inv(lower / np.diag(lower)).astype(np.float32)
-            p.data = torch.from_numpy(w + e)
-            kl = [float(language.divergence(language.states(row), *one)) for row, one in zip(ids, wanted, strict=True)]
+            each = []
+            for rows in classes(importance[name]) if importance and name in importance else [slice(None)]:
+                noisy = w.copy()
+                noisy[rows] += e[rows]
+                p.data = torch.from_numpy(noisy)
+                kl = [float(language.divergence(language.states(row), *one)) for row, one in zip(ids, wanted, strict=True)]
+                each.append(max(float(np.mean(kl)), 0.0) / REFERENCE)
             p.data = kept
-            found[name] = max(float(np.mean(kl)), 0.0) / REFERENCE
+            found[name] = np.array(each)
             if progress:
                 progress(i + 1, len(names), name)
     return found
 
 
-def share(slope: Mapping[str, float], sizes: Mapping[str, tuple[int, int]], budget: float, ladder: Mapping[str, list[str]]) -> tuple[
+def classes(importance: np.ndarray) -> Iterator[np.ndarray]:
+    """The numbers of the rows of each class of `CLASSES`."""
+    order = np.argsort(-np.asarray(importance), kind="stable")
+    ends = [0, *(round(c * len(order)) for c in CLASSES)]
+    for lo, hi in pairwise(ends):
+        yield order[lo:hi]
+
+
+def lost(spec: str, d: int, slope: np.ndarray) -> float:
+    """The divergence to expect of a spec for rows of d values, by their `slopes`; ``salient`` terms spare the classes that they take.
+
+    >>> bool(lost("hadamard,int:3", 64, np.ones(5)) > 3 * lost("(hadamard,int:3)+salient:0.15:4", 64, np.array([3, 1, 1, 0, 0])))
+    True
+    """
+    stage = parse(spec)
+    items = stage.items if isinstance(stage, Sum) else (stage,)
+    extra = [s for s in items if isinstance(s, Salient)]
+    base = [s for s in items if not isinstance(s, Salient)]
+    left = np.full(len(slope), noise_of(str(Sum(tuple(base)) if len(base) > 1 else base[0]), d))
+    for s in extra:
+        left[:int(np.searchsorted(CLASSES, s.share + 1e-9, side="right"))] *= noise_of(str(s.grid), d)
+    return float(slope @ left)
+
+
+def share(slope: Mapping[str, np.ndarray], sizes: Mapping[str, tuple[int, int]], budget: float, ladder: Mapping[str, list[str]]) -> tuple[
         dict[str, str], float]:
     """The spec of each weight whose expected divergence is least within ``budget`` bytes, and that divergence.
 
@@ -78,15 +112,12 @@ def share(slope: Mapping[str, float], sizes: Mapping[str, tuple[int, int]], budg
     names = list(slope)
     if not names:
         raise InputError("there are no weights to share bytes among")
-    known: dict[str, float] = {}
     most = max(len(ladder[n]) for n in names)
     costs, losses = np.full((2, len(names), most), np.inf)
     for i, name in enumerate(names):
         n, d = sizes[name]
         for j, spec in enumerate(ladder[name]):
-            known[spec] = known.get(spec) or noise_of(spec)
-            costs[i, j] = nbytes(spec, n, d)
-            losses[i, j] = slope[name] * known[spec]
+            costs[i, j], losses[i, j] = nbytes(spec, n, d), lost(spec, d, slope[name])
     choice = allocate(costs, losses, budget)
     return {n: ladder[n][j] for n, j in zip(names, choice, strict=True)}, float(losses[np.arange(len(names)), choice].sum())
 
@@ -96,9 +127,11 @@ def nbytes(spec: str, n: int, d: int) -> float:
     from ..codes import stored_form
     from ..dtypes import dtype
 
-    few = min(n, 4096)
+    few, stage = min(n, 4096), parse(spec)
     total = 0.0
-    for part in Codec(spec).layout(Form(few, d)).values():
+    for path, part in Codec(stage).layout(Form(few, d)).items():
         kind, shape = stored_form(part)
+        if shape == (-1,) and isinstance(stage, Sum) and isinstance(s := stage.items[int(path.partition(".")[0])], Salient):
+            shape = (round(s.share * few), row_bytes(d, s.grid.k) if path.endswith("ids") else 1)
         total += float(np.prod(shape)) * dtype(kind).itemsize
     return total * n / few

@@ -39,12 +39,16 @@ def rescaled(codes: Codes, factors: np.ndarray) -> Codes:
     form = codes.form
     layout = codes.codec.layout(form._replace(n=1))
     names = [name for name, p in layout.items() if name.rpartition(".")[2] == "scale" and "float" in (p.dtype or "") and p.shape[0] == 1]
+    some = [name for name, p in layout.items() if name.endswith("scale") and p.shape == (-1,) and name[:-5] + "rows" in layout]  # salient
     if not names:
         raise InputError(f"{codes.codec.spec} stores no scales of rows that could be tuned")
     factors, blocks, at = np.asarray(factors, np.float32).reshape(-1), [], 0
     for b in codes.blocks:
         f = factors[at:at + b.rows].reshape(-1, *[1] * (b.parts[names[0]].ndim - 1))
         fresh = {name: (b.parts[name].astype(np.float32) * f).astype(b.parts[name].dtype) for name in names}
+        for name in some:
+            rows = np.flatnonzero(np.unpackbits(b.parts[name[:-5] + "rows"], bitorder="little"))
+            fresh[name] = (b.parts[name].astype(np.float32) * factors[at:at + b.rows][rows]).astype(b.parts[name].dtype)
         blocks.append(Block(b.rows, dict(b.parts) | fresh))
         at += b.rows
     changed = replace(codes, blocks=tuple(blocks))

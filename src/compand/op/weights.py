@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ..quantizer.lattice import Lattice
 from ..quantizer.lowrank import Lowrank
 from ..quantizer.pq import PQ, wide_codewords
 from ..quantizer.ranks import checked
+from ..quantizer.salient import Salient
 from ..quantizer.sign import Sign
 from ..quantizer.table import Table
 from ..quantizer.ternary import Ternary
@@ -60,7 +61,8 @@ class Leaf:
 def product(leaf: Leaf) -> Product | None:
     """The native product of a leaf; None where there is none."""
     make = {"int": _int, "table": _table, "float": _float, "sign": _sign, "ternary": _ternary, "trellis": _trellis, "lattice": _lattice,
-            "vq": _vq, "pq": _pq, "lowrank": _lowrank, "sparse": _sparse, "ranks": _ranks, "raw": _raw}.get(leaf.stage.name)
+            "vq": _vq, "pq": _pq, "lowrank": _lowrank, "sparse": _sparse, "salient": _salient,
+            "ranks": _ranks, "raw": _raw}.get(leaf.stage.name)
     return make(leaf) if make and leaf.form.n and leaf.form.d else None
 
 
@@ -312,3 +314,20 @@ def _sparse(leaf: Leaf) -> Product:
 
     return times
 
+
+def _salient(leaf: Leaf) -> Product | None:
+    q: Salient = leaf.stage
+    n = leaf.form.n
+    rows, ids, scale, at = [], [], [], 0
+    for b in leaf.codes.blocks:
+        parts = {name: b.parts[leaf.path + name] for name in ("rows", "ids", "scale")}
+        own, packed = q.coded(parts, leaf.form._replace(n=b.rows))
+        rows.append(own + at)
+        ids.append(packed)
+        scale.append(parts["scale"].reshape(-1, 1))
+        at += b.rows
+    if not (number := np.concatenate(rows)).size:
+        return lambda x: np.zeros((len(x), n), np.float32)
+    few = replace(leaf, form=leaf.form._replace(n=len(number)))
+    inner = _rows(few, q.grid.k, np.concatenate(scale), None, zero=q.grid.z, ids=np.concatenate(ids))
+    return inner and _native.Some(inner, n, number)
