@@ -100,7 +100,7 @@ class Study:
         path = self.path(f"plan-{bits}").with_suffix(".json")
         if not path.exists():
             start = time.process_time()
-            plan = language_plan.plan(self.args.model, bits, self.text, ladder=LADDER)
+            plan = language_plan.plan(self.args.model, bits, self.text, measured=2, ladder=LADDER)
             path.write_text(json.dumps({"specs": plan.specs, "kld": plan.kld, "bits": plan.bits, "cpu_s": time.process_time() - start}))
         return json.loads(path.read_text())["specs"]
 

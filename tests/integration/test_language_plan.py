@@ -39,9 +39,10 @@ def test_bits_out_of_reach(model):
 
 
 def test_noise_of_specs():
-    x = np.random.default_rng(3).standard_normal((16, 512), dtype=np.float32)
-    assert language_slopes.noise_of("hadamard,trellis:2") == pytest.approx(language_slopes.noise_of("hadamard,trellis:2", x), rel=0.05)
-    assert language_slopes.noise_of("int:8") < 1e-3 < language_slopes.noise_of("vq:16:dim=2", x)
+    noise = language_slopes.noise_of
+    assert noise("hadamard,trellis:2") == pytest.approx(0.0733, rel=0.05)
+    assert noise("int:8") < 1e-3 < noise("vq:16:dim=2") < 0.2
+    assert noise("hadamard,int:6", 64) < 0.8 * noise("hadamard,int:6", 1024)  # the largest of few values is nearer to the others
 
 
 @pytest.mark.parametrize("spec", ["hadamard,trellis:2:memory=12"])
@@ -80,10 +81,10 @@ def test_frequent_rows_get_more_bits(model, tmp_path):
     with open_file(tmp_path / "out.cpd") as file:
         codes = file[name].codes()
         stored = language_slopes.nbytes(spec, *w.shape)
-        assert codes.codec.spec == spec and abs(codes.nbytes - stored) < 0.02 * stored
+        assert codes.codec.spec == Codec(spec).spec and abs(codes.nbytes - stored) < 0.02 * stored
         error = np.square(codes.codec.decode(codes) - w).sum(1) / np.square(w).sum(1)
-    often = np.argsort(-counts)[:len(counts) // 8]
-    assert np.median(error[often]) < 0.1 * np.median(np.delete(error, often))
+    taken = error < 0.1 * np.median(error)
+    assert taken.sum() == round(0.15 * len(w)) and counts[taken].mean() > counts.mean()
 
 
 def test_scales_that_cannot_be_tuned():

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from ..spec import parse
 from ..stage import Form
 from ..symbols import row_bytes
 from .language import Language, transformers
+from .language_fit import norm_of
 
 CLASSES = (0.02, 0.06, 0.15, 0.3, 1.0)  # ends of classes of rows, in parts of all: the rows that matter most first
 REFERENCE = 2.0 ** -6  # power of the noise that is put in, in parts of the weights'
@@ -57,7 +59,8 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
     parameters = dict(language.model.named_parameters())
     names = [n for n in language.items if n in parameters and parameters[n].ndim == 2]
     with torch.no_grad():
-        wanted = [language.likely(language.states(row)) for row in ids]
+        before = Before(language, ids)
+        wanted = [language.likely(h) for h in before.states(0)]
         for i, name in enumerate(names):
             p = parameters[name]
             kept, w = p.data, p.data.numpy()
@@ -70,13 +73,42 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
                 noisy = w.copy()
                 noisy[rows] += e[rows]
                 p.data = torch.from_numpy(noisy)
-                kl = [float(language.divergence(language.states(row), *one)) for row, one in zip(ids, wanted, strict=True)]
+                kl = [float(language.divergence(h, *one)) for h, one in zip(before.states(before.layer(name)), wanted, strict=True)]
                 each.append(max(float(np.mean(kl)), 0.0) / REFERENCE)
             p.data = kept
             found[name] = np.array(each)
             if progress:
                 progress(i + 1, len(names), name)
     return found
+
+
+class Before:
+    """What goes into each layer of a `whole` model for some sequences, so that a change in a layer costs what follows it only."""
+
+    def __init__(self, language: Language, ids):
+        self.language, self.ids = language, ids
+        self.arguments = language.arguments(ids[:1])
+        self.names = [f"{language.names[id(layer)]}." for layer in language.layers]
+        self.inputs = [[language.embedding(row[None]) for row in ids]]
+        for layer, more in zip(language.layers, self.arguments, strict=True):
+            self.inputs.append([_first(layer(h, **more)) for h in self.inputs[-1]])
+
+    def layer(self, name: str) -> int:
+        """The number of the layer that a tensor belongs to; 0 for those that are in none."""
+        return next((i for i, prefix in enumerate(self.names) if name.startswith(prefix)), 0)
+
+    def states(self, first: int) -> Iterator[Any]:
+        """What the head reads for each sequence, made anew from a layer on (0: from the embedding on)."""
+        norm = norm_of(self.language)
+        for row, h in zip(self.ids, self.inputs[first], strict=True):
+            h = self.language.embedding(row[None]) if first == 0 else h
+            for layer, more in zip(self.language.layers[first:], self.arguments[first:], strict=True):
+                h = _first(layer(h, **more))
+            yield (h if norm is None else norm(h))[0]
+
+
+def _first(y):
+    return y[0] if isinstance(y, tuple) else y
 
 
 def classes(importance: np.ndarray) -> Iterator[np.ndarray]:
