@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise, product
 
 import numpy as np
@@ -6,12 +7,14 @@ import torch
 from through import through
 
 import compand
+from compand.errors import CorruptError
 from compand.quantizer.fsq import FSQ
 from compand.quantizer.pyramid import Pyramid, count, enumerate_, pulses, vectors
 from compand.stage import Form
 
 SPECS = ["pyramid:8", "pyramid:3:dim=7", "pyramid:128:dim=2", "pyramid:1:dim=1", "pyramid:24", "pyramid:5:dim=100", "fsq:8x8x4", "fsq:2",
-         "fsq:65536x65536", "fsq:3x5x7x2x9x3x11", "pyramid:4:dim=8:scales=float32"]
+         "fsq:65536x65536", "fsq:3x5x7x2x9x3x11", "fsq:8x8x8x8x8x8x8x8x8x8x8x4", "fsq:65536x65536x65536x65536",
+         "pyramid:4:dim=8:scales=float32"]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +99,32 @@ def test_fsq_grids(x):
     assert first[1] < first[0]
 
 
-@pytest.mark.parametrize("spec", ["pyramid:0", "pyramid:129", "pyramid:60:dim=60", "fsq:1x4", "fsq:65536x65536x2", "fsq:70000"])
+@pytest.mark.parametrize("spec", ["pyramid:0", "pyramid:129", "pyramid:60:dim=60", "fsq:1x4", "fsq:65536x65536x65536x65536x2", "fsq:70000"])
 def test_refused(spec):
     with pytest.raises(compand.SpecError):
         compand.parse(spec)
+
+
+WIDE = ["fsq:8x8x8x8x8x8x8x8x8x8x8x4", "fsq:65536x65536x65536x65536", "fsq:3x5x7x1000x60000"]
+
+
+@pytest.mark.parametrize("spec", WIDE)
+def test_numbers_above_32_bits_are_exact(spec, x):
+    stage = compand.Codec(spec).fit(x).stage
+    rng, n = np.random.default_rng(0), len(stage.levels)
+    levels = rng.integers(0, stage.levels, (500, n))
+    y = (levels.astype(np.float32) + stage.zero_) * stage.scale_
+    parts, again = stage.quantize(y)
+    numbers = parts["ids"].astype(np.uint64) | parts["high"].astype(np.uint64) << np.uint64(32)
+    expected = [sum(int(v) * math.prod(stage.levels[:j]) for j, v in enumerate(row)) for row in levels]
+    assert numbers[:, 0].tolist() == expected
+    assert np.array_equal(again, y) and np.array_equal(stage.decode(parts, Form(500, n)), y)
+    readable = stage._encode(y)
+    assert all(np.array_equal(readable[name].astype(np.uint64), parts[name].astype(np.uint64)) for name in parts)
+
+
+def test_a_number_above_the_last_vector_is_refused(x):
+    stage = compand.Codec(WIDE[2]).fit(x).stage
+    parts = {"ids": np.full((2, 1), 2**32 - 1, np.uint32), "high": np.full((2, 1), 1, np.uint32)}
+    with pytest.raises(CorruptError, match="below"):
+        stage.decode(parts, Form(2, 5))

@@ -144,6 +144,28 @@ def test_codebook_through_a_linear_map_moves_together():
     assert (np.abs(q.export().state()["codebook_"] - before).sum(1) > 0).all()
 
 
+@pytest.mark.parametrize("spec", ["vq:16", "pq:2x3"])
+@pytest.mark.parametrize("through", ["linear", "mlp"])
+def test_a_frozen_codebook_follows_latents_that_grow(spec, through):
+    q = Quantize(spec, 4, through=through)
+    for step in range(60):
+        spread = 1 + min(step, 40)
+        out = q(rows(256, 4, seed=step) * spread + spread)
+    assert (out.y - rows(256, 4, seed=59) * spread - spread).square().mean() < 0.45 * spread ** 2
+    frozen = q.get_buffer("state_codebook_")
+    assert frozen.abs().max() < 8 and not any("state" in name for name, _ in q.named_parameters())
+    q.eval()
+    x = rows(32, 4) * spread + spread
+    assert np.array_equal(q.export().decode(q.export().encode(x.numpy())), q(x).y.detach().numpy())
+
+
+def test_numbers_above_32_bits_are_whole():
+    q = Quantize("fsq:65536x65536x1000", 3)
+    out = q(rows(64, 3))
+    assert out.ids.dtype == torch.int64 and out.ids.max() > 1 << 33
+    assert torch.equal(q.decode(out.parts), out.y.detach())
+
+
 def test_prefixes_train_every_number_of_terms():
     q = Quantize("vq:8+vq:8+vq:8", 4, prefix=True).fit(rows(256, 4))
     x = rows(256, 4)

@@ -15,7 +15,8 @@ from compand.torch import Quantize  # noqa: E402
 
 CASES = {"vq": ("vq:64", {}), "residual": ("vq:16+vq:16", {}), "grid": ("center,scale:std:column,fsq:4x4", {}),
          "balanced": ("vq:16", {"balance": 1.0}), "dynamic": ("dynamic:16:dim=4", {}), "prefix": ("vq:8+vq:8+vq:8", {"prefix": True}),
-         "gumbel": ("vq:16", {"estimator": "gumbel", "entropy": 0.1}), "gradient": ("pq:2x4", {"update": "gradient", "revive": 0.9})}
+         "gumbel": ("vq:16", {"estimator": "gumbel", "entropy": 0.1}), "gradient": ("pq:2x4", {"update": "gradient", "revive": 0.9}),
+         "through": ("vq:16", {"through": "linear"})}
 
 
 def work(rank, world, folder):

@@ -58,6 +58,17 @@ def test_soft_codebooks_learn_and_store_what_they_return(estimator):
     assert exported(q, x.detach())
 
 
+@pytest.mark.parametrize("choices", [{"estimator": "gumbel", "update": "gradient"}, {"entropy": 0.1}])
+def test_where_each_row_has_its_codeword_gradients_stay_finite(choices):
+    q = Quantize("vq:64", 8, **choices)
+    x = rows(40).requires_grad_()
+    for _ in range(2):
+        out = q(x)
+        (out.y.square().mean() + out.loss).backward()
+    assert torch.isfinite(x.grad).all() and torch.isfinite(out.loss)
+    assert q.temperature.grad is None or torch.isfinite(q.temperature.grad)
+
+
 def test_bernoulli_draws_by_the_logistic_of_the_value():
     q = Quantize("sign", 4, estimator="bernoulli", commit=0.0)
     x = torch.tensor([[0.25, -0.25, 2.0, 0.0]]).repeat(4000, 1) + torch.tensor([[1.0], [-1.0]]).repeat(2000, 1) * 1e-3

@@ -16,7 +16,8 @@ from ..quantizer.vq import VQ
 from ..stage import Stage
 
 SETTLED = 1024  # rows whose mean and spread are trusted half
-HASTE = 0.5     # of the window of moving means, as codewords lag or do not
+HASTE = 2.0     # of the window of moving means, as codewords lag or do not
+LONGEST = 1024  # batches that it reaches back over, at most, so that it can shrink again
 BORN = 2.0      # rows that a codeword just put on a row is the mean of
 
 
@@ -129,7 +130,8 @@ def refresh(words: np.ndarray, mass: np.ndarray, step: np.ndarray, sums: np.ndar
     both = old.any(1)
     scale = np.sqrt(np.square(new[both], dtype=np.float64).sum() * np.square(old, dtype=np.float64).sum())
     if scale > 0:
-        window = max(least, window * np.exp(-HASTE * float((new * old).sum(dtype=np.float64)) / scale))
+        lag = float((new * old).sum(dtype=np.float64)) / scale
+        window = min(max(least, window * np.exp(-HASTE * lag)), max(least, LONGEST))
     step[chosen] = new
     mass *= 1 - 1 / window
     mass += counts

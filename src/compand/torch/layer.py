@@ -36,11 +36,16 @@ class Output(NamedTuple):
 
     @property
     def ids(self) -> torch.Tensor:
-        """The symbols (rows, m), of all terms side by side."""
-        found = [p for path, p in self.parts.items() if path.rpartition(".")[2] == "ids"]
+        """The symbols (rows, m), of all terms side by side; numbers above 2^63 are negative."""
+        found = [self._number(path) for path in self.parts if path.rpartition(".")[2] == "ids"]
         if not found:
             raise InputError(f"the ids of these codes are not one array; their parts are {', '.join(self.parts)}")
         return found[0] if len(found) == 1 else torch.cat([p.reshape(len(p), -1).long() for p in found], 1)
+
+    def _number(self, path: str) -> torch.Tensor:
+        """The part at this path, with its ``high`` half if it has one."""
+        high = self.parts.get(join(path.rpartition(".")[0], "high"))
+        return self.parts[path] if high is None else self.parts[path].long() | high.long() << 32
 
 
 class Quantize(nn.Module):
@@ -95,7 +100,8 @@ class Quantize(nn.Module):
             narrow = part.dtype in ("bfloat16", "float16")
             a = like(np.zeros(part.shape, np.float32 if narrow else np.dtype(part.dtype)), self.power)
             self._names[path] = name = "state_" + path.replace(".", "_")
-            self._own(name, a, learnt and a.is_floating_point() and not path.endswith("power_"))  # the power of x follows x
+            free = a.is_floating_point() and not path.endswith("power_")  # the power of x follows x
+            self._own(name, a, learnt and free and not (self.recipe.through and path.rpartition(".")[2] == "codebook_"))
             leaf = _at(self.stage, path)
             if learnt and isinstance(leaf, Int) and leaf.pow2 and path.rpartition(".")[2] == "scale_":
                 where = path.rpartition(".")[0]
@@ -127,7 +133,7 @@ class Quantize(nn.Module):
         if self.recipe.through:
             for path in self._leaves:
                 key = join(path, "codebook_")
-                found[key] = getattr(self, "through_" + _plain(path))(found[key])
+                found[key] = getattr(self, "through_" + _plain(path))(found[key], self.statistics(path).frame)
         for path, part in self._declared.items():
             if part.dtype in ("bfloat16", "float16"):
                 found[path] = valued(found[path].to(getattr(torch, part.dtype)).float(), found[path])
@@ -162,6 +168,8 @@ class Quantize(nn.Module):
         for path, (_, d) in self._leaves.items():
             own = {name.rpartition(".")[2]: p for name, p in parts.items() if name.rpartition(".")[0] == path}
             self.statistics(path).begin(books.chosen(_at(fitted, join(path, "codebook_")), own, d))
+            if self.recipe.through:
+                getattr(self, "through_" + _plain(path)).frame.zero_()
         return self
 
     # -- the three verbs -----------------------------------------------------------------------------------------------
@@ -238,6 +246,8 @@ class Quantize(nn.Module):
                 self.statistics(path).learn(words.reshape(-1, words.shape[-1]), Seen(*seen), self._rng)
                 if own.device.type != "cpu":  # on this machine the array above is a view
                     own.copy_(torch.from_numpy(words))
+                if self.recipe.through and not (frame := getattr(self, "through_" + _plain(path)).frame).any():
+                    frame.copy_(self.statistics(path).frame)
             else:
                 arrays, rate = seen
                 for name, a in arrays.items():

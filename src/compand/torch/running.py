@@ -17,8 +17,8 @@ from .recipe import Recipe
 REVIVALS = 1 << 12  # rows of a process that unused codewords may move to
 ROWS = 12           # rows of a codeword of even use that its use is judged by, and after which recent rows are looked at again
 RECENT = 64         # such rows kept, at most
-BYTES = 4 << 20     # and the memory they may take
-LEAST = 4           # and how many must be there
+BYTES = 4 << 20     # and the memory they may take; none are kept where that is not enough
+LEAST = 16          # and how many must be there: means of fewer are worse than what the codewords have learnt
 STEPS = 16          # between two looks, at least
 
 
@@ -60,7 +60,8 @@ class Running(nn.Module):
         size = leaf.state(Form(1, d))["codebook_"].shape[-1]
         for name, shape in {"use": (self.m * k,), "error": (self.m * k,), "frame": (self.m, 2, size)}.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-        if recipe.update == "ema":
+        self.moves = recipe.update == "ema" and not recipe.through
+        if self.moves:
             self.register_buffer("mass", torch.zeros(self.m * k, dtype=torch.float64))
             self.register_buffer("window", torch.tensor(1 / (1 - recipe.decay), dtype=torch.float64))
             self.register_buffer("step", torch.zeros(self.m * k, size))
@@ -72,7 +73,7 @@ class Running(nn.Module):
         for name in self._buffers:
             self._buffers[name].zero_()
         self.use.copy_(torch.from_numpy(np.bincount(ids, minlength=len(self.use)).astype(np.float64)))
-        if self.recipe.update == "ema":
+        if self.moves:
             self.mass.copy_(self.use)
             self.window.fill_(1 / (1 - self.recipe.decay))
             self._recent.clear()
@@ -81,12 +82,14 @@ class Running(nn.Module):
         """Takes in a batch; moves words (m·k, size) float32, in place, as the recipe says."""
         own = {name: to_numpy(a) for name, a in self._buffers.items()}
         sums, counts, errors = books.statistics(seen, len(words))
-        if self.recipe.update == "ema":
+        if self.moves or self.recipe.through:
             for j, some in enumerate(own["frame"]):
-                books.follow(words.reshape(self.m, -1, words.shape[1])[j], some, seen.vectors.reshape(-1, self.m, words.shape[1])[:, j])
+                still = words[:0] if self.recipe.through else words.reshape(self.m, -1, words.shape[1])[j]
+                books.follow(still, some, seen.vectors.reshape(-1, self.m, words.shape[1])[:, j])
+        if self.moves:
             own["window"] = np.asarray(books.refresh(words, own["mass"], own["step"], sums, counts, float(own["window"]),
                                                      1 / (1 - self.recipe.decay)))
-            if not self.recipe.balance:
+            if not self.recipe.balance and BYTES >= 4 * words.shape[1] * LEAST * len(words):
                 self._settle(words, own, seen, float(counts.sum()))
         memory = max(self.recipe.decay, 1 - counts.sum() / (ROWS * len(counts)))
         if not own["error"].any():

@@ -12,6 +12,7 @@ from ..array import host, like, to_numpy
 from ..errors import SpecError
 from ..expression import Chain, Sum
 from ..quantizer.dynamic import Dynamic
+from ..quantizer.fsq import FSQ
 from ..quantizer.int import Int
 from ..quantizer.pq import PQ
 from ..quantizer.sign import Sign
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ROWS = 4096  # of a batch that moving statistics other than codebooks' are refitted to
 REFIT = 8    # steps from one such fit to the next, after as many at the start; four times as many after its square
 ROUNDS = 4   # of prices a batch, with balanced assignment
+NEAR = 1e-4  # of the variance: the least error that temperatures are in units of (none is made where each row has its codeword)
 
 
 class Step:
@@ -38,12 +40,14 @@ class Step:
         self.parts: dict[str, torch.Tensor] = {}
         self.loss, self.power = rows.new_zeros(()), layer.power.clone()
         stage = layer.current
-        live = state if layer.recipe.update == "gradient" or layer.recipe.through else arrays
-        self.live = stage.with_arrays(live) if state else stage  # differentiable
+        learnt = layer.recipe.update == "gradient" or layer.recipe.through
         self.still = stage.with_arrays(arrays) if state else stage
+        self.live = stage.with_arrays(state) if state and learnt else self.still  # differentiable
 
     def exponents(self, rows: torch.Tensor) -> None:
         """Adds to the loss what has the slope of the error in each learnt exponent, see `exponent.slopes`."""
+        if not self.layer._exponents:
+            return
         x = to_numpy(rows.detach()[::max(1, len(rows) // ROWS)])
         for name, slope in exponent.slopes(self.still, self.layer._exponents, x):
             a = getattr(self.layer, name)
@@ -102,7 +106,7 @@ class Step:
     def _leaf(self, path, x):
         rows, form, recipe = x.detach(), Form(*x.shape), self.recipe
         still, live = self.at(self.still, path), self.at(self.live, path)
-        parts = still.encode(native(rows))
+        parts, y = still.quantize(native(rows)) if isinstance(still, FSQ) else (still.encode(native(rows)), None)
         if path in self.layer._leaves:
             self._codewords(path, still, rows, parts)
         elif still.state(form):
@@ -117,7 +121,9 @@ class Step:
         if recipe.estimator in ("gumbel", "soft") and path in self.layer._leaves:
             return self._soft(path, x, parts)
         pow2 = path in self.layer._points
-        y = (still if pow2 else live).decode(parts, form, **some)
+        if y is None or live is not still:
+            y = (still if pow2 else live).decode(parts, form, **some)
+        y = like(y, rows) if isinstance(y, np.ndarray) else y
         if isinstance(still, Int) and still.per != "row" and (pow2 or (recipe.estimator == "lsq" and y.requires_grad)):
             y = self._learned_step(path, live, rows, y)
         if recipe.estimator == "bernoulli" and isinstance(still, Sign):
@@ -156,7 +162,7 @@ class Step:
         """Vectors of x, codewords, and the mean squared error of a vector times the temperature."""
         v = leaf._cut(x)
         with torch.no_grad():
-            error = mse_loss(x, y).clamp_min(1e-30) * v.shape[1]
+            error = torch.maximum(mse_loss(x, y), NEAR * self.power) * v.shape[1]
         return v, self._words(path, x), error * self.layer.temperature.clamp(-3, 3).exp()
 
     def _soft(self, path, x, parts):

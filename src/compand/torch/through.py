@@ -10,24 +10,33 @@ from .recipe import Recipe
 
 
 class Through(nn.Module):
-    """A codebook as a learnt function of frozen codewords: SimVQ (linear), VQGAN-LC (mlp), LR²VQ (identity plus low rank)."""
+    """A codebook as a learnt function of frozen codewords: SimVQ (linear), VQGAN-LC (mlp), LR²VQ (identity plus low rank).
+
+    The function works on codewords in units of the vectors they stand for: less their mean, over their standard deviation, and
+    back by the mean and deviation that vectors have now. An optimizer moves weights by its learning rate whatever their gradient,
+    so a map could not follow latents whose spread grows tenfold in a few hundred steps, as those of a new encoder do.
+    """
+
+    frame: torch.Tensor
 
     def __init__(self, leaf: Stage, dim: int, recipe: Recipe):
         super().__init__()
-        size = leaf.state(Form(1, dim))["codebook_"].shape[-1]
+        self.m, size = getattr(leaf, "m", 1), leaf.state(Form(1, dim))["codebook_"].shape[-1]
+        self.register_buffer("frame", torch.zeros(self.m, 2, size))  # mean and variance when the codewords were frozen
         if recipe.through == "mlp":
-            self.f = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
-            nn.init.zeros_(self.f[2].weight)
-            nn.init.zeros_(self.f[2].bias)
+            layers = [nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size)]
         elif recipe.rank:
-            self.f = nn.Sequential(nn.Linear(size, recipe.rank, bias=False), nn.Linear(recipe.rank, size))
-            nn.init.zeros_(self.f[1].weight)
-            nn.init.zeros_(self.f[1].bias)
+            layers = [nn.Linear(size, recipe.rank, bias=False), nn.Linear(recipe.rank, size)]
         else:
-            self.f = nn.Linear(size, size)
-            nn.init.zeros_(self.f.weight)
-            nn.init.zeros_(self.f.bias)
+            layers = [nn.Linear(size, size)]
+        self.f = nn.Sequential(*layers)
+        nn.init.zeros_(layers[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
 
-    def forward(self, frozen: torch.Tensor) -> torch.Tensor:
-        """Codewords (..., size) → codewords, the same at first."""
-        return frozen + self.f(frozen.detach())
+    def forward(self, frozen: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
+        """Codewords, m codebooks of which are frozen, → codewords as frozen, the same at first; ``now`` as `frame`, (m, 2, size)."""
+        if not self.frame[:, 1].any():
+            return frozen + self.f(frozen)
+        (mean, spread), (new_mean, new_spread) = ((a[:, :1].float(), a[:, 1:].float().clamp_min(1e-30).sqrt()) for a in (self.frame, now))
+        unit = (frozen.reshape(self.m, -1, frozen.shape[-1]) - mean) / spread
+        return (new_mean + new_spread * (unit + self.f(unit))).reshape(frozen.shape)
