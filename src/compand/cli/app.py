@@ -72,7 +72,8 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback(epilog="Help on a verb: [bold]compand VERB --help[/]. Set COMPAND_DEBUG=1 to see tracebacks.")
+@app.callback(epilog="Help on a verb: [bold]compand VERB --help[/]. Exit codes: 0 done, 1 failed or damaged, 2 wrong usage, 130 "
+                     "interrupted. Set COMPAND_DEBUG=1 to see tracebacks.")
 def _root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version.")) -> None:
     """Compress embeddings, model weights, pictures and splats into small codes; get them back; look inside; measure what was lost.
 
