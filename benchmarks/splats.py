@@ -124,19 +124,20 @@ def matched(scene: Splats, x: np.ndarray, goal: dict[str, float], rounds: int = 
 
 
 MOVES: tuple[dict[str, float], ...] = (
-    {"position": -0.125}, {"rotation": -0.0625}, {"turn": -0.125}, {"turn": -0.125, "rotation": -0.125}, {"scale": -1},
-    {"scale": -1, "rotation": 0.0625}, {"scale": 1, "rotation": -0.0625}, {"opacity": -1}, {"color": 0.01}, {"sh": 0.01})
+    {"position": -0.0625}, {"position": -1 / 64}, {"rotation": -0.0625}, {"rotation": -1 / 64}, {"turn": -0.125},
+    {"turn": -0.125, "rotation": -0.125}, {"scale": -1}, {"scale": -1, "rotation": 0.0625}, {"scale": 1, "rotation": -0.0625},
+    {"opacity": -1}, {"color": 0.01}, {"sh": 0.01})
 
 
-def relaxed(scene: Splats, x: np.ndarray, goal: dict[str, float], spec: str, rounds: int = 4) -> dict:
+def relaxed(scene: Splats, x: np.ndarray, goal: dict[str, float], spec: str, rounds: int = 3) -> dict:
     """The spec with steps wider, one at a time or one against another, while errors stay within the goal's and the file shrinks."""
     words = spec.split(":")
     named = dict(w.split("=") for w in words[7:])
     p = dict(zip(("position", "scale", "rotation", "opacity", "color", "sh"), map(float, words[1:7]), strict=True))
-    p |= {"turn": float(named.pop("turn")), "position": round(8 * p["position"]) / 8, "rotation": round(16 * p["rotation"]) / 16}
+    p |= {"turn": float(named.pop("turn")), "position": round(64 * p["position"]) / 64, "rotation": round(64 * p["rotation"]) / 64}
 
     def tried(p: dict[str, float]) -> dict:
-        spec = (f"splat:{p['position']:.3f}:{p['scale']:.0f}:{p['rotation']:.4f}:{p['opacity']:.0f}:{p['color']:.4g}:{p['sh']:.4g}:"
+        spec = (f"splat:{p['position']:.6f}:{p['scale']:.0f}:{p['rotation']:.6f}:{p['opacity']:.0f}:{p['color']:.4g}:{p['sh']:.4g}:"
                 f"adapt={named['adapt']}:turn={p['turn']:g}:thin={named['thin']}:even={named['even']}")
         nbytes, rows, bits = coded(x, spec)
         y = from_matrix(rows)

@@ -8,9 +8,9 @@ namespace nb = nanobind;
 namespace compand::splat {
 namespace {
 
-Steps steps_of(int position, int scale, int rotation, int opacity, double colour, double harmonics, int adapt, int32_t reference,
+Steps steps_of(double position, int scale, double rotation, int opacity, double colour, double harmonics, int adapt, int32_t reference,
                int turn, int thin, bool even, double trade, const Input<float, 2> &basis, int rest) {
-    const bool good = position >= -80 && position <= 160 && scale >= 1 && scale <= 256 && rotation >= 0 && rotation <= 16 * 16 && opacity >= 2 &&
+    const bool good = position >= -8 && position <= 16 && scale >= 1 && scale <= 256 && rotation >= 0 && rotation <= 16 && opacity >= 2 &&
                       opacity <= 4096 && colour > 1e-7 && colour < 1e7 && harmonics > 1e-7 && harmonics < 1e7 && adapt >= 0 && adapt <= 16 &&
                       reference > -(1 << 20) && reference < 1 << 20 && turn >= 0 && turn <= 16 && thin >= 0 && thin <= 16 && trade >= 0 && trade <= 4;
     if (!good) throw nb::value_error("a step is out of range");
@@ -24,7 +24,7 @@ int rest_of(size_t width) {
     return static_cast<int>((width - 14) / 3);
 }
 
-nb::list bind_encode(Input<float, 2> rows, int position, int scale, int rotation, int opacity, double colour, double harmonics, int adapt,
+nb::list bind_encode(Input<float, 2> rows, double position, int scale, double rotation, int opacity, double colour, double harmonics, int adapt,
                      int32_t reference, int turn, int thin, bool even, double trade, Input<float, 2> basis) {
     const int rest = rest_of(rows.shape(1));
     const Steps steps = steps_of(position, scale, rotation, opacity, colour, harmonics, adapt, reference, turn, thin, even, trade, basis, rest);
@@ -43,7 +43,7 @@ nb::list bind_encode(Input<float, 2> rows, int position, int scale, int rotation
     return out;
 }
 
-nb::object bind_decode(nb::list parts, size_t n, size_t width, int position, int scale, int rotation, int opacity, double colour,
+nb::object bind_decode(nb::list parts, size_t n, size_t width, double position, int scale, double rotation, int opacity, double colour,
                        double harmonics, int adapt, int32_t reference, int turn, int thin, bool even, double trade, Input<float, 2> basis) {
     const int rest = rest_of(width);
     const Steps steps = steps_of(position, scale, rotation, opacity, colour, harmonics, adapt, reference, turn, thin, even, trade, basis, rest);

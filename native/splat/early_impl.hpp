@@ -1,6 +1,6 @@
 // The attributes of the first two formats.
 
-inline bool read_scales(SymbolReader &coder, Block &b, const Steps &p) {
+inline bool read_scales(SymbolReader &coder, Block &b, const Rules &p) {
     const size_t n = b.n;
     std::vector<int32_t> gap[2];
     for (auto &g : gap) g.resize(n);
@@ -54,7 +54,7 @@ inline bool read_scales(SymbolReader &coder, Block &b, const Steps &p) {
     return !coder.bad();
 }
 
-inline bool read_opacity(SymbolReader &coder, Block &b, const Steps &p) {
+inline bool read_opacity(SymbolReader &coder, Block &b, const Rules &p) {
     const int nibbles = (rans::bit_length(static_cast<uint32_t>(p.opacity - 1)) + 3) / 4;
     Number number(nibbles, 16);
     const bool old = p.format == 1;
@@ -71,6 +71,15 @@ inline bool read_opacity(SymbolReader &coder, Block &b, const Steps &p) {
     }
     return !coder.bad();
 }
+
+struct EarlyTurn {
+    uint32_t u = 0, v = 0, t = 0;
+    void rebuild(bool needle, uint32_t cells, uint32_t turn_cells, float *q) const {
+        const int32_t at[5] = {static_cast<int32_t>(u), static_cast<int32_t>(v), static_cast<int32_t>(t), static_cast<int32_t>(cells), static_cast<int32_t>(turn_cells)};
+        const uint8_t kind = needle;
+        quaternions(at, at + 1, at + 2, at + 3, at + 4, &kind, 1, q, 4);
+    }
+};
 
 // One of `cells` cells as a symbol of at most 16, another of at most 16 of what is left, and the rest as it is.
 struct EarlyRefined {
@@ -100,7 +109,7 @@ struct EarlyRefined {
     }
 };
 
-inline bool read_turns(SymbolReader &coder, const Block &b, const Steps &p, float *out, size_t width) {
+inline bool read_turns(SymbolReader &coder, const Block &b, const Rules &p, float *out, size_t width) {
     const size_t n = b.n;
     std::vector<uint32_t> seen(2 * n);  // cells of the odd axis, 16 bits
     std::vector<uint8_t> kind(n);
@@ -111,7 +120,7 @@ inline bool read_turns(SymbolReader &coder, const Block &b, const Steps &p, floa
         const uint32_t cells = cells_for(d0 + d1, p.scale, p.rotation, p.turn);
         const uint32_t turn_cells = cells_for(needle ? d1 : d0, p.scale, p.rotation, p.turn, needle ? d0 : 0);
         kind[i] = needle;
-        Turned r{};
+        EarlyTurn r;
         const uint32_t *near = b.near.data() + kNear * i, *model = nullptr;
         for (size_t k = 0; k < kNear && !model && i > 0; ++k) {
             if (kind[near[k]] == needle) model = seen.data() + 2 * near[k];
@@ -124,7 +133,7 @@ inline bool read_turns(SymbolReader &coder, const Block &b, const Steps &p, floa
         if (r.u >= cells || r.v >= cells || r.t >= turn_cells) return false;
         seen[2 * i] = static_cast<uint32_t>(((uint64_t{r.u} << 1) + 1) * 32768 / cells);
         seen[2 * i + 1] = static_cast<uint32_t>(((uint64_t{r.v} << 1) + 1) * 32768 / cells);
-        quaternion(frame_of(r, needle, cells, turn_cells), out + i * width + 6);
+        r.rebuild(needle, cells, turn_cells, out + i * width + 6);
     }
     return !coder.bad();
 }
@@ -141,7 +150,7 @@ inline int bits_for(int32_t d, int m, int most) {
     return bits < 0 ? 0 : bits;
 }
 
-inline bool read_rotations(SymbolReader &coder, const Block &b, const Steps &p, float *out, size_t width) {
+inline bool read_rotations(SymbolReader &coder, const Block &b, const Rules &p, float *out, size_t width) {
     const size_t n = b.n;
     std::vector<uint32_t> seen(2 * n);  // cells of the odd axis, 16 bits
     std::vector<uint8_t> kind(n);
@@ -151,7 +160,7 @@ inline bool read_rotations(SymbolReader &coder, const Block &b, const Steps &p, 
         const bool needle = d0 > d1;
         const int bits = bits_for(d0 + d1, p.scale, p.rotation / 16), turn_bits = bits_for(needle ? d1 : d0, p.scale, p.rotation / 16);
         kind[i] = needle;
-        Turned r{};
+        EarlyTurn r;
         const uint32_t *near = b.near.data() + kNear * i;
         const uint32_t *model = nullptr;
         for (size_t k = 0; k < kNear && !model && i > 0; ++k) {
@@ -183,12 +192,12 @@ inline bool read_rotations(SymbolReader &coder, const Block &b, const Steps &p, 
             if (last > 0) s = s << last | coder.raw(0, last);
             r.t = s;
         }
-        quaternion(frame_of(r, needle, 1u << bits, 1u << turn_bits), out + i * width + 6);
+        r.rebuild(needle, 1u << bits, 1u << turn_bits, out + i * width + 6);
     }
     return !coder.bad();
 }
 
-inline bool read_colours(SymbolReader &coder, const Block &b, const Steps &p, float *out, size_t width) {
+inline bool read_colours(SymbolReader &coder, const Block &b, const Rules &p, float *out, size_t width) {
     const size_t n = b.n;
     std::vector<int32_t> fine[3];
     int32_t unit[32];
@@ -237,7 +246,7 @@ inline bool read_colours(SymbolReader &coder, const Block &b, const Steps &p, fl
     return !coder.bad();
 }
 
-inline bool read_harmonics(SymbolReader &coder, const Block &b, const Steps &p, float *out, size_t width) {
+inline bool read_harmonics(SymbolReader &coder, const Block &b, const Rules &p, float *out, size_t width) {
     const auto wide = static_cast<size_t>(3 * b.rest), rank = static_cast<size_t>(p.rank);
     if (wide == 0) return true;
     if (rank == 0) {
@@ -282,11 +291,11 @@ inline bool read_harmonics(SymbolReader &coder, const Block &b, const Steps &p, 
     return !coder.bad();
 }
 
-inline int position_of(const Block &b, const Steps &p, size_t i) {  // exponent of the position's step, format 1
+inline int position_of(const Block &b, const Rules &p, size_t i) {  // exponent of the position's step, format 1
     return floor_of(8 * (b.scale[0][i] + b.scale[1][i]) / 2 - p.position * p.scale, 8 * p.scale);
 }
 
-inline bool read_places(SymbolReader &coder, const Block &b, const Steps &p, float *out, size_t width) {
+inline bool read_places(SymbolReader &coder, const Block &b, const Rules &p, float *out, size_t width) {
     const double unit = power(b.position0);
     for (size_t i = 0; i < b.n; ++i) {
         const int coarse = std::clamp(position_of(b, p, i) - b.position0, 0, kGrid);
@@ -300,12 +309,16 @@ inline bool read_places(SymbolReader &coder, const Block &b, const Steps &p, flo
     return !coder.bad();
 }
 
-inline bool read_early(SymbolReader *streams, Block &b, const Steps &p, float *rows, size_t width) {
+inline bool read_early(SymbolReader *streams, Block &b, const Rules &p, float *rows, size_t width) {
     if (!read_scales(streams[1], b, p) || !read_opacity(streams[2], b, p)) return false;
     if (!(p.format == 1 ? read_rotations(streams[3], b, p, rows, width) : read_turns(streams[3], b, p, rows, width))) return false;
     if (!read_colours(streams[4], b, p, rows, width) || !read_harmonics(streams[5], b, p, rows, width)) return false;
     if (p.format == 1) return read_places(streams[6], b, p, rows, width);
-    Places<SymbolReader> places(streams[6], b, p, rows, width);
-    for (size_t i = 0; i < b.n; ++i) places.code(i);
+    Places<SymbolReader> places(streams[6], b, p, nullptr, width);
+    for (size_t from = 0; from < b.n; from += kSome) {
+        const size_t to = std::min(from + kSome, b.n);
+        for (size_t i = from; i < to; ++i) places.code(i);
+        places.rebuild(from, to, rows, width);
+    }
     return true;
 }

@@ -3,8 +3,8 @@
 
 template <class Coder> class Harmonics {
 public:
-    Harmonics(Coder &coder, const Block &b, const Steps &p, const float *rows, float *out, size_t width)
-        : coder_(coder), b_(b), p_(p), rows_(rows), out_(out), width_(width), wide_(static_cast<size_t>(3 * b.rest)),
+    Harmonics(Coder &coder, const Block &b, const Rules &p, const float *rows, size_t width)
+        : coder_(coder), b_(b), p_(p), rows_(rows), width_(width), wide_(static_cast<size_t>(3 * b.rest)),
           rank_(wide_ ? static_cast<size_t>(p.rank) : 0), pairs_((rank_ + 1) / 2), kept_(2 * b.n * pairs_), count_(rank_ ? b.n : 0),
           pair_(2 * pairs_, 16), large_(2 * pairs_, 16), parts_(wide_ > 3 * kPart ? kMostParts : (wide_ + kPart - 1) / kPart), basis_(2 * pairs_ * parts_) {
         for (size_t k = 0; k < rank_; ++k) std::memcpy(&basis_[k * parts_], p.basis + k * wide_, wide_ * sizeof(float));
@@ -41,15 +41,15 @@ public:
         }
         return !coder_.bad();
     }
-    void rebuild(size_t from, size_t to) const {  // harmonics of splats from their coefficients
-        if (parts_ == 1) rebuild<1>(from, to);
-        if (parts_ == 2) rebuild<2>(from, to);
-        if (parts_ == 3) rebuild<3>(from, to);
-        if (parts_ > 3) rebuild<kMostParts>(from, to);
+    void rebuild(size_t from, size_t to, float *out, size_t width) const {  // harmonics of splats from their coefficients
+        if (parts_ == 1) rebuild_of<1>(from, to, out, width);
+        if (parts_ == 2) rebuild_of<2>(from, to, out, width);
+        if (parts_ == 3) rebuild_of<3>(from, to, out, width);
+        if (parts_ > 3) rebuild_of<kMostParts>(from, to, out, width);
     }
 
 private:
-    template <size_t parts> void rebuild(size_t from, size_t to) const {
+    template <size_t parts> void rebuild_of(size_t from, size_t to, float *out, size_t width) const {
         for (size_t i = from; i < to; ++i) {
             const double step = p_.harmonics * half_power(b_.shift[i]);
             const int16_t *q = kept_.data() + 2 * i * pairs_;
@@ -64,7 +64,7 @@ private:
                 for (size_t at = 0; at < parts; ++at) sum[at] += much * row[at], odd[at] += more * row[parts + at];
             }
             for (size_t at = 0; at < parts; ++at) sum[at] += odd[at];
-            std::memcpy(out_ + i * width_ + 14, sum, wide_ * sizeof(float));
+            std::memcpy(out + i * width + 14, sum, wide_ * sizeof(float));
         }
     }
 
@@ -153,9 +153,8 @@ private:
 
     Coder &coder_;
     const Block &b_;
-    const Steps &p_;
+    const Rules &p_;
     const float *rows_;
-    float *out_;
     size_t width_, wide_, rank_, pairs_;
     std::vector<int16_t> kept_;
     std::vector<int32_t> count_;

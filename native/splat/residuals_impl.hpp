@@ -35,28 +35,26 @@ public:
         size_t level;  // how far apart those are from which it was foretold
         size_t about;  // what else is known, 0 to 15
         size_t zone;   // about where it is, 0 to 31
+        uint32_t low = 0;  // its lowest bit, if that is known
     };
 
-    Residual() {
+    explicit Residual(int known) : known_(known) {  // how many low bits of a number are known: 0 or 1
         for (size_t c = 0; c < kClasses; ++c) usual_[c] = 64 << (c + 1) / 2, adapt(c);
     }
     template <class Coder> int32_t code(Coder &coder, int32_t v, const Aim &aim) {
         const size_t c = aim.level;
         const int k = shift_[c];
-        int32_t r = Coder::writes ? v - aim.foretold + (1 << k >> 1) : 0, at = r >> k;
+        const auto low = static_cast<int32_t>(aim.low);
+        const int32_t foretold = (aim.foretold - low + known_) >> known_;
+        int32_t r = Coder::writes ? ((v - low) >> known_) - foretold + (1 << k >> 1) : 0, at = r >> k;
         const uint32_t s = coder.symbol(Coder::writes ? symbol_of(at) : 0, near_, {aim.about, c * 32 + aim.zone});
-        at = s == kFar ? far(coder, at) : static_cast<int32_t>(s) - kReach;
+        at = static_cast<int32_t>(s) - kReach;
+        if (s == kFar) [[unlikely]] at = far(coder, r >> k);
         const int64_t got = int64_t{at} * (1 << k) + coder.raw(static_cast<uint32_t>(r), k) - (1 << k >> 1);
         r = static_cast<int32_t>(std::clamp<int64_t>(got, -(1 << 28), 1 << 28));
         usual_[c] += (256 * std::min(std::abs(r), 1 << 20) - usual_[c]) >> pace_[c];
-        if ((++times_[c] & 7) == 0) adapt(c);
-        return aim.foretold + r;
-    }
-    double bits(int32_t v, const Aim &aim) {  // that code() would spend on it now, about
-        const int k = shift_[aim.level];
-        const int32_t at = (v - aim.foretold + (1 << k >> 1)) >> k;
-        const uint32_t s = symbol_of(at);
-        return near_.bits(s, {aim.about, aim.level * 32 + aim.zone}) + k + (s == kFar ? 2 * rans::bit_length(static_cast<uint32_t>(std::abs(at))) - 2 : 0);
+        if ((++times_[c] & 7) == 0) [[unlikely]] adapt(c);
+        return (foretold + r) * (1 << known_) + low;
     }
 
 private:
@@ -81,6 +79,7 @@ private:
 
     Blend near_{16, kClasses * 32, {{8000, 20000, 30000, 40000, 50000, 52000}}};
     Models far_{1, 16};
+    int known_;
     int32_t usual_[kClasses];  // 256 times the mean size
     uint32_t times_[kClasses] = {};
     uint8_t pace_[kClasses] = {};
@@ -120,13 +119,6 @@ public:
             done = done << 4 | static_cast<int32_t>(coder.symbol(static_cast<uint32_t>(v >> low(i) & 15), models_[static_cast<size_t>(i)], where(aim, done, i)));
         }
         return done;
-    }
-    double bits(int32_t v, const Aim &aim) {  // that code() would spend on it now
-        double sum = 0;
-        for (int i = 0; i < nibbles_; ++i) {
-            sum += models_[static_cast<size_t>(i)].bits(static_cast<uint32_t>(v >> low(i) & 15), where(aim, v >> low(i) >> 4, i));
-        }
-        return sum;
     }
 
 private:

@@ -23,9 +23,9 @@ constexpr int kParts = 8;  // tree, scale, opacity, rotation, colour, harmonics,
 constexpr int kMostRest = 24;
 
 struct Steps {
-    int position;   // position step = size / 2^(position / 8)
-    int scale;      // steps of an octave of a scale, 1 to 256
-    int rotation;   // finest direction: 2^(rotation / 16) steps across the hemisphere
+    double position;  // position step = size / 2^position, in eighths (from format 4 on: in 1/64)
+    int scale;        // steps of an octave of a scale, 1 to 256
+    double rotation;  // finest direction: 2^rotation steps across the hemisphere, in sixteenths (1/64)
     int opacity;    // levels of the root of alpha, 2 to 4096
     int turn;       // 0 to 16: how much finer directions of thin splats are, in bits / 16 an octave
     int thin;       // 0 to 16: share of the shortest deviation in the size that a position follows
@@ -36,7 +36,6 @@ struct Steps {
     int rank;           // rows of the basis of harmonics, nearly orthonormal
     const float *basis;  // (rank, 3 rest)
     double trade = 0;    // writer: the price of a bit in squared steps
-    int format = 3;      // 1 and 2 are only read
 };
 
 #define COMPAND_SPLAT_FUNCTIONS                                                                                          \

@@ -137,10 +137,10 @@ class Codec:
         return np.ascontiguousarray(y) if is_numpy(y) else y
 
     def block_rows(self, form: Form) -> int:
-        """Rows of a block: about a million values, a multiple of 64 rows where there are as many; fewer, or all, if the stage says so."""
+        """Rows of a block: about a million values, a multiple of 64 rows where there are as many; other numbers if the stage says so."""
         if whole(self.stage):
             return max(1, form.n)
-        rows = min(max(1, BLOCK_VALUES // max(form.d, 1)), self.stage.most_rows)
+        rows = self.stage.most_rows if self.stage.fills else min(max(1, BLOCK_VALUES // max(form.d, 1)), self.stage.most_rows)
         return rows // 64 * 64 if rows >= 64 else rows
 
     # -- fit, encode, decode -------------------------------------------------------------------------------------------

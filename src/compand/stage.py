@@ -56,6 +56,7 @@ class Stage:
     kind: ClassVar[str] = ""
     exact: ClassVar[bool] = True  # decoded identically on every machine (False: bounded, order of float sums may vary)
     raw: ClassVar[bool] = False   # takes any dtype as it is and loses nothing; others get float32 or float64
+    fills: ClassVar[bool] = False  # blocks are of `most_rows` rows, however wide these are, for stages that learn from rows before
     whole: ClassVar[bool] = False  # rows are not coded apart: all of them are one block
     examples: ClassVar[tuple[str, ...]] = ()  # specs that show this stage at work; the laws and golden files use them
 

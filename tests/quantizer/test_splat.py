@@ -44,10 +44,13 @@ def test_errors_stay_within_steps(rest):
     y = codec.decode(codec.encode(x))
     longest = np.sort(np.exp(x[:, 3:6]), 1)
     size = np.sqrt(longest[:, 1] * longest[:, 2])
-    assert (np.abs(x[:, :3] - y[:, :3]).max(1) <= size / 64 / 2 * 1.1 + 1e-6).all()
-    assert np.abs(np.sort(x[:, 3:6])[:, ::-1] - y[:, 3:6]).max() <= np.log(2) / 32 + 1e-4
-    assert np.abs(1 / (1 + np.exp(-x[:, 10])) - 1 / (1 + np.exp(-y[:, 10]))).max() < 0.006
-    assert np.abs(x[:, 11:14] - y[:, 11:14]).max() < 0.02
+    assert (np.abs(x[:, :3] - y[:, :3]).max(1) <= size / 64 * 1.1 + 1e-6).all()  # at most a step, but usually far less than half:
+    scales = np.sort(x[:, 3:6])[:, ::-1] - y[:, 3:6]
+    alpha, color = 1 / (1 + np.exp(-x[:, 10])) - 1 / (1 + np.exp(-y[:, 10])), x[:, 11:14] - y[:, 11:14]
+    assert np.abs(scales).max() <= np.log(2) / 16 + 1e-4 and np.abs(alpha).max() < 0.01 and np.abs(color).max() < 0.02
+    uniform = 12 ** -0.5
+    assert np.sqrt(np.mean(scales ** 2)) < 0.91 * uniform * np.log(2) / 16
+    assert np.sqrt(np.mean(color ** 2)) < 0.89 * uniform * 0.02
     if rest:
         assert np.sqrt(np.mean((x[:, 14:] - y[:, 14:]) ** 2)) < 0.02
     a, b = covariance(x), covariance(y)
@@ -89,7 +92,9 @@ def test_many_blocks_decode_alone():
     x = rows(80_000, 0)
     codec = Codec("splat").fit(x)
     codes = codec.encode(x)
-    assert len(codes.blocks) == 2 and max(b.rows for b in codes.blocks) < 1 << 17
+    assert [b.rows for b in codes.blocks] == [65536, 80_000 - 65536]
+    wide = Codec("splat:block=1024").fit(rows(1500, 15)).encode(rows(1500, 15))
+    assert [b.rows for b in wide.blocks] == [1024, 476]
     assert np.array_equal(codec.decode(codes, rows=slice(76_000, 76_100)), codec.decode(codes)[76_000:76_100])
 
 
@@ -143,8 +148,9 @@ def test_steps_of_positions_follow_size_without_jumps():
     x[:, 3:6] = np.linspace(-4, -2, 4000)[np.random.default_rng(1).permutation(4000), None]
     codec = Codec("splat:5:64").fit(x)
     off = np.abs(codec.decode(codec.encode(x))[:, :3] - x[:, :3]) / np.exp(x[:, 3:4])
-    assert off.max() < 2 ** -6 * 1.1
-    assert all(np.abs(off[part].mean() - 2 ** -7) < 0.12 * 2 ** -7 for part in np.array_split(np.argsort(x[:, 3]), 8))
+    assert off.max() < 2 ** -5 * 1.1
+    means = [off[part].mean() for part in np.array_split(np.argsort(x[:, 3]), 8)]
+    assert max(means) < 1.12 * min(means) and max(means) < 0.93 * 2 ** -7
 
 
 @pytest.mark.parametrize("options", ["turn=0.0", "thin=1.0", "even=true", "turn=0.3:thin=0.4:even=true"])
@@ -156,7 +162,7 @@ def test_options_change_only_their_attribute(options):
     longest = np.sort(np.exp(x[:, 3:6]), 1)
     size = np.cbrt(longest.prod(1)) if "thin=1.0" in options else longest[:, 2] if "thin" in options else np.sqrt(longest[:, 1:].prod(1))
     assert np.percentile(np.abs(x[:, :3] - b[:, :3]).max(1) / size, 95) < 1 / 32
-    assert np.abs(1 / (1 + np.exp(-x[:, 10])) - 1 / (1 + np.exp(-b[:, 10]))).max() < (0.0026 if "even" in options else 0.0051)
+    assert np.abs(1 / (1 + np.exp(-x[:, 10])) - 1 / (1 + np.exp(-b[:, 10]))).max() < (0.0045 if "even" in options else 0.009)
     p, q = covariance(x), covariance(b)
     assert np.percentile(np.linalg.norm(p - q, axis=(1, 2)) / np.linalg.norm(p, axis=(1, 2)), 95) < 0.07
 
@@ -165,7 +171,7 @@ def test_steps_may_be_very_fine():
     x = rows(500, 1)
     codec = Codec("splat:16:256:16:4096:0.0001:0.0001:adapt=0.0:trade=0.0").fit(x)
     y = codec.decode(codec.encode(x))
-    assert np.abs(np.sort(x[:, 3:6])[:, ::-1] - y[:, 3:6]).max() < np.log(2) / 511 and np.abs(x[:, 11:14] - y[:, 11:14]).max() < 1e-4
+    assert np.abs(np.sort(x[:, 3:6])[:, ::-1] - y[:, 3:6]).max() < np.log(2) / 256 and np.abs(x[:, 11:14] - y[:, 11:14]).max() < 1e-4
     p, q = covariance(x), covariance(y)
     assert np.percentile(np.linalg.norm(p - q, axis=(1, 2)) / np.linalg.norm(p, axis=(1, 2)), 95) < 0.005
 
@@ -174,31 +180,34 @@ def test_an_unknown_format_is_damage():
     x = rows(100, 0)
     codec = Codec("splat").fit(x)
     parts = dict(codec.encode(x).blocks[0].parts)
-    for mark in (b"\x84", b"\x80"):  # format 4, and none
+    for mark in (b"\x85", b"\x80"):  # format 5, and none
         tree = parts["tree"].copy()
         tree[:1] = np.frombuffer(mark, np.uint8)
         with pytest.raises(CompandError):
             codec.stage.decode(parts | {"tree": tree}, codec.form(x.shape, "float32"))
 
 
-@pytest.mark.parametrize("rest", [0, 15])
-def test_a_price_of_bits_saves_more_than_wider_steps_of_the_same_error(rest):
-    """Error and bits chosen together: fewer bits than nearest steps (beyond a dead zone of harmonics) of at least that error."""
+def test_a_price_of_bits_saves_more_than_wider_steps_of_the_same_error():
+    """Error and bits of harmonics chosen together: fewer bits than nearest steps, beyond a dead zone, of at least that error."""
     rng = np.random.default_rng(3)
-    x = rows(6000, rest)
-    x[:, 11:14] = 0.3 * rng.laplace(size=(6000, 3)) ** 3
-    x[:, 14:] = 0.05 * rng.laplace(size=(6000, 3 * rest)) ** 3
+    x = rows(6000, 15)
+    x[:, 14:] = 0.05 * rng.laplace(size=(6000, 45)) ** 3
 
     def measured(spec):
         codec = Codec(spec).fit(x)
         codes = codec.encode(x)
-        part = "sh" if rest else "color"
-        off = (codec.decode(codes) - x)[:, 14:] if rest else (codec.decode(codes) - x)[:, 11:14]
-        return codes.blocks[0].parts[part].nbytes, float(np.mean(off ** 2))
+        return codes.blocks[0].parts["sh"].nbytes, float(np.mean((codec.decode(codes) - x)[:, 14:] ** 2))
 
     size, error = measured("splat:6:16:9:200:0.2:0.2:adapt=0.0:trade=0.15")
-    wider = [measured(f"splat:6:16:9:200:{step}:{step}:adapt=0.0:trade=0.0") for step in np.linspace(0.15, 0.3, 16).round(4)]
+    wider = [measured(f"splat:6:16:9:200:0.2:{step}:adapt=0.0:trade=0.0") for step in np.linspace(0.15, 0.3, 16).round(4)]
     assert size < min(n for n, e in wider if e <= error)
+
+
+def test_steps_between_sixty_fourths_do_not_matter_and_those_of_them_do():
+    x = rows(3000, 0)
+    sizes = {p: Codec(f"splat:{p}:16:{p + 3}").fit(x).encode(x).blocks[0].parts for p in (5.0, 5.004, 5.016)}
+    for part in ("fine", "rotation"):
+        assert sizes[5.0][part].nbytes == sizes[5.004][part].nbytes < sizes[5.016][part].nbytes
 
 
 def test_far_numbers_come_back():

@@ -22,13 +22,15 @@ class Splat(Quantizer, name="splat"):
     for an order it does not need. Scales come back longest first, axes turned to match: the same ellipsoid has 24 names. The step
     of a position follows from the splat's size, that of a direction from how far it is from round, that of color and harmonics
     from opacity times area; all from integers decoded before, so nothing is stored for them and decoding is exact. Symbols are
-    foretold by splats nearby that are already decoded. Harmonics are coded in the scene's own basis (KLT), stored in 8 bits.
+    foretold by splats nearby that are already decoded. Steps are trellis-coded: of steps half as wide every other one may be taken,
+    which ones following from the numbers before, and the encoder looks for the sequence with the least error. Harmonics are coded in
+    the scene's own basis (KLT), stored in 8 bits.
 
     Parameters
     ----------
-    position : the step of a position is the splat's size (the mean of its two longer deviations) / 2^position
+    position : the step of a position is the splat's size (the mean of its two longer deviations) / 2^position, in 1/64
     scale : steps of an octave of a standard deviation
-    rotation : the direction of a thin splat's axis has 2^rotation steps across the hemisphere
+    rotation : the direction of a thin splat's axis has 2^rotation steps across the hemisphere, in 1/64
     opacity : levels of the square root of alpha
     color, sh : steps of color and harmonics, for a splat of usual weight
     adapt : 0 to 1; how far those steps follow weight (1: least squared error of the picture)
@@ -36,10 +38,11 @@ class Splat(Quantizer, name="splat"):
     turn : bits by which directions are finer for each octave that axes differ more, up to four
     thin : weight of the shortest deviation in the size that steps of positions follow; the longer ones have 1
     even : levels of opacity are even in alpha instead of in its root
-    trade : the price of a bit in squared steps: of the two nearest steps that is taken whose error and bits together are least; 0: the
-        nearest. Only the encoder asks
+    trade : the price of a bit in squared steps: coefficients of harmonics are taken whose error and bits together are least; 0: the
+        nearest, beyond a dead zone. Only the encoder asks
     block : at most so many splats are coded together; fewer cost more but decode alone
 
+    Marcellin & Fischer, "Trellis coded quantization", 1990 (steps);
     Devillers & Gandoin, "Geometric compression for interactive transmission", 2000 (tree); Fan et al., LightGaussian, 2023 (weight).
 
     >>> import compand
@@ -51,6 +54,7 @@ class Splat(Quantizer, name="splat"):
     (True, True)
     """
 
+    fills = True
     examples = ("splat", "splat:6:12:8:64:0.03:0.1:adapt=0.5")
 
     position: Annotated[float, (-8, 16)] = 5.0
@@ -105,7 +109,7 @@ class Splat(Quantizer, name="splat"):
 
     def _steps(self) -> tuple:
         basis = self.basis_.astype(np.float32) * self.gain_[:, None]
-        return (round(8 * self.position), self.scale, round(16 * self.rotation), self.opacity, float(self.color), float(self.sh),
+        return (float(self.position), self.scale, float(self.rotation), self.opacity, float(self.color), float(self.sh),
                 round(16 * self.adapt), int(self.weight_[0]), round(16 * self.turn), round(16 * self.thin), self.even, float(self.trade),
                 np.ascontiguousarray(basis))
 
