@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -20,22 +21,23 @@ namespace {
 
 std::unique_ptr<Index> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits, Input<float, 1> gain, Input<float, 1> term,
                             Input<float, 1> codebooks, Input<int32_t, 1> sizes, float zero,
-                            std::optional<Input<float, 1>> units, size_t lead) {
+                            std::optional<Input<float, 1>> units, size_t lead, size_t fine, float typical, float margin) {
     const size_t n = rows.shape(0);
     check_codes(rows, groups, bits, gain, term, codebooks, sizes);
     const bool coded = is_coded(bits, sizes);
     if (units && (coded || units->shape(0) != groups || lead < 1)) throw nb::value_error("units are for columns, one for each, with lead of 1 or more");
+    if (units && !(zero >= -1024 && zero <= 1024 && zero == std::floor(zero))) throw nb::value_error("with units zero must be a small integer");
     const uint8_t *from = rows.data();
     nb::gil_scoped_release release;
     auto index = std::make_unique<Index>(from, n, rows.shape(1), groups, bits, coded, gain.data(), term.shape(0) && n ? term.data() : nullptr, units ? lead : 0);
     if (coded) index->set_codebooks(codebooks.data(), sizes.data());
     index->set_zero(zero);
-    if (units) index->set_bounds(units->data());
+    if (units) index->set_bounds(units->data(), std::min(fine, groups), typical, margin);
     return index;
 }
 
 nb::tuple find(const Index &index, Input<float, 2> queries, Input<float, 1> offsets, Input<float, 1> factors, size_t k, size_t shortlist,
-               size_t scanned, Input<uint8_t, 1> allowed) {
+               size_t scanned, Input<uint8_t, 1> allowed, bool exact) {
     const size_t count = queries.shape(0);
     if (queries.shape(1) != index.width()) throw nb::value_error("queries must have the width of the codebooks");
     if (offsets.shape(0) != count || (factors.shape(0) != count && factors.shape(0) != 0))
@@ -45,7 +47,7 @@ nb::tuple find(const Index &index, Input<float, 2> queries, Input<float, 1> offs
     Fresh<float> scores({count, k});
     Fresh<int64_t> ids({count, k});
     const Request request{queries.data(), factors.shape(0) ? factors.data() : nullptr, offsets.data(),
-                          allowed.shape(0) ? allowed.data() : nullptr, count, queries.shape(1), k, shortlist, scanned};
+                          allowed.shape(0) ? allowed.data() : nullptr, count, queries.shape(1), k, shortlist, scanned, exact};
     {
         nb::gil_scoped_release release;
         index.search(request, scores.data(), ids.data());
@@ -182,9 +184,10 @@ void bind_scan(nb::module_ &m) {
         .def_prop_ro("nbytes", &scan::Index::nbytes)
         .def("sums", &scan::sums_by_index, "queries"_a.noconvert(), "ids"_a.noconvert(), "Sums (q, m) of rows ids (q, m), no gain.")
         .def("search", &scan::find, "queries"_a.noconvert(), "offsets"_a.noconvert(), "factors"_a.noconvert(), "k"_a, "shortlist"_a,
-             "scanned"_a, "allowed"_a.noconvert(), "Scores (q, k) falling and ids (q, k); -inf and -1 where there are fewer than k.");
+             "scanned"_a, "allowed"_a.noconvert(), "exact"_a = false, "Scores (q, k) falling and ids (q, k); -inf and -1 where there are fewer than k.");
     m.def("scan_index", &scan::make, "rows"_a.noconvert(), "groups"_a, "bits"_a, "gain"_a.noconvert(), "term"_a.noconvert(),
-          "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "units"_a.noconvert() = nb::none(), "lead"_a = 0, nb::keep_alive<0, 1>(), "Lay out packed ids for searching.");
+          "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "units"_a.noconvert() = nb::none(), "lead"_a = 0, "fine"_a = size_t{1} << 32,
+          "typical"_a = 1.0f, "margin"_a = 1.0f, nb::keep_alive<0, 1>(), "Lay out packed ids for searching; units to margin as of Bounds in native/scan/scan.hpp.");
     m.def("scan_sums_of", &scan::sums_by_rows, "rows"_a.noconvert(), "queries"_a.noconvert(), "ids"_a.noconvert(), "zero"_a,
           "Inner products (q, m) of queries (q, c) with rows[ids] + zero, ids (q, m); float32, in a fixed order.");
     m.def("scan_turned", &scan::turned, "x"_a.noconvert(), "matrix"_a.noconvert(),

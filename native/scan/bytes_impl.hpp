@@ -20,11 +20,14 @@ inline __attribute__((always_inline)) void add_dots(__m512i &sum, __m512i ids, _
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(ids), "v"(weights));  // the compiler would copy sums at each step
 }
 
-// Sums of 64 vectors for each query. Every sum has a name, for the same reason.
+// Sums of 64 vectors for each query, added to `start`. Every sum has a name, for the same reason.
 template <size_t Q>
-inline __attribute__((always_inline)) void sums8(const uint8_t *at, const Query *queries, size_t quads, __m512i (&sums)[Q][4]) {
-    const __m512i zero = _mm512_setzero_si512();
-    Four one{zero, zero, zero, zero}, two = one, three = one, four = one;
+inline __attribute__((always_inline)) void sums8(const uint8_t *at, const Query *queries, size_t quads, const int32_t (&start)[4], __m512i (&sums)[Q][4]) {
+    const auto from = [&](size_t q) __attribute__((always_inline)) {
+        const __m512i all = _mm512_set1_epi32(start[q]);
+        return Four{all, all, all, all};
+    };
+    Four one = from(0), two = from(1), three = from(2), four = from(3);
     const int8_t *weights[4];
     for (size_t q = 0; q < 4; ++q) weights[q] = queries[q < Q ? q : 0].weights;
     for (size_t quad = 0; quad < quads; ++quad, at += 256) {
@@ -55,42 +58,41 @@ template <size_t Q> void scan8(const Store &store, size_t first, size_t last, co
     for (size_t block = first; block < last; ++block) {
         if (!store.allow[block]) continue;
         __m512i sums[Q][4];
-        sums8<Q>(store.codes + block * size, queries, quads, sums);
+        sums8<Q>(store.codes + block * size, queries, quads, {0, 0, 0, 0}, sums);
         offer_all<Q>(store, block, queries, sums);
     }
 }
-
-// A vector that the first columns and the bound leave possible for a query.
-struct Candidate {
-    uint32_t id, query;
-    int32_t sum;
-};
 
 // Sums of 64 vectors for Q queries from `from` on; those that are possible go to `out`, which has room for one more.
 template <size_t Q> inline size_t sift(const Store &store, size_t block, const Query *queries, size_t from, size_t quads, Candidate *out) {
     const Bounds &b = *store.bounds;
     const float *gains = store.gain + block * kBlock, *rests = b.rest + block * kBlock, *terms = store.term ? store.term + block * kBlock : nullptr;
     __m512i sums[Q][4];
-    sums8<Q>(store.codes + block * block_bytes(store.groups, 8), queries + from, quads, sums);
+    int32_t start[4] = {};
+    for (size_t q = 0; q < Q; ++q) start[q] = queries[from + q].asked->first;
+    sums8<Q>(store.codes + block * block_bytes(store.groups, 8), queries + from, quads, start, sums);
     size_t count = 0;
 #pragma GCC unroll 4
     for (size_t q = 0; q < Q; ++q) {
         const Query &query = queries[from + q];
-        const __m512 bias = _mm512_set1_ps(query.bias), rest = _mm512_set1_ps(query.rest), cut = _mm512_set1_ps(query.cut);
+        const __m512 slope = _mm512_set1_ps(query.asked->rest.slope), least = _mm512_set1_ps(query.asked->rest.least), cut = _mm512_set1_ps(query.cut);
         __mmask16 found[4];
-        for (size_t s = 0; s < 4; ++s) {
-            __m512 f = _mm512_mul_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sums[q][s]), bias), _mm512_loadu_ps(gains + 16 * s));
-            f = _mm512_fmadd_ps(rest, _mm512_loadu_ps(rests + 16 * s), f);
-            if (terms) f = _mm512_fmadd_ps(_mm512_set1_ps(query.factor), _mm512_loadu_ps(terms + 16 * s), f);
-            found[s] = _mm512_cmp_ps_mask(f, cut, _CMP_GT_OQ);
+        __m512 f[4];
+        for (size_t s = 0; s < 4; ++s) {  // may_score
+            const __m512 first = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[q][s]), _mm512_loadu_ps(gains + 16 * s));
+            const __m512 more = _mm512_max_ps(_mm512_fmadd_ps(first, slope, least), least);
+            f[s] = _mm512_fmadd_ps(_mm512_loadu_ps(rests + 16 * s), more, first);
+            if (terms) f[s] = _mm512_fmadd_ps(_mm512_set1_ps(query.factor), _mm512_loadu_ps(terms + 16 * s), f[s]);
+            found[s] = _mm512_cmp_ps_mask(f[s], cut, _CMP_GT_OQ);
         }
         uint64_t bits = _mm512_kunpackd(_mm512_kunpackw(found[3], found[2]), _mm512_kunpackw(found[1], found[0])) & store.allow[block];
         if (!bits) continue;
         alignas(64) int32_t sum[kBlock];
-        for (size_t s = 0; s < 4; ++s) _mm512_store_si512(sum + 16 * s, sums[q][s]);
+        alignas(64) float most[kBlock];
+        for (size_t s = 0; s < 4; ++s) _mm512_store_si512(sum + 16 * s, sums[q][s]), _mm512_store_ps(most + 16 * s, f[s]);
         for (; bits; bits &= bits - 1) {
             const auto v = static_cast<size_t>(std::countr_zero(bits));
-            out[count++] = {static_cast<uint32_t>(block * kBlock + v), static_cast<uint32_t>(from + q), sum[v]};
+            out[count++] = {static_cast<uint32_t>(block * kBlock + v), static_cast<uint32_t>(from + q), sum[v], most[v]};
         }
     }
     return count;
@@ -108,11 +110,10 @@ inline size_t sift_again(const Store &store, const Query *queries, Candidate *ca
         const uint8_t *ids = b.nearer + size_t{c.id} * kMiddle;
         __m512i dots = _mm512_setzero_si512();
         for (size_t at = 0; at < kMiddle; at += 64) dots = _mm512_dpbusd_epi32(dots, _mm512_loadu_si512(ids + at), _mm512_loadu_si512(query.weights + b.lead + at));
-        c.sum += _mm512_reduce_add_epi32(dots);
-        float f = (static_cast<float>(c.sum) + asked.middle_bias) * store.gain[c.id] + asked.far * b.far[c.id] + asked.error * (b.most[0] + b.rest[c.id]);
-        if (store.term) f += query.factor * store.term[c.id];
+        c.sum += _mm512_reduce_add_epi32(dots) + asked.middle - asked.first;
+        const bool found = possible_again(store, c, query);
         candidates[count] = c;
-        count += f > query.cut;
+        count += found;
     }
     return count;
 }
@@ -153,9 +154,9 @@ inline void scan8_bounded(const Store &store, size_t first, size_t last, Query *
             }
         }
         for (size_t j = 0; j < many[turn ^ 1]; ++j) {
-            const Candidate &c = candidates[turn ^ 1][j];
+            Candidate &c = candidates[turn ^ 1][j];
             Query &query = queries[c.query];
-            if (possible(store, c.id, c.sum, done, whole_row(b, c.id, room), query)) offer_exact(store, c.id, query);
+            if (possible(store, c, whole_row(b, c.id, room), query)) offer_exact(store, c, query);
         }
     }
 }

@@ -79,27 +79,29 @@ void Index::set_codebooks(const float *values, const int32_t *sizes) {
     codebooks_.assign(values, values + total);
 }
 
-void Index::set_bounds(const float *units) {
+void Index::set_bounds(const float *units, size_t fine, float typical, float margin) {
     units_.assign(units, units + groups_);
     rest_.assign(blocks_ * kBlock, 0);
-    const size_t middle = laid_ + kMiddle <= groups_ ? laid_ + kMiddle : 0;
+    if (fine < laid_) fine = groups_;
+    const size_t middle = laid_ + kMiddle <= fine ? laid_ + kMiddle : 0;
     far_.assign(middle ? blocks_ * kBlock : 0, 0);
     nearer_ = Aligned<uint8_t>(middle ? blocks_ * kBlock * kMiddle : 0);
-    bounds_ = {rows_, row_bytes_, n_, groups_, laid_, middle, rest_.data(), far_.data(), nearer_.get(), {}, zero_};
-    std::vector<float> first(blocks_, 0);
+    bounds_ = {rows_, row_bytes_, n_, groups_, laid_, middle, fine, rest_.data(), far_.data(), nearer_.get(), {}, zero_, typical, margin};
+    std::vector<float> first(blocks_, 0), last(blocks_, 0);
     parallel_for(blocks_, [&](size_t b) {
         for (size_t i = b * kBlock; i < std::min(n_, (b + 1) * kBlock); ++i) {
             const uint8_t *row = rows_ + i * row_bytes_;
             const float gain = std::fabs(gain_.get()[i]);
-            rest_[i] = COMPAND_DISPATCH(length, row + laid_, units_.data() + laid_, groups_ - laid_, zero_) * gain;
+            rest_[i] = COMPAND_DISPATCH(length, row + laid_, units_.data() + laid_, fine - laid_, zero_) * gain;
             if (middle) {
                 std::memcpy(nearer_.get() + i * kMiddle, row + laid_, kMiddle);
-                far_[i] = COMPAND_DISPATCH(length, row + middle, units_.data() + middle, groups_ - middle, zero_) * gain;
+                far_[i] = COMPAND_DISPATCH(length, row + middle, units_.data() + middle, fine - middle, zero_) * gain;
             }
             first[b] = std::max(first[b], COMPAND_DISPATCH(length, row, units_.data(), laid_, zero_) * gain);
+            last[b] = std::max(last[b], COMPAND_DISPATCH(length, row + fine, units_.data() + fine, groups_ - fine, zero_) * gain);
         }
     });
-    for (float f : first) bounds_.most[0] = std::max(bounds_.most[0], f);
+    for (size_t b = 0; b < blocks_; ++b) bounds_.most[0] = std::max(bounds_.most[0], first[b]), bounds_.most[3] = std::max(bounds_.most[3], last[b]);
     for (size_t i = 0; i < n_; ++i) {
         bounds_.most[1] = std::max(bounds_.most[1], std::fabs(gain_.get()[i]));
         if (has_term_) bounds_.most[2] = std::max(bounds_.most[2], std::fabs(term_.get()[i]));
@@ -167,32 +169,40 @@ void Index::make_tables(const float *query, float factor, size_t scanned, Tables
     t.factor = static_cast<float>(static_cast<double>(factor) / step);
 }
 
-// Weights of all columns are in t.weights; the bias of the first ones, and what may be missing, in steps (a little more, for roundings).
-void Index::make_asked(const float *query, float factor, Tables &t) const {
+// Weights of all columns are in t.weights; what the first ones leave open, in steps (a little more, for roundings).
+void Index::make_asked(const float *query, float factor, bool exact, Tables &t) const {
     const size_t padded = (groups_ + 127) / 64 * 64;  // so that 64 columns can be read from anywhere
     t.query.assign(padded, 0);
     t.weights.resize(padded, 0);
     std::copy_n(query, groups_, t.query.data());
-    double first = 0, rest = 0, far = 0, first_error = 0, rest_error = 0, bias = 0, middle_bias = 0, all = 0, size = 0;
+    const Bounds &b = bounds_;
+    double length[4] = {}, error[4] = {}, size = 0;  // squared: of first columns, up to `middle`, up to `fine`, fine
+    int32_t sums[4] = {};
     for (size_t j = 0; j < groups_; ++j) {
         const double unit = std::max(static_cast<double>(units_[j]), 1e-30), w = t.weights[j];
         const double y = static_cast<double>(query[j]) / t.step, u = y / unit, e = (y - w) / unit;
-        const bool leading = j < bounds_.lead;
-        (leading ? first : rest) += u * u;
-        (leading ? first_error : rest_error) += e * e;
-        if (leading) bias += static_cast<double>(zero_) * w;
-        if (j < bounds_.middle) middle_bias += static_cast<double>(zero_) * w;
-        else far += u * u;
-        all += static_cast<double>(zero_) * w;
+        const size_t part = j < b.lead ? 0 : j < b.middle ? 1 : j < b.fine ? 2 : 3;
+        length[part] += u * u;
+        error[part] += e * e;
+        sums[part] += static_cast<int32_t>(zero_) * t.weights[j];
         size += (255 + std::fabs(static_cast<double>(zero_))) * std::fabs(w);
     }
     constexpr double more = 1 + 1e-5;
-    t.bias = static_cast<float>(bias);
-    t.asked = {t.query.data(), t.weights.data(), static_cast<float>(all), static_cast<float>(std::sqrt(rest) * more),
-               static_cast<float>((std::sqrt(first_error + rest_error) + 1e-5 * std::sqrt(first + rest)) * more),
-               static_cast<float>((std::sqrt(first_error) + 1e-5 * std::sqrt(first)) * more), static_cast<float>(size * 2.5e-7),
-               static_cast<float>(std::fabs(static_cast<double>(factor)) / t.step * 1e-6), static_cast<float>(middle_bias),
-               static_cast<float>(std::sqrt(far) * more), static_cast<float>(1 / t.step), factor};
+    const float margin = exact || !(b.margin < 1) ? 1 : b.margin;
+    const double part = static_cast<double>(margin) * more;
+    const auto hope = [&](double first, double rest) -> Hope {
+        const double slope = std::sqrt(rest) / (std::sqrt(first) * static_cast<double>(b.typical));
+        const bool guess = margin < 1 && slope < 1e30;
+        return {guess ? static_cast<float>(slope) : 0, static_cast<float>(std::sqrt(rest) * (guess ? part : more))};
+    };
+    const double all = length[0] + length[1] + length[2] + length[3], all_error = error[0] + error[1] + error[2] + error[3];
+    const double first_error = std::sqrt(error[0]) * part + 1e-5 * std::sqrt(length[0]), term = std::fabs(static_cast<double>(factor)) / t.step * 1e-6;
+    const double slack = first_error * static_cast<double>(b.most[0]) + size * 2.5e-7 * static_cast<double>(b.most[1]) +
+                         term * static_cast<double>(b.most[2]) + std::sqrt(length[3]) * part * static_cast<double>(b.most[3]);
+    t.asked = {t.query.data(), t.weights.data(), sums[0], sums[0] + sums[1], sums[0] + sums[1] + sums[2] + sums[3],
+               hope(length[0], length[1] + length[2]), hope(length[0] + length[1], length[2]),
+               static_cast<float>(std::sqrt(all_error) * part + 1e-5 * std::sqrt(all)), static_cast<float>(slack * more),
+               static_cast<float>(t.step), static_cast<float>(1 / t.step), factor};
 }
 
 // From the packed rows, which lie together; group g is added to lane g % 4, so that additions need not wait for each other.
@@ -281,7 +291,7 @@ void guess_floors(const Store &store, size_t blocks, Query *queries, size_t coun
 }
 
 // A scan with bounds. The blocks come in an order like a random one, and after 1/32, 1/16 ... of them a score that the k best will
-// most likely pass becomes the floor: it spares most of the looks at a vector. Queries for which it was too high are scanned again.
+// most likely pass becomes the floor: it spares most of the looks at a vector. Queries for which it was too high are to be scanned again.
 void scan_bounded(Store store, size_t begin, size_t end, Query *queries, size_t count, size_t keep) {
     constexpr size_t parts = 32, few = 16;
     const size_t length = end - begin;
@@ -300,21 +310,12 @@ void scan_bounded(Store store, size_t begin, size_t end, Query *queries, size_t 
         const size_t rank = likely_rank(keep, static_cast<double>(part) / parts);
         for (size_t q = 0; q < count; ++q) queries[q].floor = std::max(queries[q].floor, queries[q].best->score_of(rank));
     }
-    size_t again = 0;
-    for (size_t q = 0; q < count; ++q) {
-        Best &best = *queries[q].best;
-        if (best.score_of(keep) >= queries[q].floor) continue;
-        queries[q].floor = best.score_of(keep);  // a score that the k best do pass
-        best.start(keep);
-        std::swap(queries[again++], queries[q]);
-    }
-    if (again) dispatch(store, 0, length, queries, again, store.groups);
 }
 
 }  // namespace
 
 void Index::search(const Request &r, float *scores, int64_t *ids) const {
-    constexpr size_t most_tile = 256;
+    constexpr size_t most_tile = 512;
     const size_t tile = coded_ ? 32 : most_tile;  // queries that pass over a chunk together: their tables stay in the cache
     const bool bounded = bounds_.columns;
     const size_t scanned = bounded ? bounds_.lead : std::min(std::max<size_t>(r.scanned, 1), groups_);
@@ -339,7 +340,7 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
         const size_t count = std::min(wave, r.count - from);
         parallel_for(count, [&](size_t q) {
             make_tables(r.queries + (from + q) * r.stride, r.factors ? r.factors[from + q] : 0, bounded ? groups_ : scanned, tables[q]);
-            if (bounded) make_asked(r.queries + (from + q) * r.stride, r.factors ? r.factors[from + q] : 0, tables[q]);
+            if (bounded) make_asked(r.queries + (from + q) * r.stride, r.factors ? r.factors[from + q] : 0, r.exact, tables[q]);
         });
         const size_t tiles = (count + tile - 1) / tile, workers = static_cast<size_t>(std::max(1, threads()));
         const size_t most = std::max<size_t>(1, blocks_ / 64);  // segments worth a task
@@ -347,18 +348,35 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
         const size_t length = (blocks_ + segments - 1) / segments + 1;
         best.resize(segments * count);
         for (auto &b : best) b.start(keep);
+        std::vector<float> floors(bounded ? segments * count : 0);
+        const auto start = [&](size_t q, size_t segment) -> Query {
+            const Tables &t = tables[q];
+            return {t.rounded.get(), t.weights.data(), {t.shift[0], t.shift[1], t.shift[2]}, t.bias, t.factor, &best[segment * count + q], bounded ? &t.asked : nullptr};
+        };
         parallel_for(tiles * segments, [&](size_t task) {
             const size_t first_query = task / segments * tile, last_query = std::min(first_query + tile, count);
             const size_t segment = task % segments, begin = std::min(segment * length, blocks_), end = std::min(begin + length, blocks_);
             Query queries[most_tile];
-            for (size_t q = first_query; q < last_query; ++q) {
-                const Tables &t = tables[q];
-                queries[q - first_query] = {t.rounded.get(), t.weights.data(), {t.shift[0], t.shift[1], t.shift[2]}, t.bias, t.factor,
-                                            &best[segment * count + q]};
-                if (bounded) queries[q - first_query].asked = &t.asked, queries[q - first_query].rest = t.asked.rest;
+            for (size_t q = first_query; q < last_query; ++q) queries[q - first_query] = start(q, segment);
+            if (bounded) {
+                scan_bounded(store, begin, end, queries, last_query - first_query, keep);
+                for (size_t q = first_query; q < last_query; ++q) floors[segment * count + q] = queries[q - first_query].floor;
+                return;
             }
-            if (bounded) return scan_bounded(store, begin, end, queries, last_query - first_query, keep);
             for (size_t at = begin; at < end; at += chunk) dispatch(store, at, std::min(at + chunk, end), queries, last_query - first_query, scanned);
+        });
+        if (bounded) parallel_for(segments, [&](size_t segment) {  // those whose floor was too high, together
+            Store whole = store;
+            whole.start = std::min(segment * length, blocks_), whole.length = std::min(whole.start + length, blocks_) - whole.start, whole.step = 1;
+            std::vector<Query> again;
+            for (size_t q = 0; q < count; ++q) {
+                Best &own = best[segment * count + q];
+                if (own.score_of(keep) >= floors[segment * count + q]) continue;
+                again.push_back(start(q, segment));
+                again.back().floor = own.score_of(keep);  // a score that the k best do pass
+                own.start(keep);
+            }
+            if (whole.length && !again.empty()) dispatch(whole, 0, whole.length, again.data(), again.size(), store.groups);
         });
         parallel_for(count, [&](size_t q) {
             std::vector<Hit> hits;
@@ -372,8 +390,12 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
                 hits.resize(keep);
             }
             const float *query = r.queries + (from + q) * r.stride;
-            if (!bounded) for (Hit &hit : hits) {
-                float s = score(tables[q], query, hit.id) * gain_.get()[hit.id];
+            for (Hit &hit : hits) {
+                float s = 0;
+                const int64_t id = hit.id;
+                if (!bounded) s = score(tables[q], query, hit.id);
+                else COMPAND_DISPATCH(sums_of, query, rows_, n_, groups_, zero_, &id, 1, &s);
+                s = s * gain_.get()[hit.id];
                 if (has_term_ && r.factors) s = s + r.factors[from + q] * term_.get()[hit.id];
                 hit.score = s;
             }

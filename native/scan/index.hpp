@@ -30,6 +30,7 @@ struct Request {
     const float *offsets;    // (count) added to every score
     const uint8_t *allowed;  // bitmap of ids, or null
     size_t count, stride, k, shortlist, scanned;
+    bool exact = false;      // with bounds: take no chances, h = 1
 };
 
 class Index {
@@ -40,8 +41,8 @@ public:
     // codebooks: for each group (size, k) values, one after the other; sizes (groups). None for columns, whose values are id + zero.
     void set_codebooks(const float *values, const int32_t *sizes);
     void set_zero(float zero) { zero_ = zero; }
-    // Columns: search as Bounds tells, units (groups) >= 0 the worth of each column.
-    void set_bounds(const float *units);
+    // Columns: search as Bounds tells, units (groups) >= 0 the worth of each column, `fine` to `margin` as there.
+    void set_bounds(const float *units, size_t fine, float typical, float margin);
     size_t n() const { return n_; }
     size_t groups() const { return groups_; }
     unsigned bits() const { return bits_; }
@@ -67,7 +68,7 @@ protected:  // for native/lists, which scans some of the blocks
     };
     void make_tables(const float *query, float factor, size_t scanned, Tables &tables) const;
     float score(const Tables &tables, const float *query, uint32_t id) const;
-    void make_asked(const float *query, float factor, Tables &tables) const;
+    void make_asked(const float *query, float factor, bool exact, Tables &tables) const;
 
     const uint8_t *rows_;
     size_t row_bytes_, n_, blocks_, groups_, laid_, width_ = 0;

@@ -60,11 +60,33 @@ int32_t inner_rounded(const int8_t *weights, const uint8_t *row, size_t columns)
 }
 
 // What a bound of a vector must pass to be worth a look: the k-th best score or the floor, less what rounding may have taken, in steps.
-inline void set_cut(const Store &store, Query &query) {
+inline void set_cut(Query &query) {
     const Asked &asked = *query.asked;
-    const float *most = store.bounds->most;
-    const float score = std::max(query.best->threshold, query.floor) * asked.inverse, slack = score < 0 ? score * -1e-6f : score * 1e-6f;
-    query.cut = (slack < 3e38f ? score - slack : score) - (asked.first_error * most[0] + asked.one * most[1] + asked.term * most[2]);
+    const float score = std::max(query.best->threshold, query.floor) * asked.inverse, more = ((score < 0 ? -score : score) + asked.slack) * 2e-6f;
+    query.cut = (more < 3e38f ? score - more : score) - asked.slack;
+}
+
+// What a vector may score whose first columns gave s, in steps.
+inline float may_score(float s, float rest, const Hope &hope) {
+    const float more = __builtin_fmaf(s, hope.slope, hope.least);
+    return __builtin_fmaf(rest, more > hope.least ? more : hope.least, s);
+}
+
+// A vector that the first columns and the bound leave possible for a query.
+struct Candidate {
+    uint32_t id, query;
+    int32_t sum;
+    float most;  // the least bound of its score, in steps
+};
+
+// Whether the columns up to `middle`, which give `sum`, leave a vector possible.
+inline bool possible_again(const Store &store, Candidate &c, const Query &query) {
+    const Bounds &b = *store.bounds;
+    const Asked &asked = *query.asked;
+    float f = may_score(static_cast<float>(c.sum) * store.gain[c.id], b.far[c.id], asked.far) + asked.error * (b.most[0] + b.rest[c.id] + b.most[3]);
+    if (store.term) f = __builtin_fmaf(query.factor, store.term[c.id], f);
+    c.most = c.most < f ? c.most : f;
+    return f > query.cut;
 }
 
 // The row of a vector, 64 bytes more than its columns readable.
@@ -76,30 +98,37 @@ inline const uint8_t *whole_row(const Bounds &b, uint32_t id, uint8_t *room) {
     return room;
 }
 
-__attribute__((noinline)) void offer_exact(const Store &store, uint32_t id, Query &query) {
-    const Bounds &b = *store.bounds;
-    alignas(64) uint8_t room[kMaxGroups + 128];
-    float score = inner(query.asked->query, whole_row(b, id, room), (b.columns + 63) / 64 * 64, b.zero) * store.gain[id];
-    if (store.term) score = score + query.asked->factor * store.term[id];
-    if (!(score >= query.best->threshold)) return;
-    query.best->push(score, id);
-    set_cut(store, query);
-}
-
-// Whether all columns, in integers, leave a vector possible whose first `done` columns gave `sum`.
-inline bool possible(const Store &store, uint32_t id, int32_t sum, size_t done, const uint8_t *row, const Query &query) {
+// Offers the least of a vector's score and its bounds.
+__attribute__((noinline)) void offer_exact(const Store &store, const Candidate &c, Query &query) {
     const Bounds &b = *store.bounds;
     const Asked &asked = *query.asked;
-    sum += inner_rounded(asked.weights + done, row + done, b.columns - done);
-    float f = (static_cast<float>(sum) + asked.bias) * store.gain[id] + asked.error * (b.most[0] + b.rest[id]);
-    if (store.term) f += query.factor * store.term[id];
+    alignas(64) uint8_t room[kMaxGroups + 128];
+    float score = inner(asked.query, whole_row(b, c.id, room), (b.columns + 63) / 64 * 64, b.zero) * store.gain[c.id];
+    if (store.term) score = score + asked.factor * store.term[c.id];
+    const float most = (c.most + asked.slack) * asked.step;
+    score = most < score ? most : score;
+    if (!(score >= query.best->threshold)) return;
+    query.best->push(score, c.id);
+    set_cut(query);
+}
+
+// Whether all columns, in integers, leave a vector possible whose first ones, up to `middle` if there is one, gave c.sum.
+inline bool possible(const Store &store, Candidate &c, const uint8_t *row, const Query &query) {
+    const Bounds &b = *store.bounds;
+    const Asked &asked = *query.asked;
+    const size_t done = b.middle ? b.middle : b.lead;
+    const int32_t sum = c.sum + asked.all - (b.middle ? asked.middle : asked.first) + inner_rounded(asked.weights + done, row + done, b.columns - done);
+    float f = static_cast<float>(sum) * store.gain[c.id] + asked.error * (b.most[0] + b.rest[c.id] + b.most[3]);
+    if (store.term) f = __builtin_fmaf(query.factor, store.term[c.id], f);
+    c.most = c.most < f ? c.most : f;
     return f > query.cut;
 }
 
 }  // namespace
 
 void sums_of(const float *query, const uint8_t *rows, size_t n, size_t columns, float zero, const int64_t *ids, size_t m, float *out) {
-    const Bounds all{rows, columns, n, columns, 0, 0, nullptr, nullptr, nullptr, {}, zero};
+    Bounds all{};
+    all.rows = rows, all.stride = columns, all.n = n, all.columns = columns;
     const size_t padded = (columns + 63) / 64 * 64;
     alignas(64) uint8_t room[kMaxGroups + 128];
     alignas(64) float whole[kMaxGroups];

@@ -76,29 +76,36 @@ private:
     size_t k_ = 0, count_ = 0;
 };
 
-// 8 bits, an exact search that looks at the first columns of most vectors only. A vector's coordinates are v_j = unit_j (id_j + zero);
-// what the other columns can add to a score is at most |query's rest| * |v's rest| (Cauchy, Schwarz). A vector whose first columns
-// and this bound cannot pass the k-th best score is skipped; the others are scored by integers in full, and if that with the error
-// of rounding can pass, in float32. So what is found is what float32 scores of all vectors would find. With AVX-512 the bound is taken
-// twice, after `lead` columns and again after `middle`, of those that pass the first one.
+// 8 bits: a search that looks at the first columns of most vectors only. A vector's coordinates are v_j = unit_j (id_j + zero).
+// After `lead` columns, and again after `middle`, what the rest can add to a score is put at most at
+//     |query's rest| * |v's rest| * h,  h = 1 (Cauchy, Schwarz), or h = margin + first / (|query's first| * typical), at least margin:
+// the rest may agree with the query by `margin` more than the first columns do. A vector whose score and these bounds cannot pass the
+// k-th best is skipped; the others are scored by integers in full, and if that with the error of rounding can pass, in float32.
+// With h = 1 what is found is what float32 scores of all vectors would find. Otherwise what rounding changed is put at most at `margin`
+// of its bound, too, and what is found is the best by the least of score and bounds, which are computed alike on every instruction
+// set: so it does not depend on the order of the scan.
 inline constexpr size_t kMiddle = 128;  // a multiple of 64
 struct Bounds {
     const uint8_t *rows;  // (n, stride) ids
     size_t stride, n, columns, lead, middle;  // middle: lead + kMiddle, or 0 where there are not so many columns
+    size_t fine;            // columns from here on say what the others have rounded off: of no vector more than most[3]
     const float *rest;    // (blocks * 64) |gain| * |v's rest|
     const float *far;     // the same of the rest after `middle`
     const uint8_t *nearer;  // (blocks * 64, kMiddle) the columns from `lead` to `middle`
-    float most[3];        // the largest of |gain| * |v's first|, |gain| and |term|
-    float zero;
+    float most[4];        // the largest of |gain| * |v's first|, |gain|, |term| and |gain| * |v's fine columns|
+    float zero;           // an integer
+    float typical, margin;  // of |gain| * |v's first|; see above, 1: h = 1
 };
-struct Asked {            // of one query
+struct Hope {             // what the rest may add to a sum s of first columns: |v's rest| * max(slope * s + least, least), in steps
+    float slope, least;
+};
+struct Asked {            // of one query; lengths in steps, as units have it
     const float *query;   // (columns, padded with zeros to a multiple of 64)
     const int8_t *weights;  // the same, rounded
-    float bias;             // zero * sum of all weights
-    float rest, error;      // |query's rest|, of what rounding changed: in steps, as units have it
-    float first_error, one, term;  // of the first columns' rounding; of float32 sums, for each |gain| and |term|
-    float middle_bias, far;        // as bias of the first `middle` columns, as rest after them
-    float inverse, factor;  // 1 / step; of the term, not in steps
+    int32_t first, middle, all;  // zero * sum of the weights of the first columns, of those up to `middle`, of all
+    Hope rest, far;         // after the first columns, after `middle`
+    float error, slack;     // of what rounding changed: for each |v|; of any vector's first columns, and its fine ones
+    float step, inverse, factor;  // of scores; 1 / step; of the term, not in steps
 };
 
 struct Store {
@@ -124,7 +131,7 @@ struct Query {
     // with Store::bounds
     const Asked *asked = nullptr;
     float floor = -__builtin_inff();  // scores below it are not looked for
-    float rest = 0, cut = 0;          // asked->rest; what a bound must pass, in steps
+    float cut = 0;                    // what a bound must pass, in steps
 };
 
 #define COMPAND_SCAN_FUNCTIONS                                                                                        \

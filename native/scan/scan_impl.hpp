@@ -22,7 +22,7 @@ template <size_t Q> void scan_bits(const Store &store, size_t first, size_t last
 #endif
 
 void scan(const Store &store, size_t first, size_t last, Query *queries, size_t count, size_t groups) {
-    if (store.bounds) for (size_t q = 0; q < count; ++q) set_cut(store, queries[q]);
+    if (store.bounds) for (size_t q = 0; q < count; ++q) set_cut(queries[q]);
 #if LEVEL == 2
     if (store.bounds) return scan8_bounded(store, first, last, queries, count, groups);
 #endif

@@ -21,14 +21,28 @@ namespace {
         const auto id = static_cast<uint32_t>(block * kBlock + v);
         float f = (static_cast<float>(sums[v]) + query.bias) * gain[v];
         if (term) f = f + query.factor * term[v];
-        if (!store.bounds) {
-            if (f > query.best->threshold) query.best->push(f, id);
-            continue;
-        }
+        if (f > query.best->threshold) query.best->push(f, id);
+    }
+}
+
+// The same of first columns, with bounds.
+[[maybe_unused]] void offer_bounded(const Store &store, size_t block, Query &query, const int32_t *sums) {
+    const Bounds &b = *store.bounds;
+    for (size_t v = 0; v < kBlock; ++v) {
+        if (!(store.allow[block] >> v & 1)) continue;
+        const size_t id = block * kBlock + v;
+        const int32_t sum = sums[v] + query.asked->first;
+        float f = may_score(static_cast<float>(sum) * store.gain[id], b.rest[id], query.asked->rest);
+        if (store.term) f = __builtin_fmaf(query.factor, store.term[id], f);
+        if (!(f > query.cut)) continue;
         alignas(64) uint8_t room[kMaxGroups + 128];
-        if (f + query.rest * store.bounds->rest[id] > query.cut &&
-            possible(store, id, sums[v], store.bounds->lead, whole_row(*store.bounds, id, room), query))
-            offer_exact(store, id, query);
+        const uint8_t *row = whole_row(b, static_cast<uint32_t>(id), room);
+        Candidate c{static_cast<uint32_t>(id), 0, sum, f};
+        if (b.middle) {
+            c.sum += query.asked->middle - query.asked->first + inner_rounded(query.asked->weights + b.lead, row + b.lead, kMiddle);
+            if (!possible_again(store, c, query)) continue;
+        }
+        if (possible(store, c, row, query)) offer_exact(store, c, query);
     }
 }
 
@@ -326,7 +340,7 @@ void scan_blocks(const Store &store, size_t first, size_t last, Query *queries, 
 #endif
             }
         }
-        for (size_t q = 0; q < count; ++q) offer(store, block, queries[q], sums[q]);
+        for (size_t q = 0; q < count; ++q) store.bounds ? offer_bounded(store, block, queries[q], sums[q]) : offer(store, block, queries[q], sums[q]);
     }
 }
 #endif

@@ -208,6 +208,46 @@ def test_bounded_search_of_rows_that_mislead_it(level, first, request):
     assert set(rows[0].tolist()) <= set(best.tolist())
 
 
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_bound_with_a_margin_finds_the_same_on_every_level_and_nearly_all(metric, request):
+    """A margin too small to be safe: what is found depends on vectors and queries alone, and `exact` on nothing."""
+    request.addfinalizer(lambda: (_native.set_isa("auto"), _native.set_threads(0)))
+    rng = np.random.default_rng(4)
+    n, width, lead, fine = 6000, 260, 32, 250
+    units = np.where(np.arange(width) < fine, np.exp(-np.arange(width) / 60), 0.02).astype(np.float32)
+    centres = rng.standard_normal((60, width)) * 40
+    ids = np.clip(centres[rng.integers(0, 60, n)] * 0.7 + rng.standard_normal((n, width)) * 28 + 128, 0, 255).astype(np.uint8)
+    gain = rng.uniform(0.9, 1.1, n).astype(np.float32)
+    v = (ids - 128.0) * gain[:, None] * units
+    queries = np.ascontiguousarray(v[:40] * units, np.float32)
+    term = EMPTY if metric == "ip" else -(v ** 2).sum(1).astype(np.float32)
+    factors = EMPTY if metric == "ip" else np.full(40, 0.5, np.float32)
+    exact = queries.astype(np.float64) @ ((ids - 128.0) * gain[:, None]).T + (0 if metric == "ip" else 0.5 * term.astype(np.float64))
+    truth = np.argsort(-exact, axis=1, kind="stable")[:, :10]
+    typical = float(np.median(np.linalg.norm(v[:, :lead], axis=1)))
+    index = _native.scan_index(ids, width, 8, gain, term, EMPTY, np.zeros(0, np.int32), -128.0, units, lead, fine, typical, 0.05)
+    found, safe = [], []
+    for level in LEVELS:
+        if not _native.set_isa(level):
+            continue
+        for threads in (1, 3):
+            _native.set_threads(threads)
+            for some in (queries, queries[:3]):  # a few are scanned in another order, without a guess
+                scores, rows = find(index, some, factors[:len(some)], 10, 10)
+                found.append((scores[:3].tobytes(), rows[:3].tolist()))
+            assert 0.7 < (rows[:, :, None] == truth[:3, None, :]).any(-1).mean() < 1
+            bits = np.zeros(0, np.uint8)
+            safe.append(index.search(queries, np.zeros(40, np.float32), factors, 10, 10, width, bits, True)[1])
+    assert all(one == found[0] for one in found)
+    assert all((one == truth).all() for one in safe)
+
+
+def test_bounds_need_an_integer_zero():
+    ids, units = np.zeros((4, 8), np.uint8), np.ones(8, np.float32)
+    with pytest.raises(ValueError, match="small integer"):
+        _native.scan_index(ids, 8, 8, np.ones(4, np.float32), EMPTY, EMPTY, np.zeros(0, np.int32), 0.5, units, 4)
+
+
 def test_turned_queries_are_those_of_numpy_on_every_level(request):
     request.addfinalizer(lambda: _native.set_isa("auto"))
     rng = np.random.default_rng(3)

@@ -41,6 +41,21 @@ def test_agrees_with_decoding(data, spec, metric):
     agree(found, search_reference(unit, codes, 12, metric=metric), q, 5e-3)
 
 
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize("size", [24, 40, 56])
+def test_numbers_that_reach_beyond_a_byte(data, size, metric):
+    """Of wide columns a multiple is scanned and what is left of it bounded: at 40 bytes of 32 columns, up to 17 steps of it."""
+    x, q = data
+    codes = compand.Codec(f"klt,ecsq:{size},rans").fit(x).encode(x)
+    unit = q / np.linalg.norm(q, axis=1, keepdims=True) if metric == "cosine" else q
+    expected = search_reference(unit, codes, 12, metric=metric)
+    scores, rows = compand.search(q, codes, 12, metric=metric, recall=1)
+    np.testing.assert_allclose(scores, expected[0], rtol=1e-4, atol=6e-3 if metric == "l2" else 1e-3)  # norms are debiased
+    assert (compand.search(q, codes, 12, metric=metric)[1] == rows).mean() > 0.98
+    with pytest.raises(compand.errors.InputError, match="no lists"):
+        compand.search(q, codes, 12, recall=0.9)
+
+
 def test_one_query_and_repeated_search_give_the_same(data):
     x, q = data
     codes = compand.Codec("klt,grouped:12").fit(x).encode(x)

@@ -35,6 +35,7 @@ class Leaf:
     affine: Affine
     debiased: bool = False            # the gain makes inner products unbiased
     take: np.ndarray | None = None    # the query's coordinate of each column; None: in order
+    fine: int = 1 << 32               # columns from here on say what the others have rounded off
 
 
 class Place(NamedTuple):
@@ -148,24 +149,18 @@ def _int(q: Int, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | No
 
 
 def _ecsq(q: Ecsq, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | None:
-    """Integers as bytes. Of columns that reach beyond ±127 a multiple of 2, 3 or 4, as the sum of several columns where that is
-    still too far, and what is left of it; these columns come first."""
+    """Integers as bytes. Of columns that reach beyond ±127 the multiple of a number, and after all columns what is left of it."""
     reach = np.repeat(q.reach_.astype(np.int32), np.diff([0, *q.ends(len(q.factors_))]))
-    coarse = np.clip(-(-reach // 127), 1, 4)
-    times = -(-reach // (127 * coarse))
+    coarse = -(-reach // 127)
     parts = {f"ids{c}": codes.symbols(f"{path}ids{c}") for c in range(len(q.reach_))}
     if q.gain:
         parts["gain"] = codes.part(path + "gain")
     ids, wide = q.integers(parts), np.flatnonzero(coarse > 1)
     rest = ids[:, wide]
     ids[:, wide] = np.rint(rest / coarse[wide].astype(np.float32))
-    pieces, take, factors = [rest - ids[:, wide] * coarse[wide].astype(np.int16)], [wide], [q.factors_[wide]]
-    for i in range(int(times.max(initial=1)) - 1, -1, -1):
-        own = np.flatnonzero(times > i)
-        pieces.append((ids[:, own] + np.int16(i)) // times[own].astype(np.int16) if len(pieces) > 1 or i else ids)
-        take.append(own)
-        factors.append(q.factors_[own] * coarse[own])
-    rows = np.ascontiguousarray(np.concatenate(pieces, axis=1) + np.int16(128), np.uint8)
-    columns, take = np.concatenate(factors).astype(np.float32), np.concatenate(take)
+    rest -= ids[:, wide] * coarse[wide].astype(np.int16)
+    rows = np.ascontiguousarray(np.concatenate([ids, rest], axis=1) + np.int16(128), np.uint8)
+    take = np.concatenate([np.arange(len(reach)), wide])
+    columns = np.concatenate([q.factors_ * coarse, q.factors_[wide]]).astype(np.float32)
     gain = np.ascontiguousarray(q.gains(parts), np.float32)
-    return Leaf(rows, 8, rows.shape[1], gain, _EMPTY, np.zeros(0, np.int32), columns, -128.0, map_, q.gain, take)
+    return Leaf(rows, 8, rows.shape[1], gain, _EMPTY, np.zeros(0, np.int32), columns, -128.0, map_, q.gain, take, len(reach))

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..expression import Chain, Sum
 from ..quantizer.refined import Refined
 from .affine import Turn
-from .lead import lead, units
+from .lead import plan, units
 from .leaf import Leaf, leaf
 from .lists import ListScanner, list_scanner
 from .refine import refiner
@@ -44,7 +44,8 @@ def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=Non
         Length of the short list that is scored again with all terms (default 10 k for sums; 0: none).
     probes, recall
         For codes in lists (a sum that begins with ``vq``, see docs/lists.md): how many lists to visit, or which part of the
-        true neighbours they shall hold (default 0.95; 1: all lists).
+        true neighbours they shall hold (default 0.95; 1: all lists). Without lists recall=1 asks for an exact scan of numbers
+        of 8 bits, which otherwise trusts a bound that fails for about one neighbour in 10,000.
 
     Where fewer than k rows may be found the rest is -inf and -1. Native scans rank by integer sums of rounded tables and then
     score a short list in float32; row numbers are the same on every instruction set and number of threads. For ``grouped``
@@ -73,10 +74,10 @@ def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=Non
     scanner = _scanner(codes, first, metric)
     if isinstance(scanner, ListScanner):
         scores, rows = scanner.search(q, max(k, short), allowed, probes, recall)
-    elif probes is not None or recall is not None:
+    elif probes is not None or (recall is not None and recall != 1):
         raise InputError(f"{codes.codec.spec} has no lists to choose from; leave out probes and recall")
     elif scanner:
-        scores, rows = scanner.search(q, max(k, short), allowed)
+        scores, rows = scanner.search(q, max(k, short), allowed, recall == 1)
     else:
         scores, rows = search_reference(q, codes, max(k, short), metric=metric, allowed=allowed, terms=first)
     if short:
@@ -126,12 +127,13 @@ class Scanner:
             norm2 = _norms(codes, leaf)
             gain, term = (gain / np.sqrt(norm2), 1 / np.sqrt(norm2)) if metric == "cosine" else (gain, -norm2)
         unit = units(leaf.affine.matrix, leaf.columns, leaf.take) if not len(leaf.sizes) else None
+        self.plan = None if unit is None else plan(leaf.rows, gain, unit, leaf.zero, leaf.fine)
         self.index = _native.scan_index(leaf.rows, leaf.groups, leaf.bits, np.ascontiguousarray(gain, np.float32),
-                                        np.ascontiguousarray(term, np.float32), leaf.codebooks, leaf.sizes, leaf.zero, unit,
-                                        0 if unit is None else lead(leaf.rows, leaf.gain, unit, leaf.zero))
+                                        np.ascontiguousarray(term, np.float32), leaf.codebooks, leaf.sizes, leaf.zero,
+                                        *(() if unit is None else (unit, self.plan.lead, leaf.fine, *self.plan[1:])))
 
-    def search(self, q: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and row numbers as of `compand.search`; q (q, d) float32, of length 1 for cosine."""
+    def search(self, q: np.ndarray, k: int, allowed: np.ndarray | None, exact: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and row numbers as of `compand.search`; q (q, d) float32, of length 1 for cosine. ``exact``: bounds take no chances."""
         y, shift = self.turn(q)
         factors = np.zeros(0, np.float32)
         if self.metric == "l2":
@@ -140,7 +142,7 @@ class Scanner:
             shift, factors = np.zeros(len(q), np.float32), shift
         bits = np.zeros(0, np.uint8) if allowed is None else np.packbits(allowed, bitorder="little")
         return self.index.search(np.ascontiguousarray(y, np.float32), np.ascontiguousarray(shift, np.float32), factors, k, 2 * k + 12,
-                                 self.leaf.groups, bits)
+                                 self.leaf.groups, bits, exact)
 
 
 def _scanner(codes: Codes, terms: int, metric: Metric) -> Scanner | ListScanner | None:
