@@ -223,7 +223,7 @@ def loss(paths, step: int = 24) -> list[dict]:
 def tokens(paths) -> list[dict]:
     """The stage ``tokens``: bits, PSNR and use of the codebook for each number of stages, and with a share of all indexes missing."""
     table = []
-    for model in ("tokens2", "tokens"):
+    for model in ("tokens3", "tokens2", "tokens"):
         found: dict[int, list] = {stages: [] for stages in (1, 2, 4, 8)}
         used: list[set] = [set() for _ in range(8)]
         for i, path in enumerate(paths):
@@ -236,7 +236,7 @@ def tokens(paths) -> list[dict]:
                     used[k].update(ids[:, k].tolist())
                 chance = np.random.default_rng(i).random(ids.shape)
                 got = [codec.stage.restored({"ids": ids}, codes.form, lost=chance < share)
-                       for share in ((0, *SHARES) if model == "tokens2" else (0,))]
+                       for share in ((0, *SHARES) if model == "tokens3" else (0,))]
                 rows.append((8 * codes.nbytes / (x.shape[0] * x.shape[1]), 8 * ids.size / (x.shape[0] * x.shape[1]),
                              *(psnr(x, y.reshape(x.shape).astype(np.uint8), peak=255.0) for y in got)))
         labels = ("bpp", "bpp of plain indexes", "psnr", *(f"psnr, {share:.0%} missing" for share in SHARES))

@@ -23,7 +23,7 @@ from record import rows as saved
 from record import save, table
 from torch import nn
 
-from compand.torch import Recipe, convert, prepare, switch
+from compand.torch import QueryKey, Recipe, convert, prepare, switch
 
 STRAIGHT = Recipe(estimator="straight", update="gradient", commit=0.0, codebook=0.0)
 LSQ = Recipe(estimator="lsq", update="gradient", commit=0.0, codebook=0.0)
@@ -49,7 +49,41 @@ def cifar(root: pathlib.Path):
     return [torch.from_numpy(np.stack([row[i] for row in found[split]])) for split in ("train", "test") for i in (0, 1)]
 
 
+class Attention(nn.Module):
+    """One layer of attention, of two heads, over the 28 rows of a digit."""
+
+    heads, width = 2, 16
+
+    def __init__(self):
+        super().__init__()
+        d = self.heads * self.width
+        self.embed, self.place = nn.Linear(28, d), nn.Parameter(0.1 * torch.randn(28, d))
+        self.query, self.key, self.value, self.out = (nn.Linear(d, d) for _ in range(4))
+        self.head = nn.Linear(d, 10)
+
+    def joined(self, spec: str) -> nn.Module:
+        """Query and key as one product, quantized so."""
+        self.product = QueryKey(self.query, self.key, self.heads, spec, STRAIGHT)
+        del self.query, self.key
+        return self
+
+    def forward(self, x):
+        h = self.embed(x) + self.place
+        if hasattr(self, "product"):
+            scores = self.product(h)
+        else:
+            q, k = (self._cut(f(h)) for f in (self.query, self.key))
+            scores = q @ k.mT / self.width**0.5
+        h = h + self.out((scores.softmax(-1) @ self._cut(self.value(h))).transpose(1, 2).flatten(2))
+        return self.head(h.relu().mean(1))
+
+    def _cut(self, a):
+        return a.unflatten(-1, (self.heads, self.width)).transpose(1, 2)
+
+
 def network(kind: str) -> nn.Module:
+    if kind == "rows":
+        return Attention()
     if kind == "mnist":
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     layers: list[nn.Module] = []
@@ -60,7 +94,7 @@ def network(kind: str) -> nn.Module:
 
 def values(kind: str, x: torch.Tensor) -> torch.Tensor:
     x = x.float() / 127.5 - 1
-    return x if kind == "mnist" else x.permute(0, 3, 1, 2)
+    return x.permute(0, 3, 1, 2) if kind == "cifar" else x
 
 
 def train(net, kind, x, y, seed, epochs, batch=128):
@@ -88,9 +122,14 @@ def accuracy(net, kind, x, y) -> float:
     return 100 * hits / len(x)
 
 
-def contestants(widths) -> list[tuple[str, str, dict]]:
+def contestants(kind, widths) -> list[tuple[str, str, dict]]:
     """Name, bits, how the network is prepared."""
     found = []
+    if kind == "rows":
+        for b in widths:
+            how = {"weights": f"int:{b}:search=absmax", "recipe": STRAIGHT}
+            found += [("query and key apart", str(b), how), ("query and key as one", str(b), {**how, "joint": True})]
+        return found
     for b in widths:
         found.append(("naive straight-through", str(b), {"weights": f"int:{b}:search=absmax", "recipe": STRAIGHT}))
         if b > 1:
@@ -102,8 +141,12 @@ def contestants(widths) -> list[tuple[str, str, dict]]:
     return found
 
 
+def prepared(net: nn.Module, weights: str, joint: bool = False, **how) -> nn.Module:
+    return prepare(net.joined(weights) if joint else net, weights, **how)
+
+
 def study(kind: str, root: pathlib.Path, seeds: int, epochs: int, widths, done) -> list[dict]:
-    x, y, x_test, y_test = {"mnist": mnist, "cifar": cifar}[kind](root)
+    x, y, x_test, y_test = {"mnist": mnist, "cifar": cifar, "rows": mnist}[kind](root)
     scores: dict[tuple[str, str], list[float]] = {}
     rows: list[dict] = []
     for seed in range(seeds):
@@ -119,8 +162,10 @@ def study(kind: str, root: pathlib.Path, seeds: int, epochs: int, widths, done) 
         note("fp32", "32", plain)
         for b in widths:
             note("rounded afterwards", str(b), convert(prepare(copied(plain, kind), f"int:{b}", recipe=STRAIGHT)))
-        for name, bits, how in contestants(widths):
-            note(name, bits, convert(train(prepare(copied(start, kind), **how), kind, x, y, seed, epochs)))
+        for name, bits, how in contestants(kind, widths):
+            note(name, bits, convert(train(prepared(copied(start, kind), **how), kind, x, y, seed, epochs)))
+        if kind == "rows":
+            continue
         net = convert(train(prepare(copied(start, kind), "nested:" + "x".join(map(str, widths)), recipe=ALL), kind, x, y, seed, epochs))
         for terms, b in enumerate(widths, 1):
             note("double rounding, one model", str(b), switch(net, terms))

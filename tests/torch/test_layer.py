@@ -159,6 +159,13 @@ def test_a_frozen_codebook_follows_latents_that_grow(spec, through):
     assert np.array_equal(q.export().decode(q.export().encode(x.numpy())), q(x).y.detach().numpy())
 
 
+def test_frozen_codewords_differ_even_where_rows_are_few():
+    for spec, m in (("vq:64", 1), ("pq:2x6", 2)):
+        q = Quantize(spec, 4, through="linear").fit(rows(24, 4))
+        for book in q.export().state()["codebook_"].reshape(m, 64, -1):
+            assert len(np.unique(book, axis=0)) == 64 and np.abs(book).max() < 6
+
+
 def test_numbers_above_32_bits_are_whole():
     q = Quantize("fsq:65536x65536x1000", 3)
     out = q(rows(64, 3))

@@ -47,9 +47,10 @@ def test_soft_assignment_is_the_dense_softmax(monkeypatch):
             assert torch.allclose(a, b, atol=1e-9)
 
 
+@pytest.mark.parametrize("spec", ["vq:16", "vq:16:dim=3", "pq:2x4"])
 @pytest.mark.parametrize("estimator", ["soft", "gumbel"])
-def test_soft_codebooks_learn_and_store_what_they_return(estimator):
-    q = Quantize("vq:16", 8, estimator=estimator, update="gradient", temperature=0.5)
+def test_soft_codebooks_learn_and_store_what_they_return(estimator, spec):
+    q = Quantize(spec, 8, estimator=estimator, update="gradient", temperature=0.5)
     x = rows().requires_grad_()
     out = q(x)
     (out.y.square().mean() + out.loss).backward()

@@ -46,6 +46,19 @@ def chosen(stage: Stage, parts: dict, d: int) -> np.ndarray:
     return ids.reshape(-1)
 
 
+def apart(words: np.ndarray, rng: np.random.Generator) -> None:
+    """Moves repeated codewords (k, size) off each other, in place, about as far as different ones lie: if frozen, they never would."""
+    unique, inverse = np.unique(words, axis=0, return_inverse=True)
+    if len(unique) in (1, len(words)):
+        return
+    far = np.empty(len(unique))
+    for one, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        far[one] = _native.nearest_distances(np.ascontiguousarray(unique[one]), np.ascontiguousarray(unique[other]))[1]
+    again = np.setdiff1d(np.arange(len(words)), np.unique(inverse.reshape(-1), return_index=True)[1])
+    step = np.sqrt(far[inverse.reshape(-1)[again]] / words.shape[1])
+    words[again] += (step[:, None] * rng.standard_normal((len(again), words.shape[1]))).astype(np.float32)
+
+
 def balanced(stage: Stage, x: np.ndarray, prices: torch.Tensor, capacity: float, rounds: int) -> np.ndarray:
     """Ids (n, m) uint32 of rows x (n, d), no codeword with more than so many even shares of them (rounded up).
 

@@ -170,6 +170,11 @@ class Quantize(nn.Module):
             self.statistics(path).begin(books.chosen(_at(fitted, join(path, "codebook_")), own, d))
             if self.recipe.through:
                 getattr(self, "through_" + _plain(path)).frame.zero_()
+                own = getattr(self, self._names[join(path, "codebook_")])
+                words = to_numpy(own).copy()
+                for book in words.reshape(self.statistics(path).m, -1, words.shape[-1]):
+                    books.apart(book, self._rng)
+                own.copy_(torch.from_numpy(words))
         return self
 
     # -- the three verbs -----------------------------------------------------------------------------------------------

@@ -160,19 +160,21 @@ class Step:
 
     def _scaled(self, path, leaf, x, y):
         """Vectors of x, codewords, and the mean squared error of a vector times the temperature."""
-        v = leaf._cut(x)
+        v = leaf._cut(x) if isinstance(leaf, VQ) else x.reshape(len(x), leaf.m, -1)
         with torch.no_grad():
-            error = torch.maximum(mse_loss(x, y), NEAR * self.power) * v.shape[1]
+            error = torch.maximum(mse_loss(x, y), NEAR * self.power) * v.shape[-1]
         return v, self._words(path, x), error * self.layer.temperature.clamp(-3, 3).exp()
 
     def _soft(self, path, x, parts):
         """Codewords drawn (gumbel) or nearest, with the gradient of the mean codeword."""
         leaf, recipe, form = self.at(self.still, path), self.recipe, Form(*x.shape)
-        if not isinstance(leaf, VQ):
-            raise SpecError(f"estimator={recipe.estimator} is for vq, not {leaf}")
+        if not isinstance(leaf, (VQ, PQ)) or (isinstance(leaf, PQ) and form.d % leaf.m):
+            raise SpecError(f"estimator={recipe.estimator} is for vq, and pq of equally wide parts, not {leaf} of {form.d} values")
         v, words, scale = self._scaled(path, leaf, x, leaf.decode(parts, form))
         seed = int(self.layer._rng.integers(1 << 40)) if recipe.estimator == "gumbel" else None
-        mean, ids = soft(v, words, scale, seed)
+        many = ((v[:, j], words[j]) for j in range(leaf.m)) if isinstance(leaf, PQ) else ((v, words),)
+        found = [soft(own, book, scale, None if seed is None else seed + (j << 40)) for j, (own, book) in enumerate(many)]
+        mean, ids = (torch.stack(a, 1) for a in zip(*found, strict=True))
         if seed is None:
             ids = parts["ids"]
         self.parts[join(path, "ids")] = ids = ids.reshape(parts["ids"].shape)
