@@ -7,8 +7,8 @@
 namespace compand::matmul {
 
 constexpr size_t kChunk = 64;     // columns of a block of `Rows`
-constexpr size_t kNear = 3072;    // bytes that a plain stream is asked for, into the first cache, before they are used
-constexpr size_t kAhead = 16384;  // bytes that codes are asked for, into the second cache, before they are used
+constexpr size_t kNear = 3072;    // bytes that one stream is asked for, into the first cache, before they are used: its own prefetcher does the rest
+constexpr size_t kAhead = 16384;  // bytes that streams side by side are asked for, into the second cache, before they are used
 constexpr size_t kStrip = 16;     // rows of a strip of a trellis, see compand/quantizer/trellis.py
 inline size_t tile_of(size_t left) { return left >= 16 ? 16 : left >= 4 ? 4 : 1; }  // lines of activations that `strips` takes together
 inline size_t pairs_of(size_t block) { return (block / 2 + 1) / 2 * 2; }           // pairs of columns of a block, an even number

@@ -63,13 +63,12 @@ COMPAND_INLINE float total_of(const lanes::F &v) {
 #endif
 }
 
-// One row and T lines, straight from memory. x: lines of `width` values, zeros behind the d that are there.
+// One row and T lines, straight from memory, whose own prefetcher is better than being asked. x: lines of `width` values, zeros behind the d that are there.
 template <class Kind, int T> void row_of(const typename Kind::Value *row, size_t d, const typename Kind::Value *x, size_t width, float *y, size_t stride) {
     using Value = typename Kind::Value;
     lanes::F sum[T] = {};
     size_t c = 0;
     for (; c + Kind::step <= d; c += Kind::step) {
-        __builtin_prefetch(reinterpret_cast<const char *>(row + c) + kNear);
         const lanes::U w = lanes::load<lanes::U>(row + c);
         for (int t = 0; t < T; ++t) sum[t] = Kind::add(sum[t], w, lanes::load<lanes::U>(x + static_cast<size_t>(t) * width + c));
     }
@@ -82,73 +81,110 @@ template <class Kind, int T> void row_of(const typename Kind::Value *row, size_t
     for (int t = 0; t < T; ++t) y[static_cast<size_t>(t) * stride] = total_of(sum[t]);
 }
 
-// kTall packed rows (steps, kTall, step) and T lines; sums (T, kTall, 16) go on from panel to panel.
-template <class Kind, int T> void tile_of(const typename Kind::Value *packed, size_t steps, const typename Kind::Value *x, size_t width, float *sums) {
-    using lanes::F;
-    F sum[T][kTall];
-    for (int t = 0; t < T; ++t)
-        for (size_t r = 0; r < kTall; ++r) sum[t][r] = lanes::load<F>(sums + (static_cast<size_t>(t) * kTall + r) * 16);
+// Sums where they lie between panels; of this type, and in loops that are unrolled early, or GCC copies them once more.
+typedef float Waiting __attribute__((vector_size(64), may_alias));
+
+// kTall packed rows (steps, kTall, step) and T lines; sums (T, kTall) go on from panel to panel.
+template <class Kind, int T>
+__attribute__((noinline)) void tile_of(const typename Kind::Value *packed, size_t steps, const typename Kind::Value *x, size_t width, Waiting *sums) {
+    constexpr int tall = kTall;
+    lanes::F sum[T * tall];
+#pragma GCC unroll 24
+    for (int i = 0; i < T * tall; ++i) sum[i] = sums[i];
     for (size_t s = 0; s < steps; ++s, packed += kTall * Kind::step, x += Kind::step) {
         lanes::U own[T];
+#pragma GCC unroll 3
         for (int t = 0; t < T; ++t) own[t] = lanes::load<lanes::U>(x + static_cast<size_t>(t) * width);
-        for (size_t r = 0; r < kTall; ++r) {
-            const lanes::U w = lanes::load<lanes::U>(packed + r * Kind::step);
-            for (int t = 0; t < T; ++t) sum[t][r] = Kind::add(sum[t][r], w, own[t]);
+#pragma GCC unroll 8
+        for (int r = 0; r < tall; ++r) {
+            const lanes::U w = lanes::load<lanes::U>(packed + r * static_cast<int>(Kind::step));
+#pragma GCC unroll 3
+            for (int t = 0; t < T; ++t) sum[t * tall + r] = Kind::add(sum[t * tall + r], w, own[t]);
         }
     }
-    for (int t = 0; t < T; ++t)
-        for (size_t r = 0; r < kTall; ++r) lanes::store(sums + (static_cast<size_t>(t) * kTall + r) * 16, sum[t][r]);
+#pragma GCC unroll 24
+    for (int i = 0; i < T * tall; ++i) sums[i] = sum[i];
 }
 
-// Many lines: fill(r, c, steps, out) packs columns c to c + steps * step of row r at intervals of kTall steps, zeros behind the last.
-template <class Kind, class Fill>
-void tiles_of(size_t d, size_t first, size_t last, const typename Kind::Value *x, size_t width, size_t count, float *y, size_t stride, Fill fill) {
+// Columns c to c + steps * step of a row (d) at intervals of kTall steps, zeros behind the last.
+template <class Kind> void pack(const typename Kind::Value *row, size_t d, size_t c, size_t steps, typename Kind::Value *out) {
     using Value = typename Kind::Value;
-    constexpr size_t panel = kPanel / sizeof(Value);
-    std::vector<Value> packed(kTall * panel);
-    std::vector<float> sums(kLow * count * 16);
+    const Value *from = row + c;
+    for (size_t left = d - c; steps--; out += kTall * Kind::step, from += Kind::step, left -= Kind::step) {
+        if (left >= Kind::step) {
+            lanes::store(out, lanes::load<lanes::U>(from));
+            continue;
+        }
+        Value tail[Kind::step] = {};
+        std::memcpy(tail, from, left * sizeof *from);
+        std::memcpy(out, tail, sizeof tail);
+        break;
+    }
+}
+
+// The totals of two blocks of kTall sums, the second `next` vectors behind the first, each as `total_of` has it.
+COMPAND_INLINE void totals_of(const Waiting *sums, size_t next, float *out) {
+#if LEVEL == 2
+    __m512 v[16];
+    for (size_t r = 0; r < 16; ++r) v[r] = _mm512_loadu_ps(sums + r / kTall * next + r % kTall);
+    for (int i = 0; i < 8; ++i)  // halves of rows i and i + 8
+        v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
+    for (int i = 0; i < 4; ++i)  // quarters of rows i, i + 4, i + 8 and i + 12
+        v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 4], 0x88), _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd));
+    for (int i = 0; i < 2; ++i) v[i] = _mm512_add_ps(_mm512_shuffle_ps(v[i], v[i + 2], 0x44), _mm512_shuffle_ps(v[i], v[i + 2], 0xee));
+    const __m512 all = _mm512_add_ps(_mm512_shuffle_ps(v[0], v[1], 0x88), _mm512_shuffle_ps(v[0], v[1], 0xdd));
+    // rows 0 2 1 3, 8 10 9 11, 4 6 5 7, 12 14 13 15
+    _mm512_storeu_ps(out, _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15), all));
+#else
+    for (size_t r = 0; r < 16; ++r) out[r] = total_of(sums[r / kTall * next + r % kTall]);
+#endif
+}
+
+// Many lines. far: the weights are asked for a block ahead, while the block before is worked on.
+template <class Kind>
+void tiles_of(const typename Kind::Value *w, size_t pitch, bool far, size_t d, size_t first, size_t last, const typename Kind::Value *x, size_t width,
+              size_t count, float *y, size_t stride) {
+    using Value = typename Kind::Value;
+    constexpr size_t panel = kPanel / sizeof(Value), lines = kPanel / 64;
+    const size_t turns = count / kTile + count % kTile, share = (kTall * lines + turns - 1) / turns;
+    std::vector<lanes::U> room(kTall * panel * sizeof(Value) / sizeof(lanes::U) + kLow * count);  // vectors that lie within cache lines
+    Value *const packed = reinterpret_cast<Value *>(room.data());
+    Waiting *const sums = reinterpret_cast<Waiting *>(room.data() + kTall * panel * sizeof(Value) / sizeof(lanes::U));
     for (size_t low = first; low < last; low += kLow) {
         const size_t rows = std::min(kLow, last - low), blocks = (rows + kTall - 1) / kTall;
-        std::fill(sums.begin(), sums.end(), 0.0f);
+        std::fill_n(sums, kLow * count, Waiting{});
         for (size_t c = 0; c < d; c += panel) {
             const size_t steps = (std::min(panel, d - c) + Kind::step - 1) / Kind::step;
             for (size_t b = 0; b < blocks; ++b) {
-                for (size_t r = 0; r < kTall; ++r)
-                    fill(std::min(low + b * kTall + r, last - 1), c, steps, packed.data() + r * Kind::step);
-                float *own = sums.data() + b * kTall * count * 16;
+                for (size_t r = 0; r < kTall; ++r) pack<Kind>(w + std::min(low + b * kTall + r, last - 1) * pitch, d, c, steps, packed + r * Kind::step);
+                const bool over = b + 1 == blocks, end = over && c + panel >= d;  // the block that comes next
+                const size_t row = end ? low + kLow : over ? low : low + (b + 1) * kTall, column = end ? 0 : over ? c + panel : c;
+                const uintptr_t next = reinterpret_cast<uintptr_t>(w) + (row * pitch + column) * sizeof(Value);  // or behind the last row
+                size_t asked = far ? 0 : kTall * lines;
+                const auto ask = [&] {
+                    for (const size_t to = std::min(asked + share, kTall * lines); asked < to; ++asked)
+                        __builtin_prefetch(reinterpret_cast<const void *>(next + asked / lines * pitch * sizeof(Value) + asked % lines * 64), 0, 2);
+                };
+                Waiting *own = sums + b * kTall * count;
                 size_t t = 0;
-                for (; t + kTile <= count; t += kTile) tile_of<Kind, kTile>(packed.data(), steps, x + t * width + c, width, own + t * kTall * 16);
-                for (; t < count; ++t) tile_of<Kind, 1>(packed.data(), steps, x + t * width + c, width, own + t * kTall * 16);
+                for (; t + kTile <= count; t += kTile, ask()) tile_of<Kind, kTile>(packed, steps, x + t * width + c, width, own + t * kTall);
+                for (; t < count; ++t, ask()) tile_of<Kind, 1>(packed, steps, x + t * width + c, width, own + t * kTall);
             }
         }
-        for (size_t r = 0; r < rows; ++r)
-            for (size_t t = 0; t < count; ++t)
-                y[t * stride + low + r] = total_of(lanes::load<lanes::F>(sums.data() + ((r / kTall * count + t) * kTall + r % kTall) * 16));
+        for (size_t r = 0; r < rows; r += 16)
+            for (size_t t = 0; t < count; ++t) {
+                float out[16];
+                totals_of(sums + (r / kTall * count + t) * kTall, count * kTall, out);
+                std::memcpy(y + t * stride + low + r, out, std::min<size_t>(16, rows - r) * sizeof *out);
+            }
     }
-}
-
-// fill of rows that lie in memory
-template <class Kind> auto packing(const typename Kind::Value *w, size_t d) {
-    return [w, d](size_t r, size_t c, size_t steps, typename Kind::Value *out) {
-        const typename Kind::Value *from = w + r * d + c;
-        for (size_t s = 0, left = d - c; s < steps; ++s, out += kTall * Kind::step, from += Kind::step, left -= Kind::step) {
-            if (left >= Kind::step) {
-                lanes::store(out, lanes::load<lanes::U>(from));
-                continue;
-            }
-            typename Kind::Value tail[Kind::step] = {};
-            std::memcpy(tail, from, left * sizeof *from);
-            std::memcpy(out, tail, sizeof tail);
-            break;
-        }
-    };
 }
 
 constexpr size_t kFew = 4;  // lines from which on rows are packed
 
 template <class Kind> void plain_of(const typename Kind::Value *w, size_t d, size_t first, size_t last, const typename Kind::Value *x, size_t width,
                                     size_t count, float *y, size_t stride) {
-    if (count >= kFew) return tiles_of<Kind>(d, first, last, x, width, count, y, stride, packing<Kind>(w, d));
+    if (count >= kFew) return tiles_of<Kind>(w, d, true, d, first, last, x, width, count, y, stride);
     for (size_t r = first; r < last; ++r) {
         if (count == 1) row_of<Kind, 1>(w + r * d, d, x, width, y + r, stride);
         else if (count == 2) row_of<Kind, 2>(w + r * d, d, x, width, y + r, stride);

@@ -192,7 +192,7 @@ void ranked_lines(const Ranked &w, size_t first, size_t last, const uint16_t *x,
     for (size_t r = first; r < last; r += kLow) {
         const size_t rows = std::min(kLow, last - r);
         for (size_t i = 0; i < rows; ++i) ranked_values(w, e, k, r + i, values.data() + i * room);
-        tiles_of<Kind>(w.d, 0, rows, x, width, count, y + r, stride, packing<Kind>(values.data(), room));
+        tiles_of<Kind>(values.data(), room, false, w.d, 0, rows, x, width, count, y + r, stride);
     }
 }
 

@@ -145,22 +145,33 @@ COMPAND_INLINE __m512i two_of(__m512i a, __m512i b) {
     return _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(u, v, 0x88)), _mm512_castps_si512(_mm512_shuffle_ps(u, v, 0xdd)));
 }
 
-// Asks for codes that come kAhead after byte `at` of rows r to r + 3, one after the other, as the memory system likes them.
-COMPAND_INLINE void ahead(const Rows &w, size_t r, size_t at) {
-    _mm_prefetch(reinterpret_cast<const char *>(w.bytes) + r * w.row_bytes + at + kAhead, _MM_HINT_T1);
-}
+// Asks for the next four rows while four are read: one after the other, as the memory system likes them, into the cache that holds them.
+struct Ahead {
+    const char *next;
+    bool near;
+    Ahead(const Rows &w, size_t r) {
+        const size_t block = std::max<size_t>(4 * w.row_bytes, 2048);
+        next = reinterpret_cast<const char *>(w.bytes) + r * w.row_bytes + block;
+        near = block < 4096;
+    }
+    COMPAND_INLINE void operator()(size_t at) const {
+        if (near) _mm_prefetch(next + at, _MM_HINT_T0);
+        else _mm_prefetch(next + at, _MM_HINT_T1);
+    }
+};
 
 // One line and four rows, a chunk at a time.
 template <int kind, bool small> void line(const Rows &w, const Unpack &unpack, size_t r, size_t rows, const Four &four, const Line &x, float *y) {
     const size_t chunks = chunks_of(w), step = 8 * static_cast<size_t>(w.bits), full = w.row_bytes / step;
     const Table<kind == 3> table(w.levels, w.bits), high(w.high, w.bits);
     const __m512i lane = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    const Ahead ahead(w, r);
     const uint8_t *from[4];
     for (size_t i = 0; i < 4; ++i) from[i] = w.bytes + (r + std::min(i, rows - 1)) * w.row_bytes;
     __m512 sum[4] = {};
     const auto add = [&](size_t c, __m512 &to, __mmask64 have) {
         const __m512i q = _mm512_loadu_si512(x.q + c * kChunk);
-        for (size_t at = 4 * c * step; at < 4 * (c + 1) * step; at += 64) ahead(w, r, at);
+        for (size_t at = 4 * c * step; at < 4 * (c + 1) * step; at += 64) ahead(at);
         __m512i dot[4];
         for (size_t i = 0; i < 4; ++i) {
             const uint8_t *own = from[i] + c * step;
@@ -225,6 +236,7 @@ template <int kind, bool small> void halves(const Rows &w, size_t r, size_t rows
     const __m512i quarter = at([](int l, int, int q) { return 2 * l + q; });
     const __m512i first = at([](int l, int i, int q) { return small ? (2 * l + q) * 4 + i : l / 2 * 4 + i; });
     const __m512i second = at([](int l, int i, int q) { return small ? (2 * l + q) * 4 + 2 + i : l / 2 * 4 + 2 + i; });
+    const Ahead ahead(w, r);
     const uint8_t *from[4];
     for (size_t i = 0; i < 4; ++i) from[i] = w.bytes + (r + std::min(i, rows - 1)) * bytes;
     __m512 sum[2][2] = {};
@@ -232,7 +244,7 @@ template <int kind, bool small> void halves(const Rows &w, size_t r, size_t rows
         const __m512i even = _mm512_loadu_si512(x.spread + 128 * p), odd = _mm512_loadu_si512(x.spread + 128 * p + 64);
         __m512i dot[4];
         for (size_t i = 0; i < 4; ++i) {
-            ahead(w, r, 256 * p + 64 * i);
+            ahead(256 * p + 64 * i);
             const __m512i ids = _mm512_maskz_loadu_epi8(have, from[i] + 64 * p);
             dot[i] = dots<kind>(_mm512_setzero_si512(), table, high, _mm512_and_si512(ids, low), even);
             dot[i] = dots<kind>(dot[i], table, high, _mm512_and_si512(_mm512_srli_epi16(ids, 4), low), odd);
@@ -277,13 +289,14 @@ template <int kind> void planes(const Rows &w, size_t r, size_t rows, const Four
     if (w.high) std::memcpy(four_levels[1], w.high, 4);
     const Small table(four_levels[0]), high(four_levels[1]);
     const __m512i low = _mm512_set1_epi8(3), lane = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+    const Ahead ahead(w, r);
     __m512 sum[4] = {};
     for (size_t p = 0; 64 * p < bytes; ++p) {
         const __mmask64 have = ~__mmask64{0} >> (64 - std::min<size_t>(64, bytes - 64 * p));
         const __m512i start = _mm512_loadu_si512(x.start + 16 * p);
         const __m512 factors = _mm512_loadu_ps(four.factors.data() + 16 * p);
         for (size_t i = 0; i < 4; ++i) {
-            ahead(w, r, 256 * p + 64 * i);
+            ahead(256 * p + 64 * i);
             const __m512i ids = _mm512_maskz_loadu_epi8(have, w.bytes + (r + std::min(i, rows - 1)) * bytes + 64 * p);
             const int8_t *q = x.spread + 256 * p;
             __m512i dot = dots<kind>(_mm512_setzero_si512(), table, high, _mm512_and_si512(ids, low), _mm512_loadu_si512(q));

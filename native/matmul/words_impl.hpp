@@ -115,9 +115,7 @@ void words(const Words &w, size_t first, size_t last, const float *x, size_t wid
             }
         } else {
             for (size_t i = 0; i < rows; ++i) words_of(w, low + i, ids.data(), values.data() + i * room);
-            tiles_of<Wide>(w.d, 0, rows, x, width, count, y + low, stride, [&](size_t r, size_t c, size_t steps, float *out) {
-                packing<Wide>(values.data() + r * room, w.d)(0, c, steps, out);
-            });
+            tiles_of<Wide>(values.data(), room, false, w.d, 0, rows, x, width, count, y + low, stride);
         }
         if (w.scale && w.group >= w.d)
             for (size_t t = 0; t < count; ++t)
