@@ -94,7 +94,7 @@ def console():
     """rich's console on stdout; wide and plain where stdout is not a terminal."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 176)
 
 
 _folders: set[Path] = set()  # where this process writes
