@@ -7,8 +7,10 @@ from dataclasses import replace as part_replace
 from itertools import pairwise
 from typing import Any, Self
 
-from .array import dtype_name
-from .errors import SpecError
+import numpy as np
+
+from .array import dtype_name, like, to_numpy
+from .errors import InputError, SpecError
 from .limits import DEFAULT, Limits
 from .stage import Form, Quantizer, Stage, _remembered
 
@@ -117,17 +119,17 @@ class Chain(Expression):
             y = self.transforms[i].inverse(y, _under(i, side), forms[i])
         return y
 
-    def encode(self, x, weight=None):
+    def encode(self, x, weight=None, beam: int = 1):
         if weight is None:
             y, parts = self.forward(x)
-            return parts | _join([(len(self.transforms), self.quantizer.encode(y))])
+            return parts | _join([(len(self.transforms), encode(self.quantizer, y, None, beam))])
         parts = {}
         for i, t in enumerate(self.transforms):
             if weight is not None:
                 weight = t.carry(weight, Form(*x.shape, dtype_name(x)))
             x, own = t.forward(x)
             parts |= _join([(i, own)])
-        return parts | _join([(len(self.transforms), encode(self.quantizer, x, weight))])
+        return parts | _join([(len(self.transforms), encode(self.quantizer, x, weight, beam))])
 
     def decode(self, parts, form, terms: int | None = None):
         forms, own = self._forms(form), [{} for _ in self.items]
@@ -174,8 +176,20 @@ class Sum(Expression):
     def fit(self, x, *, weight=None, queries=None):
         return Sum(self._passes(x, weight, fit=True, queries=queries)[0])
 
-    def encode(self, x, weight=None):
-        return self._passes(x, weight)[1]
+    def encode(self, x, weight=None, beam: int = 1):
+        return self._passes(x, weight)[1] if beam == 1 else self._beam(x, beam)
+
+    def _beam(self, x, beam: int):
+        """The parts of x by beam search, for terms that are each a codebook of the same pieces of rows."""
+        from .beam import search
+
+        y = to_numpy(x).astype(np.float32)
+        made = [term.codebooks(y) if hasattr(term, "codebooks") else None for term in self.items]
+        if any(one is None or one[0].shape != made[0][0].shape for one in made):
+            raise InputError(f"beam search needs a sum of vq, or of pq, that cut rows alike; not {self}")
+        pieces, books = made[0][0], [own for _, own in made]
+        ids = [search(np.ascontiguousarray(pieces[:, p]), [b[min(p, len(b) - 1)] for b in books], beam) for p in range(pieces.shape[1])]
+        return {f"{i}.ids": like(np.stack([own[:, i] for own in ids], axis=1), x) for i in range(len(self.items))}
 
     def decode(self, parts, form, terms: int | None = None):
         total = None
@@ -190,8 +204,12 @@ def _asked(stage: Stage, queries) -> dict[str, Any]:
     return {} if queries is None or not stage.queried else {"queries": queries}
 
 
-def encode(quantizer: Stage, x, weight=None) -> dict[str, Any]:
-    """The parts of x, with the importance of values for the stages that can use it."""
+def encode(quantizer: Stage, x, weight=None, beam: int = 1) -> dict[str, Any]:
+    """The parts of x, with the importance of values for the stages that can use it; ``beam`` above 1 is for sums of codebooks."""
+    if beam > 1:
+        if not isinstance(quantizer, (Chain, Sum)):
+            raise InputError(f"beam search is for sums of codebooks such as vq:256+vq:256, not for {quantizer}")
+        return quantizer.encode(x, weight, beam)
     return quantizer.encode(x) if weight is None or not quantizer.weighs else quantizer.encode(x, weight=weight)
 
 

@@ -83,6 +83,10 @@ class PQ(Quantizer, name="pq"):
                for j, c in enumerate(self.columns(x.shape[1]))]
         return {"ids": xp.stack(ids, axis=1)}
 
+    def codebooks(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The parts of rows x (n, d) float32, (n, parts, size), and the codebook of each, (parts, k, size), for beam search."""
+        return self._padded(x).reshape(len(x), self.m, -1), wide_codewords(self.codebook_)
+
     def _padded(self, x: np.ndarray) -> np.ndarray:
         """x with a column of zeros after each part that is shorter than the codewords."""
         n, d = x.shape

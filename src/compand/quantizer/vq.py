@@ -58,6 +58,11 @@ class VQ(Quantizer, name="vq"):
             x = xp.concat([x, padding], axis=1)
         return xp.reshape(x, (-1, dim))
 
+    def codebooks(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The pieces of rows x (n, d) float32, (n, pieces, dim), and the codebook they share, (1, k, dim), for beam search."""
+        pieces, dim = self._pieces(x.shape[1])
+        return self._cut(x).reshape(len(x), pieces, dim), wide_codewords(self.codebook_)[None]
+
     def fit(self, x, *, weight=None):
         w = codebook.rows_weight(weight, x.shape, slice(None), self._pieces(x.shape[1])[0])
         words = codebook.learn(to_numpy(self._cut(x)), self.k, w, self.seed, self.balanced)
