@@ -129,7 +129,7 @@ MOVES: tuple[dict[str, float], ...] = (
     {"opacity": -1}, {"color": 0.01}, {"sh": 0.01})
 
 
-def relaxed(scene: Splats, x: np.ndarray, goal: dict[str, float], spec: str, rounds: int = 3) -> dict:
+def relaxed(scene: Splats, x: np.ndarray, goal: dict[str, float], spec: str, rounds: int = 2) -> dict:
     """The spec with steps wider, one at a time or one against another, while errors stay within the goal's and the file shrinks."""
     words = spec.split(":")
     named = dict(w.split("=") for w in words[7:])
@@ -151,11 +151,13 @@ def relaxed(scene: Splats, x: np.ndarray, goal: dict[str, float], spec: str, rou
         for move in MOVES:
             if "sh" in move and not scene.degree:
                 continue
-            q = {k: v * (1 + move.get(k, 0)) if k in ("color", "sh") else v + move.get(k, 0) for k, v in p.items()}
-            if q["turn"] < 0 or q["scale"] < 1 or q["opacity"] < 2:
-                continue
-            new = tried(q)
-            if not new["not_within"] and (best["not_within"] or new["bytes_per_splat"] < best["bytes_per_splat"]):
+            while True:  # as long as it helps
+                q = {k: v * (1 + move.get(k, 0)) if k in ("color", "sh") else v + move.get(k, 0) for k, v in p.items()}
+                if q["turn"] < 0 or q["scale"] < 1 or q["opacity"] < 2:
+                    break
+                new = tried(q)
+                if new["not_within"] or not (best["not_within"] or new["bytes_per_splat"] < best["bytes_per_splat"]):
+                    break
                 p, best = q, new
         if best["bytes_per_splat"] == before:
             break

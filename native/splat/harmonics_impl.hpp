@@ -5,7 +5,7 @@ template <class Coder> class Harmonics {
 public:
     Harmonics(Coder &coder, const Block &b, const Rules &p, const float *rows, size_t width)
         : coder_(coder), b_(b), p_(p), rows_(rows), width_(width), wide_(static_cast<size_t>(3 * b.rest)),
-          rank_(wide_ ? static_cast<size_t>(p.rank) : 0), pairs_((rank_ + 1) / 2), kept_(2 * b.n * pairs_), count_(rank_ ? b.n : 0),
+          rank_(wide_ ? static_cast<size_t>(p.rank) : 0), pairs_((rank_ + 1) / 2), kept_(2 * kSome * pairs_), count_(rank_ ? b.n : 0),
           pair_(2 * pairs_, 16), large_(2 * pairs_, 16), parts_(wide_ > 3 * kPart ? kMostParts : (wide_ + kPart - 1) / kPart), basis_(2 * pairs_ * parts_) {
         for (size_t k = 0; k < rank_; ++k) std::memcpy(&basis_[k * parts_], p.basis + k * wide_, wide_ * sizeof(float));
     }
@@ -26,7 +26,7 @@ public:
         for (uint32_t part = count; part == 15 && count <= pairs_; count += part) part = coder_.symbol(std::min(wanted_count - count, 15u), longer_, 0);
         if (count > pairs_) return false;
         count_[i] = static_cast<int32_t>(count);
-        int16_t *q = kept_.data() + 2 * i * pairs_;
+        int16_t *q = kept_.data() + 2 * (i % kSome) * pairs_;
         uint64_t many[2] = {};  // coefficients beyond 1, a bit each: rank is at most 72
         for (size_t j = 0; j < count; ++j) {
             const uint32_t s = coder_.symbol(Coder::writes ? state(wanted[2 * j]) | state(wanted[2 * j + 1]) << 2 : 0, pair_, 2 * j + (j + 1 == count));
@@ -52,7 +52,7 @@ private:
     template <size_t parts> void rebuild_of(size_t from, size_t to, float *out, size_t width) const {
         for (size_t i = from; i < to; ++i) {
             const double step = p_.harmonics * half_power(b_.shift[i]);
-            const int16_t *q = kept_.data() + 2 * i * pairs_;
+            const int16_t *q = kept_.data() + 2 * (i % kSome) * pairs_;
             const size_t count = rank_ ? 2 * static_cast<size_t>(count_[i]) : 0;
             float size[2 * 3 * kMostRest];
             for (size_t k = 0; k < 2 * pairs_; ++k) size[k] = static_cast<float>(q[k] * step);

@@ -49,9 +49,8 @@ public:
         int32_t r = Coder::writes ? ((v - low) >> known_) - foretold + (1 << k >> 1) : 0, at = r >> k;
         const uint32_t s = coder.symbol(Coder::writes ? symbol_of(at) : 0, near_, {aim.about, c * 32 + aim.zone});
         at = static_cast<int32_t>(s) - kReach;
-        if (s == kFar) [[unlikely]] at = far(coder, r >> k);
-        const int64_t got = int64_t{at} * (1 << k) + coder.raw(static_cast<uint32_t>(r), k) - (1 << k >> 1);
-        r = static_cast<int32_t>(std::clamp<int64_t>(got, -(1 << 28), 1 << 28));
+        if (s == kFar) [[unlikely]] at = std::clamp(far(coder, r >> k), -(1 << 28 >> k), 1 << 28 >> k);
+        r = at * (1 << k) + static_cast<int32_t>(coder.raw(static_cast<uint32_t>(r), k)) - (1 << k >> 1);
         usual_[c] += (256 * std::min(std::abs(r), 1 << 20) - usual_[c]) >> pace_[c];
         if ((++times_[c] & 7) == 0) [[unlikely]] adapt(c);
         return (foretold + r) * (1 << known_) + low;

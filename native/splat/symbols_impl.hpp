@@ -8,9 +8,18 @@ constexpr int kBits = 14;
 struct alignas(32) Table {
     uint16_t c[16];  // cumulative starts in 1/32768, the first 0
     uint32_t mass(uint32_t s) const { return (s == 15 ? 32768u : c[s + 1]) - c[s]; }
-    uint32_t start(uint32_t s) const { return c[s] >> 1; }  // in 2^14
-    uint32_t end(uint32_t s) const { return s == 15 ? 1u << kBits : c[s + 1] >> 1; }
 };
+
+struct alignas(32) Mixed {  // the table in use
+    uint16_t c[17];  // as above, and where the last ends
+    Mixed() : c() { c[16] = 32768; }
+    uint32_t mass(uint32_t s) const { return c[s + 1] - c[s]; }
+    uint32_t start(uint32_t s) const { return c[s] >> 1; }  // in 2^14
+    uint32_t end(uint32_t s) const { return c[s + 1] >> 1; }
+};
+
+// A count as a type of its own: a store of bytes would make the compiler forget all it knows of memory.
+enum class Seen : uint8_t {};
 
 struct Aims {  // where the starts go when s is seen: all mass to s but 4 for each other
     alignas(32) int16_t of[16][16];
@@ -25,12 +34,13 @@ constexpr Aims kAims;
 struct Paces {  // by how often a table was used: the shift by which it learns, and how far it is trusted, 0 to 5
     static constexpr uint8_t most = 96;
     alignas(16) int32_t rate[most + 1][4];
-    uint8_t trust[most + 1], next[most + 1];
+    uint8_t trust[most + 1];
+    Seen next[most + 1];
     constexpr Paces() : rate(), trust(), next() {
         for (int seen = 0; seen <= most; ++seen) {
             rate[seen][0] = seen < 1 ? 1 : seen < 3 ? 2 : seen < 7 ? 3 : seen < 15 ? 4 : seen < 32 ? 5 : seen < 96 ? 6 : 7;
             trust[seen] = seen < 2 ? 0 : seen < 6 ? 1 : seen < 16 ? 2 : seen < 40 ? 3 : seen < 96 ? 4 : 5;
-            next[seen] = static_cast<uint8_t>(seen < most ? seen + 1 : most);
+            next[seen] = static_cast<Seen>(seen < most ? seen + 1 : most);
         }
     }
 };
@@ -48,14 +58,15 @@ public:
             for (uint32_t i = 0; i < 16; ++i) t.c[i] = static_cast<uint16_t>(4 * i + (i < k ? i : k) * each);
         }
     }
-    const Table &look(At at, Table &) const { return tables_[at]; }
+    [[gnu::always_inline]] void look(At at, Mixed &m) const { std::memcpy(m.c, tables_[at].c, sizeof tables_[at].c); }
     const Table &operator[](size_t at) const { return tables_[at]; }
-    size_t trust(size_t at) const { return kPaces.trust[seen_[at]]; }
-    bool fresh(size_t at) const { return seen_[at] == 0; }
-    void begin(size_t at, const Table &as) { tables_[at] = as, seen_[at] = 1; }
-    [[gnu::always_inline]] void learn(At at, const Table &, uint32_t s) {
+    size_t seen(size_t at) const { return static_cast<size_t>(seen_[at]); }
+    size_t trust(size_t at) const { return kPaces.trust[seen(at)]; }
+    bool fresh(size_t at) const { return seen(at) == 0; }
+    void begin(size_t at, const Table &as) { tables_[at] = as, seen_[at] = static_cast<Seen>(1); }
+    [[gnu::always_inline]] void learn(At at, const Mixed &, uint32_t s) {
         Table &t = tables_[at];
-        const uint8_t n = seen_[at];
+        const size_t n = seen(at);
 #if defined(__AVX2__)
         const __m256i c = _mm256_load_si256(reinterpret_cast<const __m256i *>(t.c));
         const __m256i aim = _mm256_load_si256(reinterpret_cast<const __m256i *>(kAims.of[s]));
@@ -67,19 +78,23 @@ public:
 #endif
         seen_[at] = kPaces.next[n];
     }
-    double bits(uint32_t s, At at) const { return kBits - rans::log2_of(tables_[at].end(s) - tables_[at].start(s)); }
+    double bits(uint32_t s, At at) const {
+        Mixed m;
+        look(at, m);
+        return kBits - rans::log2_of(m.end(s) - m.start(s));
+    }
 
 private:
     std::vector<Table> tables_;
-    std::vector<uint8_t> seen_;
+    std::vector<Seen> seen_;
 };
 
 // a's starts moved towards b's by w / 32768. Steps of two keep at least 2 between starts, as both have at least 4.
-[[gnu::always_inline]] inline void mix(const Table &a, const Table &b, int32_t w, Table &m) {
+[[gnu::always_inline]] inline void mix(const Table &a, const Table &b, int16_t w, Mixed &m) {
 #if defined(__AVX2__)
     const __m256i from = _mm256_load_si256(reinterpret_cast<const __m256i *>(a.c));
     const __m256i apart = _mm256_sub_epi16(_mm256_load_si256(reinterpret_cast<const __m256i *>(b.c)), from);
-    const __m256i part = _mm256_mulhi_epi16(apart, _mm256_set1_epi16(static_cast<int16_t>(w)));
+    const __m256i part = _mm256_mulhi_epi16(apart, _mm256_set1_epi16(w));
     _mm256_store_si256(reinterpret_cast<__m256i *>(m.c), _mm256_add_epi16(from, _mm256_add_epi16(part, part)));
 #else
     for (int i = 0; i < 16; ++i) m.c[i] = static_cast<uint16_t>(a.c[i] + 2 * ((b.c[i] - a.c[i]) * w >> 16));
@@ -97,26 +112,26 @@ public:
         size_t general, special;
     };
 
-    Blend(size_t general, size_t special, const Shares &shares) : general_(general, 16), special_(special), shares_(shares) {}
-    [[gnu::always_inline]] const Table &look(const At &at, Table &m) {
-        if (special_.fresh(at.special)) [[unlikely]] special_.begin(at.special, general_[at.general]);
-        mix(general_[at.general], special_[at.special], shares_.of[special_.trust(at.special)] >> 1, m);
-        return m;
+    Blend(size_t general, size_t special, const Shares &shares) : general_(general, 16), special_(special) {
+        for (size_t seen = 0; seen <= Paces::most; ++seen) share_[seen] = static_cast<int16_t>(shares.of[kPaces.trust[seen]] >> 1);
     }
-    [[gnu::always_inline]] void learn(const At &at, const Table &m, uint32_t s) {
+    [[gnu::always_inline]] void look(const At &at, Mixed &m) {
+        if (special_.fresh(at.special)) [[unlikely]] special_.begin(at.special, general_[at.general]);
+        mix(general_[at.general], special_[at.special], share_[special_.seen(at.special)], m);
+    }
+    [[gnu::always_inline]] void learn(const At &at, const Mixed &m, uint32_t s) {
         general_.learn(at.general, m, s);
         special_.learn(at.special, m, s);
     }
     double bits(uint32_t s, const At &at) const {  // that symbol s would take now
-        const Table &a = general_[at.general], &b = special_.fresh(at.special) ? a : special_[at.special];
-        Table m;
-        mix(a, b, shares_.of[special_.trust(at.special)] >> 1, m);
+        Mixed m;
+        mix(general_[at.general], special_.fresh(at.special) ? general_[at.general] : special_[at.special], share_[special_.seen(at.special)], m);
         return kBits - rans::log2_of(m.end(s) - m.start(s));
     }
 
 private:
     Models general_, special_;
-    Shares shares_;
+    int16_t share_[Paces::most + 1];  // by how often the special one was used, in 1/32768
 };
 
 // The same, where shares follow from how well each foretold the symbols before.
@@ -125,12 +140,11 @@ public:
     using At = Blend::At;
 
     Slot(size_t general, size_t special, uint32_t k = 16) : general_(general, k), special_(special) {}
-    [[gnu::always_inline]] const Table &look(const At &at, Table &m) {
+    [[gnu::always_inline]] void look(const At &at, Mixed &m) {
         if (special_.fresh(at.special)) [[unlikely]] special_.begin(at.special, general_[at.general]);
-        mix(general_[at.general], special_[at.special], shares_.of[special_.trust(at.special)] >> 1, m);
-        return m;
+        mix(general_[at.general], special_[at.special], static_cast<int16_t>(shares_.of[special_.trust(at.special)] >> 1), m);
     }
-    [[gnu::always_inline]] void learn(const At &at, const Table &m, uint32_t s) {
+    [[gnu::always_inline]] void learn(const At &at, const Mixed &m, uint32_t s) {
         int32_t &share = shares_.of[special_.trust(at.special)];
         const int32_t better = static_cast<int32_t>(special_[at.special].mass(s)) - static_cast<int32_t>(general_[at.general].mass(s));
         const int32_t gain = better * 700 >> (31 - __builtin_clz(m.mass(s)));  // over the mass, about
@@ -145,7 +159,7 @@ private:
 };
 
 // The symbol whose span holds a place in [0, 2^14).
-[[gnu::always_inline]] inline uint32_t find(const Table &m, uint32_t place) {
+[[gnu::always_inline]] inline uint32_t find(const Mixed &m, uint32_t place) {
 #if defined(__AVX2__)
     const __m256i past = _mm256_cmpgt_epi16(_mm256_load_si256(reinterpret_cast<const __m256i *>(m.c)),
                                             _mm256_set1_epi16(static_cast<int16_t>(2 * place + 1)));
@@ -161,10 +175,9 @@ class Writer {
 public:
     static constexpr bool writes = true;
     template <class Model> uint32_t symbol(uint32_t s, Model &model, const typename Model::At &at) {
-        Table mixed;
-        const Table &m = model.look(at, mixed);
-        steps_.push_back((m.end(s) - m.start(s) - 1) << 16 | m.start(s));
-        model.learn(at, m, s);
+        model.look(at, mixed_);
+        steps_.push_back((mixed_.end(s) - mixed_.start(s) - 1) << 16 | mixed_.start(s));
+        model.learn(at, mixed_, s);
         return s;
     }
     uint32_t raw(uint32_t v, int bits) {  // at most 32
@@ -201,6 +214,7 @@ public:
     bool bad() const { return false; }
 
 private:
+    Mixed mixed_;
     std::vector<uint32_t> steps_;
     Bytes raw_;
     uint64_t held_ = 0;
@@ -224,12 +238,11 @@ public:
             bad_ = true;
             return 0;
         }
-        Table mixed;
-        const Table &m = model.look(at, mixed);
-        const uint32_t x = lanes_.held(), place = x & ((1u << kBits) - 1), s = find(m, place), from = m.start(s);
-        lanes_.advance((m.end(s) - from) * (x >> kBits) + place - from);
+        model.look(at, mixed_);
+        const uint32_t x = lanes_.held(), place = x & ((1u << kBits) - 1), s = find(mixed_, place), from = mixed_.start(s);
+        lanes_.advance((mixed_.end(s) - from) * (x >> kBits) + place - from);
         lanes_.next();
-        model.learn(at, m, s);
+        model.learn(at, mixed_, s);
         return s;
     }
     uint32_t raw(uint32_t, int bits) {
@@ -273,6 +286,7 @@ private:
         }
     }
 
+    Mixed mixed_;
     rans::LaneReader lanes_;
     const uint8_t *raw_ = nullptr, *end_ = nullptr;
     uint64_t held_ = 0;
