@@ -1,7 +1,6 @@
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from array_api_strict import asarray
 
 import compand
@@ -9,6 +8,7 @@ from compand.quantizer.float import Float
 from compand.quantizer.minifloat import Format
 from compand.stage import Form
 
+torch = pytest.importorskip("torch")
 FORMATS = [Format(e, m) for e in range(1, 8) for m in range(7) if e + m <= 7]
 SPECS = """float:e4m3 float:e5m2 float:e2m1:group=16 float:e3m2:group=33 float:e2m3:scale=tensor float:e2m1:scale=mx
     float:e4m3:scale=mx

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-import torch
 from through import through
 
 import compand
 from compand.quantizer.int import Int
 from compand.stage import Form
 
+torch = pytest.importorskip("torch")
 SPECS = """int:8 int:4:group=64 int:4:group=48 int:3:group=7:sym=false int:2:group=64:mid=true int:1 int:1:group=8
     int:4:group=64:pow2=true int:4:noise=3 int:5:search=absmax int:step=0.1 int:4:per=tensor int:4:per=column:sym=false
     int:4:per=tensor:pow2=true int:6:scales=float16 int:6:scales=float32 int:12 int:8:sym=false int:4:group=100:noise=1

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-import torch
 from through import through
 
 import compand
 from compand.quantizer import e8
 from compand.stage import Form
 
+torch = pytest.importorskip("torch")
 SPECS = """lattice:e8 lattice:e8:bits=1 lattice:e8:bits=3 lattice:e8:bits=4:group=40 lattice:e8:bits=8 lattice:e8:group=32
     lattice:e8:search=rms lattice:e8:bits=5:search=rms lattice:e8:bits=6:scales=float32""".split()
 

@@ -1,11 +1,12 @@
 import array_api_strict
 import numpy as np
 import pytest
-import torch
 
 from compand import Codec, SpecError, parse
 from compand.array import to_numpy
 from compand.stage import Form
+
+torch = pytest.importorskip("torch")
 
 
 def low(n, d, rank, noise=0.01, seed=0):

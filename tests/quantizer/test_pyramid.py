@@ -3,7 +3,6 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-import torch
 from through import through
 
 import compand
@@ -12,6 +11,7 @@ from compand.quantizer.fsq import FSQ
 from compand.quantizer.pyramid import Pyramid, count, enumerate_, pulses, vectors
 from compand.stage import Form
 
+torch = pytest.importorskip("torch")
 SPECS = ["pyramid:8", "pyramid:3:dim=7", "pyramid:128:dim=2", "pyramid:1:dim=1", "pyramid:24", "pyramid:5:dim=100", "fsq:8x8x4", "fsq:2",
          "fsq:65536x65536", "fsq:3x5x7x2x9x3x11", "fsq:8x8x8x8x8x8x8x8x8x8x8x4", "fsq:65536x65536x65536x65536",
          "pyramid:4:dim=8:scales=float32"]

@@ -3,7 +3,6 @@ from dataclasses import replace
 import array_api_strict
 import numpy as np
 import pytest
-import torch
 
 from compand import Codec, CorruptError, InputError, matmul, parse
 from compand.array import to_numpy
@@ -11,6 +10,8 @@ from compand.codes import Block
 from compand.fit import feedback
 from compand.op.matmul import matrix
 from compand.stage import Form
+
+torch = pytest.importorskip("torch")
 
 
 def rows_of(n, d, seed=0, dtype=np.float32):

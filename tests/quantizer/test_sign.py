@@ -2,7 +2,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from through import through
 
 import compand
@@ -10,6 +9,7 @@ from compand.quantizer.sign import Sign
 from compand.quantizer.ternary import Ternary
 from compand.stage import Form
 
+torch = pytest.importorskip("torch")
 SPECS = """sign sign:64 sign:33 sign:scale=median sign:complex=true sign:10:complex=true sign:7:scale=median ternary ternary:33
     ternary:64:rule=best ternary:rule=absmean ternary:32:rule=median ternary:rule=best ternary:48:scales=float32""".split()
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import array_api_strict
 import numpy as np
 import pytest
-import torch
 
 from compand import Codec, CorruptError, SpecError, parse
 from compand.array import to_numpy
 from compand.quantizer.sparse import Sparse
 from compand.stage import Form
 
+torch = pytest.importorskip("torch")
 SPECS = ["sparse", "sparse:0.1", "sparse:0.1:row", "sparse:0.3:value=float16", "sparse:0.5:row:value=float16",
          "sparse:0.2:weighted=true", "sparse:0"]
 

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from through import through
 
 import compand
@@ -8,6 +7,7 @@ from compand.quantizer.levels import NAMED, learn, place
 from compand.quantizer.table import Table
 from compand.stage import Form
 
+torch = pytest.importorskip("torch")
 SPECS = """table:16 table:2 table:1 table:256 table:nf4 table:nf4:group=33 table:nf3:group=64:scale=rms table:gauss4 table:gauss1:group=10
     table:8:per=row table:8:per=row:rows=7 table:16:group=64 table:16:scale=rms table:5:per=row:scales=float32""".split()
 

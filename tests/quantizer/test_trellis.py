@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-import torch
 
 import compand
 from compand.quantizer.trellis import FACTORS, ROWS, Trellis, levels
 from compand.stage import Form
+
+torch = pytest.importorskip("torch")
 
 
 def plain(q, parts, n, d):

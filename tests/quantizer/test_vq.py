@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from through import through
 
 import compand
@@ -9,6 +8,7 @@ from compand.quantizer.pq import PQ
 from compand.quantizer.vq import VQ
 from compand.stage import Form
 
+torch = pytest.importorskip("torch")
 SPECS = "vq:16 vq:30:dim=8 vq:1 vq:5:dim=7:codewords=float16 pq:4x4 pq:7x3 pq:20x1:codewords=bfloat16 vq:300:dim=1".split()
 
 
