@@ -8,7 +8,10 @@
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "borrow.hpp"
 #if defined(__linux__)
+#include <dlfcn.h>
 #include <sched.h>
 #endif
 #if !defined(_WIN32)
@@ -18,6 +21,27 @@
 
 namespace compand {
 namespace {
+
+long process() {
+#if defined(_WIN32)
+    return 1;
+#else
+    return static_cast<long>(getpid());
+#endif
+}
+
+// Threads of GNU OpenMP: its entry that compiled loops call, and two of its public functions. A child of fork() has none of them.
+struct Borrowed {
+    void (*parallel)(void (*)(void *), void *, unsigned, unsigned) = nullptr;
+    int (*number)() = nullptr, (*most)() = nullptr;
+    long owner = process();
+};
+std::atomic<const Borrowed *> borrowed{nullptr};  // never freed: another thread may be at work with it
+
+const Borrowed *lent() {
+    const Borrowed *own = borrowed.load(std::memory_order_acquire);
+    return own && own->owner == process() ? own : nullptr;
+}
 
 int default_threads() {
     if (const char *asked = std::getenv("COMPAND_THREADS")) {
@@ -130,11 +154,7 @@ Pool &pool() {
     static Pool *current = nullptr;
     static long owner = 0;
     std::lock_guard<std::mutex> lock(mutex);
-#if defined(_WIN32)
-    const long self = 1;
-#else
-    const long self = static_cast<long>(getpid());
-#endif
+    const long self = process();
     if (owner != self) {
         current = new Pool;
         owner = self;
@@ -148,6 +168,8 @@ thread_local bool inside = false;
 
 int threads() {
     int n = wanted.load(std::memory_order_relaxed);
+    if (n <= 0)
+        if (const Borrowed *own = lent(); own && !std::getenv("COMPAND_THREADS")) return std::clamp(own->most(), 1, 256);
     if (n <= 0) n = found.load(std::memory_order_relaxed);
     if (n <= 0) found.store(n = default_threads(), std::memory_order_relaxed);
     return n;
@@ -169,7 +191,35 @@ void parallel_for(size_t n, const std::function<void(size_t)> &body) {
         body(i);
         inside = false;
     };
-    pool().run(n, width, marked);
+    const Borrowed *own = lent();
+    if (!own || own->most() != threads()) return pool().run(n, width, marked);
+    // always the whole team: OpenMP ends and starts threads when their number changes
+    struct Team {
+        Job job;
+        int (*number)();
+    } team{{n, static_cast<size_t>(width), marked}, own->number};
+    const auto work = [](void *given) {
+        Team &t = *static_cast<Team *>(given);
+        t.job.work(static_cast<size_t>(t.number()) % t.job.ranges.size());
+    };
+    own->parallel(work, &team, static_cast<unsigned>(threads()), 0);
+}
+
+bool borrow_threads([[maybe_unused]] const char *library) {
+    borrowed.store(nullptr, std::memory_order_release);
+#if defined(__linux__)
+    void *loaded = library ? dlopen(library, RTLD_NOW | RTLD_NOLOAD) : nullptr;
+    if (!loaded) return false;
+    auto own = std::make_unique<Borrowed>();
+    own->parallel = reinterpret_cast<decltype(own->parallel)>(dlsym(loaded, "GOMP_parallel"));
+    own->number = reinterpret_cast<decltype(own->number)>(dlsym(loaded, "omp_get_thread_num"));
+    own->most = reinterpret_cast<decltype(own->most)>(dlsym(loaded, "omp_get_max_threads"));
+    if (!own->parallel || !own->number || !own->most) return false;
+    borrowed.store(own.release(), std::memory_order_release);
+    return true;
+#else
+    return false;
+#endif
 }
 
 }  // namespace compand

@@ -16,5 +16,8 @@ from .embedding import CodedEmbedding
 from .file import from_pretrained, unpack
 from .linear import CodedLinear
 from .quantizer import CompandConfig, CompandQuantizer
+from .threads import share_threads
 
-__all__ = ["CodedEmbedding", "CodedLinear", "CompandConfig", "CompandQuantizer", "from_pretrained", "unpack", "with_adapters"]
+__all__ = ["CodedEmbedding", "CodedLinear", "CompandConfig", "CompandQuantizer", "from_pretrained", "share_threads", "unpack",
+           "with_adapters"]
+share_threads()
