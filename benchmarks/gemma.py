@@ -39,6 +39,7 @@ ROWS = [  # body, embedding, how
     ("plan:4.25", None, "tuned"),
     ("plan:4.25", None, "fit"),
     (None, "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "fit"),
+    ("hadamard,trellis:3:factors=2:memory=12", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "tuned"),
 ]
 LLAMA_CPP = {  # of the same dequantized model, importance matrix of 4 chunks, 3 x 512 tokens: bits of the whole file, KLD on WikiText-2
     "Q4_K_M": (7.36, 0.0037), "Q2_K": (6.88, 0.235), "IQ3_XXS": (6.85, 0.164), "IQ2_XXS": (6.70, 0.640)}

@@ -87,7 +87,8 @@ def main() -> None:
                          **{k: round(found[k], 4) for k in ("kld", "kld_99", "top1", "perplexity", "perplexity_reference")},
                          "cpu_s": round(seconds, 1)})
             print(json.dumps(rows[-1]), flush=True)
-    kept = [r for r in record.rows("grid") if args.only and not r["how"].startswith(args.only)]
+    ways = [args.only] if args.only else ["rounded", "fit", "tuned"]  # rows of other programs stay (grid_peers.py)
+    kept = [r for r in record.rows("grid") if not r["how"].startswith(tuple(ways))]
     rows = kept + rows
     record.save("grid", rows, embedding=EMBEDDING, about="stories260K; KLD in nats a token of 16 x 255")
     print(record.table(sorted(rows, key=lambda r: (round(r["free"]), r["kld"]))))

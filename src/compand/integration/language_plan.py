@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import InputError
 from ..fit.hessian import Hessian
 from .language import Language, transformers
+from .language_evolve import evolve
 from .language_fit import gather, norm_of, specs_of
 from .language_slopes import CLASSES, nbytes, share, slopes
 
@@ -35,16 +36,19 @@ class Plan:
 
 
 def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: int = 8, length: int = 256, measured: int = 4,
-         ladder: list[str] | None = None, damping: float = 0.02, progress: Callable[[int, int, str], None] | None = None) -> Plan:
+         ladder: list[str] | None = None, generations: int | None = None, damping: float = 0.02,
+         progress: Callable[[int, int, str], None] | None = None) -> Plan:
     """The bits of each weight for which the KL divergence is least at ``bits`` a value over all weights, embedding and head included.
 
     Rows of embedding and head whose tokens are frequent in the text may get more bits than the others (``salient``).
 
     ``ladder`` are the specs to choose from, of rising bits; default: those of 1 to 8 bits by effort. Hessians come from ``sequences``
-    of the text, divergences from the first ``measured`` of them. The whole model is in memory, once.
+    of the text, divergences from the first ``measured`` of them. ``generations`` of `language_evolve` better the choice by trying (default:
+    60 with effort high, else none); the expected divergence is then measured on all ``sequences``. The whole model is in memory, once.
     Raises `InputError` if so few bits are out of reach.
     """
     torch, _ = transformers()
+    generations = (60 if effort == "high" else 0) if generations is None else generations
     language = Language(model)
     try:
         language.whole()
@@ -68,10 +72,14 @@ def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: 
         rest = sum(i.nbytes for n, i in language.items.items() if n not in found)
         ladder = ladder or [specs_of(b, effort) for b in (1, 2, 3, 4, 5, 6, 8)]
         rows = [f"({s})+salient:{share}:{b}" for s in ladder if "trellis" in s for share in CLASSES[:-1] for b in (2, 4)]
+        ladders = {n: sorted(ladder + rows if n in ends else ladder, key=lambda s, n=n: nbytes(s, *sizes[n])) for n in found}
         try:
-            specs, kld = share(found, sizes, bits * values / 8 - rest, {n: ladder + rows if n in ends else ladder for n in found})
+            specs, kld = share(found, sizes, bits * values / 8 - rest, ladders)
         except InputError as e:
             raise InputError(f"{bits} bits a value: {e}") from None
+        if generations:
+            specs, kld = evolve(language, ids, hessians, specs, ladders, sizes, bits * values / 8 - rest, counts=counts,
+                                generations=generations, damping=damping, progress=progress)
     finally:
         language.close()
     total = rest + sum(nbytes(specs[n], *sizes[n]) for n in found)
