@@ -36,19 +36,18 @@ class Plan:
 
 
 def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: int = 8, length: int = 256, measured: int = 4,
-         ladder: list[str] | None = None, generations: int | None = None, damping: float = 0.02,
+         ladder: list[str] | None = None, generations: int = 0, damping: float = 0.02,
          progress: Callable[[int, int, str], None] | None = None) -> Plan:
     """The bits of each weight for which the KL divergence is least at ``bits`` a value over all weights, embedding and head included.
 
     Rows of embedding and head whose tokens are frequent in the text may get more bits than the others (``salient``).
 
     ``ladder`` are the specs to choose from, of rising bits; default: those of 1 to 8 bits by effort. Hessians come from ``sequences``
-    of the text, divergences from the first ``measured`` of them. ``generations`` of `language_evolve` better the choice by trying (default:
-    60 with effort high, else none); the expected divergence is then measured on all ``sequences``. The whole model is in memory, once.
+    of the text, divergences from the first ``measured`` of them. ``generations`` of `language_evolve` better the choice by trying; the
+    expected divergence is then measured on all ``sequences``. The whole model is in memory, once.
     Raises `InputError` if so few bits are out of reach.
     """
     torch, _ = transformers()
-    generations = (60 if effort == "high" else 0) if generations is None else generations
     language = Language(model)
     try:
         language.whole()
