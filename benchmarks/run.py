@@ -5,8 +5,9 @@
 `synthetic`: a Llama of 252 million weights (d=2048, ff=8192, 4 layers, 32 heads, 8 of keys and values, 4,096 tokens), random codes: speed
 does not depend on their values. `gemma`: Gemma-3-270M from its Hugging Face folder, coded without calibration, embedding and head too;
 with --hf also generate of transformers, plain in bfloat16 and through `compand.hf`. --llama is a folder with llama-bench and
-llama-quantize; files of the same shapes are made once in --work (gguf package). Every round runs each of them once; medians are reported,
-and a read of memory by as many threads in the same rounds. Rows replace those of the same name in benchmarks/results/run.json.
+llama-quantize. Files of the same shapes (gguf package) and of Gemma's codes are made once in --work. Every round runs each of them once;
+medians are reported, and a read of memory by as many threads in the same rounds. Rows replace those of the same name in
+benchmarks/results/run.json.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import re
 import subprocess
-import tempfile
 
 import numpy as np
 import record
@@ -179,6 +180,16 @@ def synthetic(args, threads: int) -> list[dict]:
     return out
 
 
+def coded_once(folder: pathlib.Path, spec: str | None, args) -> pathlib.Path:
+    """A .cpd file of the model in these codes, made without calibration once and kept in --work; the folder itself for no spec."""
+    if spec is None:
+        return folder
+    path = pathlib.Path(args.work) / f"{folder.name}-{re.sub('[^a-z0-9]+', '-', spec)}.cpd"
+    if not path.exists():
+        compand.modality.pack(folder, path, spec=spec)
+    return path
+
+
 def gemma(args, threads: int) -> list[dict]:
     """Gemma-3-270M."""
     out, folder = [], pathlib.Path(args.gemma)
@@ -187,7 +198,7 @@ def gemma(args, threads: int) -> list[dict]:
         program = str(pathlib.Path(args.llama) / "llama-bench")
         others = {"llama_decode": llama_rate(args.gguf, program=program), "llama_prompt": llama_rate(args.gguf, prompt=64, program=program)}
     for spec in (args.specs.split(";") if args.specs else ["int:4:group=64", None]):
-        model = load(folder, spec=spec, context=512)
+        model = load(coded_once(folder, spec, args), context=512)
         result = measure(model, rounds=args.rounds, others=others)
         theirs = {name: result.pop(name) for name in others}
         out.append(row("gemma-270m", "compand", spec or "bfloat16", threads, result))
@@ -201,11 +212,13 @@ def gemma(args, threads: int) -> list[dict]:
 
         from compand.hf import CompandConfig
 
-        with tempfile.TemporaryDirectory(dir=args.work) as coded_folder:
+        coded_folder = pathlib.Path(args.work) / f"{folder.name}-hf"
+        if not (coded_folder / "config.json").exists():
             config = CompandConfig(spec="int:4:group=64", head=True)
             AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype=torch.bfloat16).save_pretrained(coded_folder)
-            plain, ours = transformers_rate(folder), transformers_rate(coded_folder)
-            found = [(plain(), ours()) for _ in range(args.rounds + 1)][1:]
+        plain, ours = transformers_rate(folder), transformers_rate(coded_folder)
+        found = [(plain(), ours()) for _ in range(args.rounds + 1)][1:]
+        print(f"  generate of transformers on codes: {np.median([o / p for p, o in found]):.2f} times its bfloat16", flush=True)
         for name, value in zip(("bfloat16", "int:4:group=64"), np.median(found, axis=0), strict=True):
             out.append(row("gemma-270m", "transformers", name, threads, {"decode_tok_s": float(value)}))
     return out
@@ -221,7 +234,7 @@ def main() -> None:
     parser.add_argument("--gemma")
     parser.add_argument("--specs", help="only these, with ; between them")
     parser.add_argument("--hf", action="store_true")
-    parser.add_argument("--work", default="build/run", help="where files of llama.cpp are made")
+    parser.add_argument("--work", default="build/run", help="where files of llama.cpp and of codes are made")
     args = parser.parse_args()
     pathlib.Path(args.work).mkdir(parents=True, exist_ok=True)
     rows = []

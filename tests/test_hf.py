@@ -72,6 +72,14 @@ def test_generate_beams_and_gradients(folder):
     assert logits(plain).shape == (1, 12, 97)
 
 
+def test_compiled_around_the_products():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(CodedLinear.of(torch.nn.Linear(64, 96), "hadamard,int:4:group=64"), torch.nn.GELU(), torch.nn.Linear(96, 8))
+    x = torch.randn(3, 64)
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, backend="aot_eager")(x), model(x))
+
+
 def test_dtypes(folder):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, quantization_config=CompandConfig(bits=8))
     y = logits(model)
