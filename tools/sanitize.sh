@@ -38,7 +38,10 @@ run() {
     COMPAND_ISA=$1 "$python" -m pytest -q -p no:cacheprovider "${@:2}"
 }
 for isa in ${ISAS:-scalar avx2 avx512}; do
-    [ $# -gt 0 ] && run "$isa" "$@" && continue
+    if [ $# -gt 0 ]; then
+        run "$isa" "$@"
+        continue
+    fi
     for part in ${PARTS:-kernels coders stages ops files hostile mutants}; do
         # shellcheck disable=SC2086
         run "$isa" ${tests[$part]}
