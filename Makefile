@@ -41,7 +41,7 @@ sanitize:  ## native code and file tests under ASan and UBSan
 fuzz: .stamp-dev  ## coverage-guided fuzzing of everything that reads bytes
 	$(BIN)/python -m pip install -q --disable-pip-version-check atheris
 	$(BIN)/python fuzz/fuzz_file.py -max_total_time=$(or $(SECONDS_EACH),60)
-	for kind in ply compressed spz spz4 sog splat ksplat cpd; do \
+	for kind in ply compressed spz spz4 sog splat ksplat cpd streams; do \
 	  $(BIN)/python fuzz/fuzz_splats.py $$kind -max_total_time=$(or $(SECONDS_EACH),60) || exit 1; done
 
 clean:

@@ -240,13 +240,20 @@ def scene_rows(name: str, scene: Splats, touched: list[str], a: argparse.Namespa
                          "psnr": q["psnr"], "psnr_seen": q["psnr_seen"]})
             print(name, kind, f"{size / n:.2f}", "compand", f"{ours['bytes_per_splat']:.2f}", ours["not_within"],
                   f"{rows[-2]['psnr']:.2f} {q['psnr']:.2f} dB", flush=True)
+    return [*rows, *sized_rows(about, scene, cameras), lossless_row(about, scene)]
+
+
+def sized_rows(about: dict, scene: Splats, cameras: list) -> list[dict]:
+    """Pictures of our files of 9 and 13 bytes a splat at the default trade-off."""
+    scene = scene.take(order(scene.positions))
+    x, n, rows = matrix(scene), len(scene), []
     for budget in (9, 13):
         spec, size, y = at_size(x, budget * n)
         q = render_quality(scene, from_matrix(y), cameras)
         rows.append({**about, "kind": f"compand at {budget} B", "spec": spec, "bytes_per_splat": size / n, "psnr": q["psnr"],
                      "psnr_min": q["psnr_min"], "psnr_seen": q["psnr_seen"], "ssim": q["ssim"]})
-        print(name, budget, "B", f"{q['psnr']:.2f} dB", flush=True)
-    return [*rows, lossless_row(about, scene)]
+        print(about["scene"], budget, "B", f"{q['psnr']:.2f} dB", flush=True)
+    return rows
 
 
 def lossless_row(about: dict, scene: Splats) -> dict:
@@ -354,6 +361,7 @@ def main() -> None:
     parser.add_argument("--harmonics", action="store_true", help="only other ways to code harmonics; keeps the other rows")
     parser.add_argument("--gsplat", default="", help="only gsplat's PNG method, by this Python, which has gsplat; keeps the other rows")
     parser.add_argument("--speed", action="store_true", help="only speed; keeps the other rows of the results")
+    parser.add_argument("--sized", action="store_true", help="only pictures at 9 and 13 bytes; keeps the other rows of the results")
     parser.add_argument("--lossless", action="store_true", help="only without loss; keeps the other rows of the results")
     parser.add_argument("--relax", default="", help="only ours at the errors of this peer, from steps in the results; keeps the rest")
     a = parser.parse_args()
@@ -382,13 +390,17 @@ def main() -> None:
             rows += [relaxed_row(r, scene, old, a.views) for r in old if (r["scene"], r["kind"]) == ours]
             print(rows[-1:], flush=True)
             continue
+        if a.sized:
+            about = {"scene": name, "splats": len(scene), "degree": scene.degree, "noised": touched}
+            rows += sized_rows(about, scene, around(scene, a.views, 320, 240))
+            continue
         if a.lossless:
             rows.append(lossless_row({"scene": name, "splats": len(scene), "degree": scene.degree, "noised": touched}, scene))
             print(rows[-1], flush=True)
             continue
         rows += [speed_row(name, scene)] if a.speed else harmonics_rows(name, scene) if a.harmonics else scene_rows(name, scene, touched, a)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-    key = (lambda r: r["kind"]) if a.relax else part
+    key = (lambda r: r["kind"]) if a.relax or a.sized else part
     done = {(r["scene"], key(r)) for r in rows}
     rows = [r for r in old if (r["scene"], key(r)) not in done] + rows
     said = before.get("peer", "")

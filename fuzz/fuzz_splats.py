@@ -1,6 +1,7 @@
 """Coverage-guided fuzzing of the readers of splats: `python fuzz/fuzz_splats.py FORMAT -max_total_time=60 [corpus folder]`.
 
-FORMAT is ply, compressed, spz, spz4, sog, splat, ksplat or cpd: a target each. Anything but a scene or a CompandError is a fault.
+FORMAT is ply, compressed, spz, spz4, sog, splat, ksplat, cpd or streams (those of a block of the stage ``splat``, which checksums of a
+file would else protect): a target each. Anything but a scene or a CompandError is a fault.
 """
 
 import gc
@@ -19,9 +20,11 @@ import numpy as np
 import compand
 from compand.modality.splats import Splats, antimatter, compressed, ksplat, matrix, ply, read, sog, write_to  # noqa: F401  read by name
 from compand.modality.splats import spz as spz_format
+from compand.quantizer.splat import PARTS
 
 SUFFIX = {"ply": ".ply", "compressed": ".ply", "spz": ".spz", "spz4": ".spz", "sog": ".sog", "splat": ".splat", "ksplat": ".ksplat",
-          "cpd": ".cpd"}
+          "cpd": ".cpd", "streams": ""}
+CODEC = compand.Codec("splat")
 
 
 def seed(kind: str) -> bytes:
@@ -46,9 +49,33 @@ def seed(kind: str) -> bytes:
         struct.pack_into("<BBxxIIIIH", head, 0, 0, 1, 1, 1, 3, 3, 0)
         struct.pack_into("<II", section, 0, 3, 3)
         out.write(bytes(head) + bytes(section) + np.ones(3 * 11, "<f4").tobytes())
+    elif kind == "streams":
+        return streams(s)
     else:
         write_to(out, s, kind.removesuffix("4"))
     return out.getvalue()
+
+
+def streams(s: Splats) -> bytes:
+    """Sizes of the streams, 16 bits each, and the streams."""
+    x = matrix(s)
+    global CODEC
+    CODEC = CODEC.fit(x)
+    parts = [part.tobytes() for part in CODEC.encode(x).blocks[0].parts.values()]
+    return struct.pack("<8H", *map(len, parts)) + b"".join(parts)
+
+
+def decode_streams(data: bytes) -> None:
+    """A block of 20 splats from such bytes, whatever they are."""
+    sizes, parts = struct.unpack("<8H", data[:16].ljust(16, b"\0")), {}
+    at = 16
+    for name, size in zip(PARTS, sizes, strict=True):
+        parts[name] = np.frombuffer(data[at:at + size], np.uint8)
+        at += size
+    try:
+        assert CODEC.stage.decode(parts, CODEC.form((20, 23), "float32")).shape == (20, 23)
+    except compand.CompandError:
+        pass
 
 
 def main() -> None:
@@ -64,6 +91,8 @@ def main() -> None:
 
     @atheris.instrument_func
     def one_input(data: bytes) -> None:
+        if kind == "streams":
+            return decode_streams(data)
         if kind == "sog" and data[:1] == b"{":  # meta.json alone reaches further than a damaged zip
             with zipfile.ZipFile(path, "w") as z:
                 z.writestr("meta.json", data)
