@@ -146,6 +146,14 @@ def relaxed(scene: Splats, x: np.ndarray, goal: dict[str, float], spec: str, rou
         return {"spec": spec, "bytes_per_splat": nbytes / len(x), "errors": e, "bits": bits, "not_within": sorted(over), "decoded": y}
 
     best = tried(p)
+    for _ in range(12):  # steps of an older coder may be a little too wide
+        for k in best["not_within"]:
+            name, more = {"position": ("position", 1 / 32), "scale": ("scale", 1), "shape": ("rotation", 1 / 32), "opacity": ("opacity", 1),
+                          "sh0": ("color", -0.02), "sh": ("sh", -0.02)}[k]
+            p[name] = p[name] * (1 + more) if name in ("color", "sh") else p[name] + more
+        if not best["not_within"]:
+            break
+        best = tried(p)
     for _ in range(rounds):
         before = best["bytes_per_splat"]
         for move in MOVES:
