@@ -101,6 +101,13 @@ def compress(model: pathlib.Path, out: pathlib.Path, text: str, quantize, bits: 
     return 8 * nbytes / values
 
 
+def save(rows: list[dict], missing: dict[str, str]) -> None:
+    """Merge the rows into those of grid.json."""
+    mine = {r["spec"] for r in rows}
+    kept = [r for r in record.rows("grid") if r["spec"] not in mine]
+    record.save("grid", kept + rows, embedding=EMBEDDING, about="stories260K; KLD in nats a token of 16 x 255", missing=missing)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path(__file__).parents[2] / "shared" / "data")
@@ -131,9 +138,7 @@ def main() -> None:
                              "file bits": None, **{k: round(score[k], 4) for k in ("kld", "kld_99", "top1", "perplexity",
                                                                                    "perplexity_reference")}, "cpu_s": round(seconds, 1)})
                 print(json.dumps(rows[-1]), flush=True)
-    mine = {r["how"] for r in rows}
-    kept = [r for r in record.rows("grid") if r["how"] not in mine]
-    record.save("grid", kept + rows, embedding=EMBEDDING, about="stories260K; KLD in nats a token of 16 x 255", missing=missing)
+                save(rows, missing)
     print(record.table(rows))
 
 
