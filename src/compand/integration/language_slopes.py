@@ -60,7 +60,10 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
     names = [n for n in language.items if n in parameters and parameters[n].ndim == 2]
     with torch.no_grad():
         before = Before(language, ids)
-        wanted = [language.likely(h) for h in before.states(0)]
+        said = list(before.states(0))
+        wanted = [language.likely(h) for h in said]
+        step = max(1, len(ids) * ids.shape[1] * language.head.weight.shape[0] >> 26)  # positions whose whole distributions are compared
+        whole = [language.logits(h[::step]).log_softmax(-1) for h in said] if importance else []
         for i, name in enumerate(names):
             p = parameters[name]
             kept, w = p.data, p.data.numpy()
@@ -73,7 +76,11 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
                 noisy = w.copy()
                 noisy[rows] += e[rows]
                 p.data = torch.from_numpy(noisy)
-                kl = [float(language.divergence(h, *one)) for h, one in zip(before.states(before.layer(name)), wanted, strict=True)]
+                now = before.states(before.layer(name))
+                if importance and name in importance:  # noise in the rows of unlikely tokens gives them probability
+                    kl = [_divergence(q, language.logits(h[::step])) for h, q in zip(now, whole, strict=True)]
+                else:
+                    kl = [float(language.divergence(h, *one)) for h, one in zip(now, wanted, strict=True)]
                 each.append(max(float(np.mean(kl)), 0.0) / REFERENCE)
             p.data = kept
             found[name] = np.array(each)
@@ -105,6 +112,11 @@ class Before:
             for layer, more in zip(self.language.layers[first:], self.arguments[first:], strict=True):
                 h = _first(layer(h, **more))
             yield (h if norm is None else norm(h))[0]
+
+
+def _divergence(wanted, logits) -> float:
+    """Mean KL in nats over the whole vocabulary, of log probabilities (positions, vocabulary) from those of logits."""
+    return float((wanted.exp() * (wanted - logits.log_softmax(-1))).sum(-1).mean())
 
 
 def _first(y):
