@@ -133,3 +133,12 @@ def test_more_neighbours_than_rows(data):
     scores, rows = compand.search(q, codes, 4000)
     assert (np.sort(rows[:, :3000], axis=1) == np.arange(3000)).all() and (rows[:, 3000:] == -1).all()
     assert (np.diff(scores[:, :3000], axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 17, 33, 40])
+def test_indexes_of_few_rows(n):
+    x = np.random.default_rng(n).standard_normal((n, 384)).astype(np.float32)
+    codes = compand.Codec("int:8").encode(x)
+    with np.errstate(all="raise"):
+        _, ids = compand.search(x, codes, k=1)
+    assert ids[:, 0].tolist() == list(range(n))

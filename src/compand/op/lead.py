@@ -51,11 +51,11 @@ def plan(rows: np.ndarray, gain: np.ndarray, unit: np.ndarray, zero: float, fine
     v = (some.astype(np.float32) + np.float32(zero)) * unit[:used] * gain[:: max(1, n // _SAMPLE), None].astype(np.float32)
     every = max(1, len(v) // _ASKED)
     q = v[::every]
-    if not np.isfinite(v).all() or len(v) < 2:
+    if not np.isfinite(v).all() or len(v) <= 2 * _NEAR:  # too few to learn from, and soon scanned
         return Plan(width, 1.0, 1.0)
     scores = q @ v.T
     scores[np.arange(len(q)), np.arange(len(q)) * every] = -np.inf
-    near = np.argpartition(-scores, min(_NEAR, len(v) - 1) - 1, axis=1)[:, :_NEAR]
+    near = np.argpartition(-scores, _NEAR - 1, axis=1)[:, :_NEAR]
     best = scores.max(axis=1, keepdims=True)
     part, left_q, left_v = np.zeros_like(scores), (q ** 2).sum(axis=1), (v ** 2).sum(axis=1)
     all_q, all_v = left_q, left_v
