@@ -45,7 +45,7 @@ def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=Non
     probes, recall
         For codes in lists (a sum that begins with ``vq``, see docs/lists.md): how many lists to visit, or which part of the
         true neighbours they shall hold (default 0.95; 1: all lists). Without lists recall=1 asks for an exact scan of numbers
-        of 8 bits, which otherwise trusts a bound that fails for about one neighbour in 10,000.
+        of 8 bits, which otherwise trusts a bound measured on rows of the index (docs/search.md).
 
     Where fewer than k rows may be found the rest is -inf and -1. Native scans rank by integer sums of rounded tables and then
     score a short list in float32; row numbers are the same on every instruction set and number of threads. For ``grouped``
