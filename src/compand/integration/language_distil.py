@@ -30,7 +30,7 @@ from ..fit.hessian import Hessian
 from ..modality import pack
 from ..writer import Writer
 from .language import Language, transformers
-from .language_fit import Parts, gather, importance_of, lost_of
+from .language_fit import Parts, digest, gather, importance_of, lost_of
 from .language_target import Target
 from .language_tune import Tuner, rate_of, rescaled
 
@@ -77,7 +77,8 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "damping": damping, "rate": rate,
                     "embedding": str(embedding.codec.spec) if isinstance(embedding, Codes) else embedding,
                     "seed": seed, "groups": GROUPS[effort], "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
-                    "shape": list(ids.shape), "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
+                    "shape": list(ids.shape), "text": digest(calibration),
+                    "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
         parts = Parts(out.with_name(out.name + ".parts"), settings)
         run = Run(language, ids, choose, embedding or choose, parts, text=calibration, effort=effort, damping=damping, rate=rate, seed=seed,
                   progress=progress)

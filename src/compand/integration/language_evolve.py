@@ -34,8 +34,7 @@ class Trials:
         if (found := self.made.get((name, spec))) is None:
             w = self.originals[name].numpy()
             h = self.hessians.get(name, np.eye(w.shape[1]))
-            codes = feedback.encode(spec, w, h, damping=self.damping,
-                                    importance=self.counts if "salient" in spec else None)
+            codes = feedback.encode(spec, w, h, damping=self.damping, importance=self.counts)
             found = self.made[name, spec] = torch.from_numpy(codes.codec.decode(codes).astype(np.float32))
         return found
 

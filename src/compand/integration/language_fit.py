@@ -64,7 +64,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         ids = language.tokens(calibration, length, sequences)
         choose = spec if callable(spec) else lambda name: spec
         settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "embedding": embedding, "damping": damping,
-                    "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(), "shape": list(ids.shape),
+                    "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(), "shape": list(ids.shape), "text": digest(calibration),
                     "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
         parts = Parts(out.with_name(out.name + ".parts"), settings)
         start = time.perf_counter()
@@ -148,6 +148,11 @@ def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts, 
             parts.put(full, {full: codes}, {full: lost_of(w, codes, matrix)})
         lost |= parts.lost(full)
     return lost
+
+
+def digest(text) -> str:
+    """SHA-256 of a text, or of tokens."""
+    return hashlib.sha256(text.encode() if isinstance(text, str) else np.asarray(text).tobytes()).hexdigest()
 
 
 def importance_of(language: Language, spec: str, text) -> np.ndarray | None:
