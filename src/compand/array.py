@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat
@@ -11,8 +12,31 @@ from array_api_compat import device, is_numpy_namespace, is_torch_array
 
 from . import numpy_api
 
-__all__ = ["array_namespace", "cast", "device", "dtype_name", "exponent", "host", "is_numpy", "like", "power", "rounded", "to_numpy",
-           "total"]
+__all__ = ["Rows", "array_namespace", "cast", "device", "dtype_name", "exponent", "host", "is_numpy", "like", "power", "rounded",
+           "to_numpy", "total"]
+
+
+class Rows:
+    """Rows that are not in memory: ``load`` makes some of them, a slice or indices, when asked for; `Codec` takes them block by block.
+
+    >>> x = Rows((4, 2), np.float32, lambda which: np.arange(8, dtype=np.float32).reshape(4, 2)[which])
+    >>> x[1:3].tolist(), np.asarray(x).shape
+    ([[2.0, 3.0], [4.0, 5.0]], (4, 2))
+    """
+
+    ndim = 2
+
+    def __init__(self, shape: tuple[int, int], dtype, load: Callable[..., np.ndarray]):
+        self.shape, self.dtype, self._load = shape, np.dtype(dtype), load
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, which) -> np.ndarray:
+        return self._load(which)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self._load(slice(None)), dtype)
 
 
 def is_numpy(x) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .array import array_namespace, cast, dtype_name, is_numpy, to_numpy
+from .array import Rows, array_namespace, cast, dtype_name, is_numpy, to_numpy
 from .array import like as as_like
 from .codes import Block, Codes, pack_part, unpack_part
 from .dtypes import dtype as dtype_of
@@ -118,6 +118,8 @@ class Codec:
         if is_numpy(x) and x.dtype.kind not in "biufcV":
             raise InputError(f"cannot compress dtype {x.dtype}; numbers only")
         form = self.form(tuple(x.shape), dtype_name(x))
+        if isinstance(x, Rows):
+            return x, form
         if self.stage.raw:
             x = to_numpy(x)
         y = (x if is_numpy(x) else array_namespace(x)).reshape(*(() if is_numpy(x) else (x,)), (form.n, form.d))

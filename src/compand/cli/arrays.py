@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import InputError
 from ..file import File
 from ..file import open as open_file
+from ..metric import Errors, Tally, errors
 from ..modality import detect
 
 MAGIC = b"\x89CPD"
@@ -26,6 +27,7 @@ class Named(NamedTuple):
     nbytes: int
     spec: str
     load: Callable[..., np.ndarray]
+    block: int = 1  # rows that are coded together
 
     @property
     def size(self) -> int:
@@ -80,7 +82,7 @@ class Arrays(ExitStack):
             if entry.kind == "array":
                 attr = entry.attrs.get("base")
                 dtype = attr["dtype"] if isinstance(attr, dict) and isinstance(attr.get("dtype"), str) else entry.dtype
-                self.named[name] = Named(name, entry.shape, dtype, entry.nbytes, entry.spec, loader(file, entry, against))
+                self.named[name] = Named(name, entry.shape, dtype, entry.nbytes, entry.spec, loader(file, entry, against), entry.block_rows)
 
     def one(self) -> Named:
         """The only array, or the largest of several."""
@@ -91,6 +93,18 @@ def modality_of(file: File) -> str:
     """What a .cpd says it holds: 'weights' unless it is 'embeddings', 'splats' or 'image'."""
     own = file.meta.get("modality")
     return own if own in ("embeddings", "splats", "image") else "weights"
+
+
+def compared(original, packed: Named, most: int = 32 << 20) -> Errors:
+    """The errors of a packed array; some rows at a time, of about so many bytes, where it decodes by rows."""
+    if len(packed.shape) < 2 or packed.block >= packed.shape[0]:
+        return errors(original.load(), packed.load())
+    tally, width = Tally(), max(1, 8 * packed.size // packed.shape[0])
+    step = packed.block * max(1, most // (width * packed.block))
+    for at in range(0, packed.shape[0], step):
+        rows = slice(at, min(at + step, packed.shape[0]))
+        tally.add(original.load(rows), packed.load(rows))
+    return tally.errors()
 
 
 def loader(file: File, entry, against=None) -> Callable[..., np.ndarray]:

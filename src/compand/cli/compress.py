@@ -292,7 +292,7 @@ def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: boo
                 note(remark, quiet)
         result = measured(opened, source, path, base, time.perf_counter() - start)
         if opened.modality == "splats":
-            result["bytes_per_splat"] = result["bytes_out"] / max(len(opened.scene), 1)
+            result["bytes_per_splat"] = result["bytes_out"] / max(len(opened), 1)
         elif opened.modality == "image":
             from ..metric import psnr
             from .pictures import load
@@ -314,14 +314,14 @@ def coarse_first(source: Path, lossless: bool) -> Scene:
 
 def measured(opened, source: Path, path: Path, base: Path | None, seconds: float) -> dict:
     """Rate and error of the file just written, array by array."""
-    from ..metric import errors, overall
-    from .arrays import Arrays, size_on_disk
+    from ..metric import overall
+    from .arrays import Arrays, compared, size_on_disk
 
     entries, every = [], []
     with Arrays(path, base) as packed:
         for item in opened.items():
             got = packed.named[item.name]
-            every.append(e := errors(item.load(), got.load()))
+            every.append(e := compared(item, got))
             entries.append({"name": item.name, "shape": list(item.shape), "dtype": item.dtype, "spec": got.spec, "bytes": got.nbytes,
                             "bits_per_value": 8 * got.nbytes / max(item.size, 1), "relative_error": e.relative, "max_error": e.maximum})
     nbytes, before, values = path.stat().st_size, size_on_disk(source), sum(e.values for e in every)

@@ -59,7 +59,7 @@ class Goal(NamedTuple):
             raise InputError("--bpp and --tile are for pictures; splats have --quality, --bytes-per-splat and --size")
         if self.quality is not None:
             return spec_of(self.quality) + opened.suffix
-        budget = self.budget(values, before) if self.per_splat is None else int(self.per_splat * len(opened.scene))
+        budget = self.budget(values, before) if self.per_splat is None else int(self.per_splat * len(opened))
         return fitting(opened, budget or 0)
 
     def image(self, opened: Picture, values: int, before: int, other: int, told: Callable[[str], None]) -> str:

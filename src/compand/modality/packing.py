@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import registry
+from ..array import Rows
 from ..codec import Codec
 from ..codes import Codes
 from ..errors import FitError, FormatError, InputError, SpecError
@@ -173,7 +174,7 @@ def _chooser(spec, modality: str) -> Callable[[Item], Codec | Codes | None]:
                                                                  and "float" in item.dtype and item.size) else None
 
 
-def _ready(codec: Codec, item: Item, x: np.ndarray) -> Codec:
+def _ready(codec: Codec, item: Item, x) -> Codec:
     """The codec fitted to x, once it is sure that it can code x."""
     form = codec.form(item.shape, item.dtype)
     needs = codec.stage.state(form)
@@ -182,7 +183,7 @@ def _ready(codec: Codec, item: Item, x: np.ndarray) -> Codec:
         codec.stage.layout(form)
     if not codec.stage.raw:
         rows = max(1, (1 << 20) // max(form.d, 1))
-        flat = x.reshape(form.n, form.d)
+        flat = x if isinstance(x, Rows) else x.reshape(form.n, form.d)
         for at in range(0, form.n, rows):
             if not np.isfinite(flat[at:at + rows].astype(np.float32, copy=False)).all():
                 raise InputError("it has NaN or infinite values, which a lossy spec cannot code")
@@ -269,7 +270,7 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
         return
     with whole_file(out, overwrite=overwrite, size=total if kind in ("npy", "safetensors", "gguf") else 0) as f:
         if kind in SPLATS:
-            splats.write_to(f, splats.from_file(file), kind)
+            splats.write_from(f, file, kind, progress and (lambda share: progress(int(share * total), total, splats.scene.ENTRY)))
         elif kind in image.WRITES:
             image.write_to(f, image.from_file(file), kind)
         elif kind == "npy":

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import FormatError, InputError
@@ -43,6 +44,12 @@ def format_of(path) -> str | None:
 
 def read(path, *, limits: Limits = DEFAULT) -> Splats:
     """The scene of a file or folder, whatever its format. Raises `FormatError` for what is no scene of splats."""
+    found = opened(path, limits)
+    return found if isinstance(found, Splats) else found.scene()
+
+
+def opened(path, limits: Limits = DEFAULT):
+    """As `read`, but of a PLY the `ply.Table` whose splats are read when asked for."""
     path = Path(path)
     kind = format_of(path)
     if kind == "sog":
@@ -53,10 +60,10 @@ def read(path, *, limits: Limits = DEFAULT) -> Splats:
     if kind is None and file.size >= 4 and file.bytes(0, 4) == b"\x89CPD":
         from ...file import open as open_file
 
-        with open_file(path, limits=limits) as opened:
-            return from_file(opened)
+        with open_file(path, limits=limits) as packed:
+            return from_file(packed)
     if kind == "ply":
-        from .ply import read as run
+        from .ply import opened as run
     elif kind == "spz":
         from .spz import read as run
     elif kind == "splat":
@@ -92,3 +99,24 @@ def write_to(f, scene: Splats, kind: str) -> None:
     else:
         from .antimatter import write as run
     run(f, scene)
+
+
+def write_from(f, file, kind: str, progress: Callable[[float], None] | None = None) -> None:
+    """Write the scene in an open .cpd so; as PLY a block at a time. ``progress`` is told the share that is done."""
+    from .part import length, stream
+    from .ply import write_parts
+
+    n, done = length(file), 0
+
+    def parts():
+        nonlocal done
+        for some in stream(file):
+            yield some
+            done += len(some)
+            if progress:
+                progress(done / n)
+
+    if kind == "ply" and n:
+        write_parts(f, n, parts())
+    else:
+        write_to(f, from_file(file), kind)

@@ -50,12 +50,14 @@ def layered(scene: Splats, rows: int) -> tuple[np.ndarray, list[int]]:
     return np.concatenate([cut[order(scene.positions[cut])] for cut in cuts]) if n else by, ends
 
 
-def boxes(x: np.ndarray, codec) -> list[list[float]]:
-    """For each block of rows that a codec makes, the box (x0, y0, z0, x1, y1, z1) that holds the decoded centres."""
+def boxes(x, codec) -> list[list[float]]:
+    """For each block of rows that a codec makes, the box (x0, y0, z0, x1, y1, z1) of the decoded centres; no boxes if one is endless."""
     out, step = [], codec.block_rows(codec.form(x.shape, "float32"))
     finer = getattr(codec.stage, "position", math.inf)
     for at in range(0, len(x), step):
-        rows = x[at:at + step].astype(np.float64)
+        rows = x[at:at + step][:, :6].astype(np.float64)
+        if not np.isfinite(rows).all():
+            return []
         off = np.exp(np.clip(rows[:, 3:6], -40, 40).max()) * 2.0 ** -finer  # a position moves by less than its step
         low, high = rows[:, :3].min(0) - off, rows[:, :3].max(0) + off
         wide = 1e-5 * np.maximum(np.abs(low), np.abs(high))  # five digits are enough, outwards
@@ -81,12 +83,20 @@ def part(file, *, region: Sequence[float] | None = None, layers: int | None = No
 
 
 def stream(file) -> Iterator[Splats]:
-    """The scene in an open .cpd, a block at a time, so that memory does not grow with the scene."""
-    if ENTRY not in file.names:
+    """The scene in an open .cpd, a block at a time, so that memory does not grow with the scene; as one if it has further properties."""
+    n = length(file)
+    if n is None:
         yield from_file(file)
         return
-    for rows in _blocks(file, None, file[ENTRY].shape[0]):
+    for rows in _blocks(file, None, n):
         yield from_matrix(rows)
+
+
+def length(file) -> int | None:
+    """Splats of the scene in an open .cpd, if there are any and it decodes block by block."""
+    if [name for name in file.names if file[name].kind == "array"] != [ENTRY]:
+        return None
+    return next(iter(file[ENTRY].shape), 0) or None
 
 
 def _blocks(file, box: np.ndarray | None, last: int) -> Iterator[np.ndarray]:

@@ -6,6 +6,7 @@ Sources: Turk, "The PLY polygon file format", 1994; the property names of Kerbl 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -76,40 +77,66 @@ def table(file: Mapped, element: Element) -> np.ndarray:
     return file.array(element.at, "uint8", (element.count * element.dtype.itemsize,)).view(element.dtype)
 
 
-def read(file: Mapped, limits: Limits) -> Splats:
-    """The scene of a mapped PLY. Raises `FormatError` if it is a PLY of something else."""
+class Table:
+    """The splats of a mapped PLY, read when asked for. Raises `FormatError` if it is a PLY of something else.
+
+    ``fields``: names of properties by attribute; ``extra``: further properties (in memory), without normals that are all zero.
+    """
+
+    def __init__(self, file: Mapped, vertex: Element | None):
+        names = vertex.dtype.names or () if vertex else ()
+        missing = [n for ns in FIELDS.values() for n in ns if n not in names]
+        if vertex is None or missing:
+            raise FormatError(f"{file.path}: not a PLY of splats: it has no {', '.join(missing[:4]) or 'vertex'}"
+                              f"{'...' if len(missing) > 4 else ''}")
+        rest = sum(1 for n in names if re.fullmatch(r"f_rest_\d+", n))
+        if rest not in [3 * k for k in REST.values()] or any(f"f_rest_{i}" not in names for i in range(rest)):
+            raise FormatError(f"{file.path}: {rest} f_rest properties; degrees 0 to 4 have 0, 9, 24, 45 or 72")
+        self._rows = table(file, vertex)
+        self.fields = FIELDS | {"sh_rest": tuple(f"f_rest_{c * (rest // 3) + k}" for k in range(rest // 3) for c in range(3))}
+        known = {n for ns in self.fields.values() for n in ns}
+        extra = {n: self.columns([n])[:, 0] for n in names if n not in known}
+        if all(n in extra and not extra[n].view(np.uint32).any() for n in NORMALS):
+            extra = {n: x for n, x in extra.items() if n not in NORMALS}
+        self.extra = extra
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Of all splats, float32 (n, 3)."""
+        return self.columns(self.fields["positions"])
+
+    def columns(self, names, which=slice(None)) -> np.ndarray:
+        """These properties of some splats (a slice or indices), float32 (m, names)."""
+        rows = self._rows[which]
+        x = np.empty((len(rows), len(names)), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for i, name in enumerate(names):
+                x[:, i] = rows[name]
+        return x
+
+    def matrix(self, which) -> np.ndarray:
+        """Some splats as `compand.modality.splats.matrix` gives them."""
+        return self.columns([n for names in self.fields.values() for n in names], which)
+
+    def scene(self) -> Splats:
+        """All of them in memory."""
+        own = {k: self.columns(names) for k, names in self.fields.items()}
+        own["opacity"] = own["opacity"][:, 0]
+        return Splats(**own, extra=self.extra)
+
+
+def opened(file: Mapped, limits: Limits) -> Table | Splats:
+    """The splats of a mapped PLY where they lie; of a compressed PLY, which is small, the scene."""
     tables = elements(file, limits)
     from .compressed import decode, is_compressed
 
     if is_compressed(tables):
         parts = [table(file, tables[n]) if n in tables else None for n in ("chunk", "vertex", "sh")]
         return decode(*parts, file.path)  # type: ignore[arg-type]
-    vertex = tables.get("vertex")
-    names = vertex.dtype.names or () if vertex else ()
-    missing = [n for ns in FIELDS.values() for n in ns if n not in names]
-    if vertex is None or missing:
-        raise FormatError(f"{file.path}: not a PLY of splats: it has no {', '.join(missing[:4]) or 'vertex'}"
-                          f"{'...' if len(missing) > 4 else ''}")
-    rest = sum(1 for n in names if re.fullmatch(r"f_rest_\d+", n))
-    if rest not in [3 * k for k in REST.values()] or any(f"f_rest_{i}" not in names for i in range(rest)):
-        raise FormatError(f"{file.path}: {rest} f_rest properties; degrees 0 to 4 have 0, 9, 24, 45 or 72")
-    rows = table(file, vertex)
-
-    def columns(wanted) -> np.ndarray:
-        x = np.empty((len(rows), len(wanted)), np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for i, name in enumerate(wanted):
-                x[:, i] = rows[name]
-        return x
-
-    own = {k: columns(v) for k, v in FIELDS.items()}
-    own["opacity"] = own["opacity"][:, 0]
-    own["sh_rest"] = columns([f"f_rest_{c * (rest // 3) + k}" for k in range(rest // 3) for c in range(3)])
-    known = {n for ns in FIELDS.values() for n in ns} | {f"f_rest_{i}" for i in range(rest)}
-    extra = {n: columns([n])[:, 0] for n in names if n not in known}
-    if all(n in extra and not extra[n].view(np.uint32).any() for n in NORMALS):
-        extra = {n: x for n, x in extra.items() if n not in NORMALS}
-    return Splats(**own, extra=extra)
+    return Table(file, tables.get("vertex"))
 
 
 def properties(scene: Splats) -> list[str]:
@@ -121,17 +148,18 @@ def properties(scene: Splats) -> list[str]:
 
 def write(out, scene: Splats, rows: int = 1 << 16) -> None:
     """Write a scene to an open file as INRIA's trainer does: normals (zero unless in ``extra``), all of red's coefficients first."""
-    names = properties(scene)
-    head = "".join(f"property float {n}\n" for n in names)
-    out.write(f"ply\nformat binary_little_endian 1.0\nelement vertex {len(scene)}\n{head}end_header\n".encode())
-    k = scene.sh_rest.shape[1] // 3
-    zero = np.zeros((len(scene), 3), np.float32)
-    normals = np.stack([scene.extra.get(n, zero[:, 0]) for n in NORMALS], 1)
-    extra = [scene.extra[n][:, None] for n in scene.extra if n not in NORMALS]
-    for at in range(0, len(scene), rows):
-        s = slice(at, at + rows)
-        rest = scene.sh_rest[s]
-        rest = rest.reshape(len(rest), k, 3).swapaxes(1, 2).reshape(len(rest), 3 * k)
-        block = np.concatenate([scene.positions[s], normals[s], scene.sh0[s], rest, scene.opacity[s, None], scene.scales[s],
-                                scene.rotations[s], *(x[s] for x in extra)], 1)
+    write_parts(out, len(scene), (scene.take(slice(at, at + rows)) for at in range(0, max(len(scene), 1), rows)))
+
+
+def write_parts(out, n: int, parts: Iterable[Splats]) -> None:
+    """The same of a scene of n splats that comes in parts with the same properties: no more than one is in memory."""
+    for i, scene in enumerate(parts):
+        if i == 0:
+            head = "".join(f"property float {name}\n" for name in properties(scene))
+            out.write(f"ply\nformat binary_little_endian 1.0\nelement vertex {n}\n{head}end_header\n".encode())
+        k, zero = scene.sh_rest.shape[1] // 3, np.zeros(len(scene), np.float32)
+        rest = scene.sh_rest.reshape(len(scene), k, 3).swapaxes(1, 2).reshape(len(scene), 3 * k)
+        block = np.concatenate([scene.positions, np.stack([scene.extra.get(name, zero) for name in NORMALS], 1), scene.sh0, rest,
+                                scene.opacity[:, None], scene.scales, scene.rotations,
+                                *(x[:, None] for name, x in scene.extra.items() if name not in NORMALS)], 1)
         out.write(block.astype("<f4", copy=False).data)

@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 
 from ... import _native
+from ...array import Rows
 from ...errors import FormatError, InputError
 from ..source import Item, Source
 from .splats import REST, Splats
 
 ENTRY = "splats"
-ATTRIBUTES = {"positions": 3, "scales": 3, "rotations": 4, "opacity": 1, "sh0": 3, "sh_rest": 0}
+ATTRIBUTES = ("positions", "scales", "rotations", "opacity", "sh0", "sh_rest")
+PART = 1 << 13  # splats looked at together
 
 
 def order(positions: np.ndarray) -> np.ndarray:
@@ -30,11 +32,18 @@ def matrix(scene: Splats) -> np.ndarray:
                                                 scene.sh_rest], 1))
 
 
+def cut(x: np.ndarray) -> np.ndarray:
+    """Rows of such a matrix, changed in place: what is endless in a logarithm (scales, opacity) is only very much."""
+    np.clip(x[:, 3:6], -40, 40, out=x[:, 3:6])
+    np.clip(x[:, 10], -16, 16, out=x[:, 10])
+    return x
+
+
 def finite(scene: Splats) -> Splats:
-    """The scene without splats that have NaN or infinite values; what is endless in a logarithm is only very much, and cut."""
-    scene = replace(scene, opacity=np.clip(scene.opacity, -16, 16), scales=np.clip(scene.scales, -40, 40))
-    good = np.isfinite(matrix(scene)).all(1)
-    return scene if good.all() else scene.take(np.flatnonzero(good))
+    """The scene without splats that have NaN or infinite values, and without endless logarithms."""
+    x = cut(matrix(scene))
+    good = np.isfinite(x).all(1)
+    return replace(scene.take(np.flatnonzero(good)), opacity=x[good, 10], scales=x[good, 3:6])
 
 
 def from_matrix(x: np.ndarray) -> Splats:
@@ -45,43 +54,56 @@ def from_matrix(x: np.ndarray) -> Splats:
 class Scene(Source):
     """A file of splats: `items()` is the one matrix 'splats' in the order that costs least; with ``exact``, of all splats as they are.
 
-    ``scene``: one read (and changed) before, instead of the file's; a .cpd then counts as PLY. ``layers``: what adds most comes
-    first, so that the first blocks draw the whole scene coarsely (`part.layered`); the spec then needs ``suffix``, the size of blocks.
+    Of a PLY only positions and the order are in memory; rows are read when they are coded. ``scene``: one read (and changed) before,
+    instead of the file's; a .cpd then counts as PLY. ``layers``: what adds most comes first, so that the first blocks draw the whole
+    scene coarsely (`part.layered`); the spec then needs ``suffix``, the size of blocks.
     """
 
     modality = "splats"
 
     def __init__(self, path, *, exact: bool = False, scene: Splats | None = None, layers: bool = False):
-        from . import format_of, read
+        from . import format_of, opened
 
         self.format = format_of(path) or "ply"  # type: ignore[misc]
         super().__init__(path)
-        scene = read(path) if scene is None else scene
-        self.meta["splats"] = len(scene)
-        self.scene = scene.take(order(scene.positions))
-        self.exact, self.suffix = exact, ""
+        found = opened(path) if scene is None else scene
+        self._matrix = (lambda which: matrix(found.take(which))) if isinstance(found, Splats) else found.matrix
+        self._extra = found.extra
+        self._exact, self.suffix = exact, ""
+        n, self.which = len(found), order(found.positions)
         if not exact:
-            self.scene = finite(self.scene)
-            if gone := len(scene) - len(self.scene):
+            good = np.concatenate([np.isfinite(self._rows(slice(at, at + PART))).all(1) for at in range(0, n, PART)] or [np.zeros(0, bool)])
+            self.which = self.which[good[self.which]]
+            if gone := n - len(self.which):
                 self.notes.append(f"{gone:,} splats with NaN or infinite values are left out: they draw nothing")
-            self.meta["splats"] = len(self.scene)
-            if layers:
-                from .part import layer_rows, layered
+        self.meta["splats"] = len(self.which)
+        if layers:
+            from .part import layer_rows, layered
 
-                rows = layer_rows(len(self.scene))
-                which, self.meta["layers"] = layered(self.scene, rows)
-                self.suffix = f":block={rows}"
-                self.scene = self.scene.take(which)
+            rows = layer_rows(len(self.which))
+            which, self.meta["layers"] = layered(from_matrix(self._rows(self.which)), rows)
+            self.suffix, self.which = f":block={rows}", self.which[which]
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def _rows(self, which) -> np.ndarray:
+        x = self._matrix(which)
+        return x if self._exact else cut(x)
 
     def items(self):
-        for name, x in {ENTRY: matrix(self.scene), **self.scene.extra}.items():
-            yield Item(name, x.shape, x.dtype.name, lambda rows=None, x=x: x if rows is None else x[rows])
+        which = self.which
+        rows = Rows((len(self), self._matrix(slice(0, 0)).shape[1]), np.float32, lambda some: self._rows(which[some]))
+        yield Item(ENTRY, rows.shape, "float32", lambda some=None: rows if some is None else rows[some])
+        for name, x in self._extra.items():
+            yield Item(name, (len(self),), x.dtype.name, lambda some=None, x=x: x[which if some is None else which[some]])
 
     def attrs(self, item, codec, x):
         """Where each block of splats lies, so that a region can be decoded alone."""
         from .part import boxes
 
-        return {"boxes": boxes(x, codec)} if item.name == ENTRY and len(x) and np.isfinite(x[:, :6]).all() else {}
+        found = boxes(x, codec) if item.name == ENTRY and len(x) else None
+        return {"boxes": found} if found else {}
 
 
 def from_file(file) -> Splats:
