@@ -67,7 +67,7 @@ class Study:
         texts = [language.tokens(text, 256, args.sequences // 2) for text in (read(data / "calib-wiki.txt.xz"), web[:900_000])]
         self.calibration = torch.stack(texts, 1).flatten(0, 1)  # in turn
         wiki = read(data / "calib-wiki.txt.xz")
-        self.text = "".join(x[at:at + 4000] for at in range(0, 2_000_000, 4000) for x in (wiki, web[:900_000]))  # both in turn
+        self.text = "".join(x[at:at + 1000] for at in range(0, 2_000_000, 1000) for x in (wiki, web[:900_000]))  # both in turn
         self.ids = {name: language.tokens(text, 512, args.tests) for name, text in self.tests.items()}
         self.embedding = f"{language.names[id(language.embedding)]}.weight"
         self.values = sum(i.size for i in language.items.values())
@@ -101,7 +101,7 @@ class Study:
         path = self.path(f"plan-{bits}").with_suffix(".json")
         if not path.exists():
             start = time.process_time()
-            plan = language_plan.plan(self.args.model, bits, self.text, measured=2, ladder=LADDER)
+            plan = language_plan.plan(self.args.model, bits, self.text, measured=4, ladder=LADDER)
             path.write_text(json.dumps({"specs": plan.specs, "kld": plan.kld, "bits": plan.bits, "cpu_s": time.process_time() - start}))
         return json.loads(path.read_text())["specs"]
 

@@ -65,7 +65,8 @@ def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: 
         ends = {f"{language.names[id(m)]}.weight" for m in (language.embedding, language.head)} & set(language.items)
         hessians[f"{language.names[id(language.embedding if language.tied else language.head)]}.weight"] = head.matrix
         counts = language.counts(calibration)
-        found = slopes(language, ids[:measured], hessians, importance=dict.fromkeys(ends, counts), damping=damping, progress=progress)
+        others = np.maximum(counts - language.counts(ids[:measured]), 0)  # what is measured must not tell itself which rows matter
+        found = slopes(language, ids[:measured], hessians, importance=dict.fromkeys(ends, others), damping=damping, progress=progress)
         sizes = {n: (language.items[n].shape[0], language.items[n].shape[1]) for n in found}
         values = sum(i.size for i in language.items.values())
         rest = sum(i.nbytes for n, i in language.items.items() if n not in found)
