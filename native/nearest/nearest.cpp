@@ -166,52 +166,11 @@ Index::Index(const float *codebook, size_t k, size_t d, bool many)
         else longest_ = kInfinity;
         minus_half_.data()[i] = static_cast<float>(-0.5 * squares);
     }
-    if (many && any_ && d >= kCoarseLeast && d <= kCoarseMost && k >= kGroup && isa() == Isa::avx512) add_coarse();
+    if (many && any_ && longest_ < 1e18 && d >= kCoarseLeast && d <= kCoarseMost && k >= kGroup && isa() == Isa::avx512)
+        coarse_ = Coarse(rows_.data(), mean_.data(), minus_half_.data(), k, d);
 }
 
-void Index::add_coarse() {
-    quads_ = (d_ + 3) / 4;
-    rows_.resize(groups_ * kGroup * d_);
-    bytes_ = Aligned<uint8_t>(groups_ * kGroup * quads_ * 4);
-    coarse_ = Aligned<float>(groups_ * (2 * kGroup + 2 * kLanes));
-    std::fill_n(bytes_.data(), groups_ * kGroup * quads_ * 4, uint8_t{128});
-    float *scales = coarse_.data(), *halves = scales + groups_ * kGroup, *norms = halves + groups_ * kGroup;
-    float *rests = norms + groups_ * kLanes;
-    std::fill_n(norms, 2 * groups_ * kLanes, 0.0f);
-    for (size_t i = 0; i < groups_ * kGroup; ++i) {
-        const size_t group = i / kGroup, lane = i % kGroup / kBlocks, block = i % kBlocks;
-        const size_t at = group * kGroup + block * kLanes + lane;
-        scales[at] = 0;
-        halves[at] = minus_half_.data()[i];
-        if (!(halves[at] > -kInfinityF)) continue;
-        float most = 0;
-        for (size_t j = 0; j < d_; ++j) most = std::max(most, std::fabs(rows_[i * d_ + j] - mean_[j]));
-        const bool usable = most > 1e-30f && most < 1e30f;
-        const float scale = usable ? most / 127 : 0, inverse = usable ? 127 / most : 0;
-        scales[at] = scale;
-        uint8_t *to = bytes_.data() + group * kGroup * quads_ * 4 + (block * kLanes + lane) * 4;
-        double squares = 0, missed = 0;
-        for (size_t j = 0; j < d_; ++j) {
-            const float c = rows_[i * d_ + j] - mean_[j];
-            const int q = static_cast<int>(std::nearbyint(c * inverse));
-            const double off = static_cast<double>(c) - static_cast<double>(scale) * q;
-            to[j / 4 * kGroup * 4 + j % 4] = static_cast<uint8_t>(q + 128);
-            squares += static_cast<double>(c) * static_cast<double>(c);
-            missed += off * off;
-        }
-        float &norm = norms[group * kLanes + lane], &rest = rests[group * kLanes + lane];
-        norm = std::max(norm, static_cast<float>(std::sqrt(squares) * (1 + 0x1p-20)));
-        rest = std::max(rest, static_cast<float>(std::sqrt(missed) * (1 + 0x1p-20)));
-    }
-}
-
-bool Index::sieves() const { return quads_ && isa() == Isa::avx512; }
-
-Coarse Index::coarse() const {
-    const float *scale = coarse_.data(), *half = scale + groups_ * kGroup, *norm = half + groups_ * kGroup;
-    return {bytes_.data(), scale, half, norm, norm + groups_ * kLanes, d_, quads_, groups_, rows_.data(), mean_.data(),
-            minus_half_.data()};
-}
+bool Index::sieves() const { return coarse_ && isa() == Isa::avx512; }
 
 void Index::centre(const float *x, size_t stride, size_t n, float *out, double *slacks) const {
     for (size_t i = 0; i < n; ++i) {
@@ -263,26 +222,27 @@ void Index::finish(const float *x, size_t stride, size_t n, const float *centred
     }
 }
 
-void Index::shortlisted(const float *x, size_t stride, size_t n, const float *centred, const double *slacks,
-                        const Shortlist *lists, uint32_t *ids, float *distances) const {
-    const Packed packed{codewords_.data(), minus_half_.data(), d_, groups_};
+void Index::shortlisted(const float *x, size_t stride, size_t n, const Shortlist *lists, uint32_t *ids, float *distances) const {
     std::vector<uint32_t> candidates;
     for (size_t i = 0; i < n; ++i) {
         const float *row = x + i * stride;
         const Shortlist &list = lists[i];
         Nearest found;
         const auto offer = [&](uint32_t id) { found.offer(distance(row, rows_.data() + size_t{id} * d_, d_), id); };
-        if (!std::isfinite(slacks[i])) {
-            if (finite_row(row, d_))
-                for (size_t id = 0; id < k_; ++id) offer(static_cast<uint32_t>(id));
-        } else if (list.count > kShort) {
-            if (candidates.empty()) candidates.resize(groups_ * kGroup);
-            const size_t count = COMPAND_DISPATCH(collect, packed, centred + i * d_, list.least, candidates.data());
-            for (size_t t = 0; t < count; ++t) offer(candidates[t]);
-        } else if (list.count == 1 && !distances) {
+        if (list.count == 1 && !distances) {
             found.id = list.ids[0];
-        } else {
+        } else if (list.count <= kShort) {
             for (uint32_t t = 0; t < list.count; ++t) offer(list.ids[t]);
+        } else if (std::isfinite(list.least)) {
+            const Packed packed{codewords_.data(), minus_half_.data(), d_, groups_};
+            const Aligned<float> centred(d_);
+            double slack;
+            centre(row, 0, 1, centred.data(), &slack);
+            if (candidates.empty()) candidates.resize(groups_ * kGroup);
+            const size_t count = COMPAND_DISPATCH(collect, packed, centred.data(), list.least, candidates.data());
+            for (size_t t = 0; t < count; ++t) offer(candidates[t]);
+        } else if (finite_row(row, d_)) {
+            for (size_t id = 0; id < k_; ++id) offer(static_cast<uint32_t>(id));
         }
         ids[i] = found.id;
         if (distances) distances[i] = static_cast<float>(found.distance);
@@ -306,22 +266,17 @@ void Index::search_line(const float *x, size_t stride, size_t n, uint32_t *ids, 
 void Index::search(const float *x, size_t stride, size_t n, uint32_t *ids, float *distances, Patience &patience) const {
     if (d_ == 1) return search_line(x, stride, n, ids, distances);
     const Packed packed{codewords_.data(), minus_half_.data(), d_, groups_};
-    const size_t tile = std::min(tile_, n);
-    const Aligned<float> centred(tile * d_);
-    State states[64];
-    double slacks[64];
     for (size_t at = 0; at < n; at += tile_) {
         const size_t m = std::min(tile_, n - at);
         float *far = distances ? distances + at : nullptr;
-        centre(x + at * stride, stride, m, centred.data(), slacks);
 #if COMPAND_X86
         if (sieves()) {
             if (patience.left) --patience.left;
             else {
                 Shortlist lists[64];
-                if (avx512::sieve(coarse(), 0, groups_, centred.data(), slacks, m, lists)) {
+                if (avx512::sieve(coarse_, words(), 0, coarse_.groups, x + at * stride, stride, m, lists)) {
                     patience.penalty = 0;
-                    shortlisted(x + at * stride, stride, m, centred.data(), slacks, lists, ids + at, far);
+                    shortlisted(x + at * stride, stride, m, lists, ids + at, far);
                     continue;
                 }
                 patience.left = patience.penalty = std::min<size_t>(63, 2 * patience.penalty + 1);
@@ -330,6 +285,10 @@ void Index::search(const float *x, size_t stride, size_t n, uint32_t *ids, float
 #else
         (void)patience;
 #endif
+        State states[64];
+        double slacks[64];
+        const Aligned<float> centred(m * d_);
+        centre(x + at * stride, stride, m, centred.data(), slacks);
         for (size_t i = 0; i < m; ++i) clear(states[i]);
         if (any_) COMPAND_DISPATCH(scan, packed, 0, groups_, centred.data(), m, states);
         else std::fill_n(slacks, m, kInfinity);
@@ -337,26 +296,27 @@ void Index::search(const float *x, size_t stride, size_t n, uint32_t *ids, float
     }
 }
 
-bool Index::sieve_split(const float *x, size_t stride, size_t n, const float *centred, const double *slacks, uint32_t *ids,
-                        float *distances) const {
+bool Index::sieve_split(const float *x, size_t stride, size_t n, uint32_t *ids, float *distances) const {
 #if COMPAND_X86
-    const size_t parts = std::min<size_t>(groups_, 2 * static_cast<size_t>(threads()));
+    const size_t segments = (coarse_.groups + kSegment - 1) / kSegment;
+    const size_t parts = std::min<size_t>(segments, 2 * static_cast<size_t>(threads()));
+    const auto begin = [&](size_t part) { return std::min(coarse_.groups, part * segments / parts * kSegment); };
     std::vector<Shortlist> lists(parts * n);
     std::atomic<bool> good{true};
     parallel_for(parts, [&](size_t part) {
         for (size_t at = 0; at < n && good.load(std::memory_order_relaxed); at += tile_) {
-            if (!avx512::sieve(coarse(), part * groups_ / parts, (part + 1) * groups_ / parts, centred + at * d_, slacks + at,
-                               std::min(tile_, n - at), lists.data() + part * n + at))
+            if (!avx512::sieve(coarse_, words(), begin(part), begin(part + 1), x + at * stride, stride, std::min(tile_, n - at),
+                               lists.data() + part * n + at))
                 good = false;
         }
     });
     if (!good) return false;
     for (size_t part = 1; part < parts; ++part)
         for (size_t i = 0; i < n; ++i) merge(lists[i], lists[part * n + i]);
-    shortlisted(x, stride, n, centred, slacks, lists.data(), ids, distances);
+    shortlisted(x, stride, n, lists.data(), ids, distances);
     return true;
 #else
-    (void)x, (void)stride, (void)n, (void)centred, (void)slacks, (void)ids, (void)distances;
+    (void)x, (void)stride, (void)n, (void)ids, (void)distances;
     return false;
 #endif
 }
@@ -368,10 +328,10 @@ bool Index::prefers_split(size_t n) const {
 void Index::search_split(const float *x, size_t stride, size_t n, uint32_t *ids, float *distances) const {
     const Packed packed{codewords_.data(), minus_half_.data(), d_, groups_};
     const size_t parts = std::min<size_t>(groups_, 2 * static_cast<size_t>(threads()));
+    if (sieves() && sieve_split(x, stride, n, ids, distances)) return;
     const Aligned<float> centred(n * d_);
     std::vector<double> slacks(n);
     centre(x, stride, n, centred.data(), slacks.data());
-    if (sieves() && sieve_split(x, stride, n, centred.data(), slacks.data(), ids, distances)) return;
     const Aligned<State> states(parts * n);
     parallel_for(parts, [&](size_t part) {
         State *mine = states.data() + part * n;

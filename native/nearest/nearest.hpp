@@ -77,21 +77,16 @@ private:
     void centre(const float *x, size_t stride, size_t n, float *out, double *slack) const;
     void finish(const float *x, size_t stride, size_t n, const float *centred, const double *slack, const State *states,
                 uint32_t *ids, float *distances) const;
-    bool sieve_split(const float *x, size_t stride, size_t n, const float *centred, const double *slack, uint32_t *ids,
-                     float *distances) const;
-    void shortlisted(const float *x, size_t stride, size_t n, const float *centred, const double *slack,
-                     const Shortlist *lists, uint32_t *ids, float *distances) const;
-    void add_coarse();
+    bool sieve_split(const float *x, size_t stride, size_t n, uint32_t *ids, float *distances) const;
+    void shortlisted(const float *x, size_t stride, size_t n, const Shortlist *lists, uint32_t *ids, float *distances) const;
     bool sieves() const;
-    Coarse coarse() const;
+    Words words() const { return {rows_.data(), mean_.data(), minus_half_.data(), longest_}; }
     void search_line(const float *x, size_t stride, size_t n, uint32_t *ids, float *distances) const;
 
     size_t k_, d_, groups_, tile_;
     std::vector<float> rows_, mean_;
     Aligned<float> codewords_, minus_half_;
-    size_t quads_ = 0;        // 0: no int8 copy
-    Aligned<uint8_t> bytes_;
-    Aligned<float> coarse_;   // scale, minus_half, norm, rest
+    Coarse coarse_;
     double longest_ = 0;      // upper bound of |C|
     bool any_ = false;        // some codeword is finite
     std::vector<float> thresholds_;  // d = 1

@@ -166,7 +166,7 @@ def test_bad_sizes_are_value_errors(call):
         call(np.zeros((3, 4), np.float32))
 
 
-@pytest.mark.parametrize("d", [16, 19, 32, 61, 64, 100])
+@pytest.mark.parametrize("d", [4, 5, 8, 11, 16, 19, 32, 61, 64, 100, 130])
 def test_int8_sieve_keeps_ids(d):
     """Sizes for which AVX-512 first sieves by int8 scores: data it separates, data it cannot, extreme scales, ties."""
     rng = np.random.default_rng(d)
@@ -188,36 +188,53 @@ def test_int8_sieve_keeps_ids(d):
     check(np.round(x[:100]), np.round(rng.uniform(-1, 1, (500, d))).astype(np.float32))  # exact ties
     steps = np.nextafter(np.repeat(codebook[:1], 300, 0), np.where(rng.random((300, d)) < 0.5, np.inf, -np.inf).astype(np.float32))
     check(steps[:66], steps)
+    heavy = (codebook[:, :1] ** 9 * codebook).astype(np.float32)  # a few codewords much longer than the others, near ones closer together
+    check(x[:100], heavy)
+    check((heavy[:100] * 1.01).astype(np.float32), heavy)
     spike = codebook.copy()
     spike[:, 3] *= 1e5  # one dimension takes all int8 levels
     check(x[:100], spike)
     check((spike[:100] + 0.1).astype(np.float32), spike)
 
 
-def test_int8_sieve_not_finite():
+@pytest.mark.parametrize("d", [8, 33])
+def test_int8_sieve_not_finite(d):
     rng = np.random.default_rng(0)
-    x, codebook = (rng.standard_normal((size, 33)).astype(np.float32) for size in (130, 200))
+    x, codebook = (rng.standard_normal((size, d)).astype(np.float32) for size in (130, 200))
     for value in (np.nan, np.inf, -np.inf, 3e38):
-        x[rng.integers(0, 130, 9), rng.integers(0, 33, 9)] = value
+        x[rng.integers(0, 130, 9), rng.integers(0, d, 9)] = value
         if value < 1e38:
-            codebook[rng.integers(0, 200, 30), rng.integers(0, 33, 30)] = value
+            codebook[rng.integers(0, 200, 30), rng.integers(0, d, 30)] = value
     codebook[:64] = np.nan  # a whole group
     check(x, codebook)
     codebook[100, 5] = 3e38
     check(x, codebook)
-    check(x, np.full((100, 33), np.inf, np.float32))
+    check(x, np.full((100, d), np.inf, np.float32))
 
 
-def test_int8_sieve_mixed_tiles_and_split():
+@pytest.mark.parametrize("k", [64, 65, 1024, 1025, 1088, 3000])
+def test_int8_sieve_partial_segments_and_batches(k):
+    rng = np.random.default_rng(k)
+    codebook = rng.standard_normal((k, 8)).astype(np.float32)
+    x = rng.standard_normal((40, 8)).astype(np.float32)
+    x[::7] *= 1e-6  # a row much smaller than those it shares a scale with
+    expected = brute(x, codebook).argmin(1)
+    index = _native.NearestIndex(codebook)
+    for n in range(41):
+        assert np.array_equal(index.search(x[:n]), expected[:n])
+
+
+@pytest.mark.parametrize("d", [8, 20])
+def test_int8_sieve_mixed_tiles_and_split(d):
     """Rows it separates between rows it cannot; few rows share the codewords among the threads."""
     rng = np.random.default_rng(0)
-    codebook = rng.standard_normal((1500, 20)).astype(np.float32)
-    codebook[700:] = codebook[700] + 1e-4 * rng.standard_normal((800, 20)).astype(np.float32)
-    x = rng.standard_normal((700, 20)).astype(np.float32)
-    x[128:300] = codebook[700] + 1e-4 * rng.standard_normal((172, 20)).astype(np.float32)
+    codebook = rng.standard_normal((1500, d)).astype(np.float32)
+    codebook[700:] = codebook[700] + 1e-4 * rng.standard_normal((800, d)).astype(np.float32)
+    x = rng.standard_normal((700, d)).astype(np.float32)
+    x[128:300] = codebook[700] + 1e-4 * rng.standard_normal((172, d)).astype(np.float32)
     x[::50] = codebook[700]
     check(x, codebook)
-    wide, many = (rng.standard_normal((size, 20)).astype(np.float32) for size in (9, 20_000))
+    wide, many = (rng.standard_normal((size, d)).astype(np.float32) for size in (9, 20_000))
     check(wide, many)
-    many[10_000:] = many[0] + 1e-3 * rng.standard_normal((10_000, 20)).astype(np.float32)
+    many[10_000:] = many[0] + 1e-3 * rng.standard_normal((10_000, d)).astype(np.float32)
     check(np.concatenate([wide, many[:1]]), many)
