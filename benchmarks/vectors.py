@@ -7,8 +7,10 @@ vectors share. Speed: every round times each contestant once, alone; medians.
 
     python benchmarks/vectors.py [--data DIR] [--budgets 12,24,48,96,192,384] [--rounds 5] [--seconds 60] [--slow]
     python benchmarks/vectors.py --set images --cache FOLDER     1280-d features of pictures (features.py), on which nothing was tuned
+    python benchmarks/vectors.py --set tokens --cache FOLDER     a million word pieces in context (features.py): codes outside the cache
 
-Rows of other budgets and sets stay in the result file, and all of them are drawn in results/vectors.svg.
+Of tokens 1,000 queries are of the texts of the base (sym), 1,000 of another (asym). Rows of other budgets and sets stay in the result
+file; those of sentences are drawn in results/vectors.svg.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import faiss  # noqa: E402
 import numpy as np  # noqa: E402
-from features import images  # noqa: E402
+from features import images, tokens  # noqa: E402
 from nearest import load  # noqa: E402
 from peers import Faiss, Lvq, Rabitq, Scann, Turbovec, UsearchSigns  # noqa: E402
 from record import RESULTS, interleave, save, table  # noqa: E402
@@ -36,10 +38,11 @@ from compand.fit.vectors import preset  # noqa: E402
 from compand.report.plot import Series, line_plot  # noqa: E402
 
 K = 10
-OTHERS = {1 / 16: ["grouped:{0}"], 1 / 8: ["grouped:{0}:bits=4"], 1 / 4: ["refined:{1}:{1},rans", "grouped:{0}", "grouped:{0}:bits=4"],
-          1 / 2: ["grouped:{0}"], 1: ["ecsq:{2},rans"]}  # by bytes over columns: of all, half and three quarters of the bytes
-# A third of the bytes is scanned; split, power and length of the short list were chosen on rows held back from the base.
-REFINED = "klt:power=0.7,refined:{0}:{1},rans"
+OTHERS = {1 / 16: ["grouped:{0}", "ecsq:{0}:trellis=true,rans"], 1 / 8: ["grouped:{0}:bits=4", "ecsq:{0}:trellis=true,rans"],
+          1 / 4: ["ecsq:{0},rans", "grouped:{0}", "grouped:{0}:bits=4"], 1 / 2: ["ecsq:{0},rans", "grouped:{0}"],
+          1: ["ecsq:{1},rans"]}  # by bytes over columns: of all and three quarters of the bytes
+# Half or a third of the bytes is scanned; splits, power and length of the short list were chosen on rows held back from the base.
+REFINED = "klt:power=0.7,refined:{0}:{1}:trellis=true,rans"
 
 
 class Compand:
@@ -75,12 +78,13 @@ def timed(fn, *args) -> float:
 
 
 def contestants(budget: int, d: int, slow: bool, folder: str) -> list:
+    """Codes of about so many bytes, compand's default first; with ``slow`` also those of peers that take minutes."""
     share = budget / d
     found = [Compand(preset(budget, d)[0])]
-    found += [Compand(f"klt{'' if share > 1 / 16 else f':{8 * budget}'}," + spec.format(budget, budget // 2, budget * 3 // 4))
+    found += [Compand(f"klt{'' if share > 1 / 16 else f':{8 * budget}'}," + spec.format(budget, budget * 3 // 4))
               for spec in OTHERS.get(share, [])]
     if share == 1 / 4:
-        found.append(Compand(REFINED.format(budget // 3, budget - budget // 3), 200))
+        found += [Compand(REFINED.format(part, budget - part), rerank) for part, rerank in ((budget // 2, None), (budget // 3, 200))]
     if share <= 1 / 2:
         found.append(Faiss(f"PQ{2 * budget}x4fs", d))
     scalar = {1 / 8: f"RR{d},RaBitQfs", 1 / 4: f"RR{d},RaBitQfs2", 1 / 2: "SQ4", 1: "SQ8"}
@@ -109,14 +113,16 @@ def ready(c, x, q) -> dict | None:
             "train s": train, "encode/s": None if isinstance(c, Scann | Lvq) else len(x) / add}
 
 
-def quality(hits, truth, relevant) -> dict:
-    if relevant is None:
+def quality(hits, truth, relevant, kinds: bool) -> dict:
+    if relevant is None and not kinds:
         return {"recall@10": recall(hits, truth)}
+    both = {"recall@10 sym": recall(hits[:1000], truth[:1000]), "recall@10 asym": recall(hits[1000:], truth[1000:])}
+    if relevant is None:
+        return both
     rank = np.argmax(hits == relevant[:, None], axis=1)
     found = (hits == relevant[:, None]).any(1) & (relevant >= 0)
     gain = np.where(found, 1 / np.log2(rank + 2.0), 0)
-    return {"recall@10 sym": recall(hits[:1000], truth[:1000]), "recall@10 asym": recall(hits[1000:], truth[1000:]),
-            "nDCG@10": float(gain[relevant >= 0].mean())}
+    return both | {"nDCG@10": float(gain[relevant >= 0].mean())}
 
 
 def speeds(found: list, q, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
@@ -167,23 +173,42 @@ def draw(rows: list[dict]) -> None:
     (RESULTS / "vectors.svg").write_text(svg[:head] + style + svg[head:] + legend + "</svg>\n")
 
 
+def few(found: list) -> list:
+    """Of contestants those worth their time on a million vectors: compand's default and its refined codes, and peers but SQ8."""
+    return [c for i, c in enumerate(found) if (i == 0 or "refined" in c.name if isinstance(c, Compand) else "SQ8" not in c.name)]
+
+
+def nearest(x: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """The K rows with the largest inner products, in no order."""
+    scores, rows = np.full((len(q), 0), 0, np.float32), np.zeros((len(q), 0), np.int64)
+    for at in range(0, len(x), 50_000):
+        own = q @ x[at:at + 50_000].T
+        best = np.argpartition(-own, K, axis=1)[:, :K] if own.shape[1] > K else np.tile(np.arange(own.shape[1]), (len(q), 1))
+        scores, rows = np.concatenate([scores, np.take_along_axis(own, best, 1)], axis=1), np.concatenate([rows, best + at], axis=1)
+        best = np.argsort(-scores, axis=1)[:, :K]
+        scores, rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
+    return rows
+
+
 def data(args):
     """Base, queries, the true ten, and the one relevant row of each query (or None)."""
     if args.set == "images":
         both = images(pathlib.Path(args.cache), pathlib.Path(args.data))
         x, q, relevant = both[:-2000], both[-2000:], None
+    elif args.set == "tokens":
+        x, q = tokens(pathlib.Path(args.cache), pathlib.Path(args.data))
+        relevant = None
     else:
         folder = pathlib.Path(args.data) / "vectors"
         x, q = load(folder / "minilm-base.i16.xz"), load(folder / "minilm-query.i16.xz")
         relevant = np.load(folder / "minilm-asym-relevant.npy")
-    truth = np.concatenate([np.argpartition(-(q[i:i + 250] @ x.T), K, axis=1)[:, :K] for i in range(0, len(q), 250)])
-    return x, q, truth, relevant
+    return x, q, np.concatenate([nearest(x, q[i:i + 500]) for i in range(0, len(q), 500)]), relevant
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default=os.environ.get("COMPAND_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data"))
-    parser.add_argument("--set", choices=("minilm", "images"), default="minilm")
+    parser.add_argument("--set", choices=("minilm", "images", "tokens"), default="minilm")
     parser.add_argument("--cache", default=tempfile.gettempdir(), help="where features.py keeps its result")
     parser.add_argument("--budgets", help="bytes a vector  [default: a 32nd of the columns, and twice as much, up to one byte a column]")
     parser.add_argument("--rounds", type=int, default=5)
@@ -201,11 +226,11 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         np.save(f"{scratch}/query.npy", q)
         for budget in budgets:
-            built = {c: ready(c, x, q) for c in contestants(budget, x.shape[1], args.slow, scratch)
-                     if not args.only or args.only in c.name}
+            some = contestants(budget, x.shape[1], args.slow, scratch)
+            built = {c: ready(c, x, q) for c in (few(some) if args.set == "tokens" else some) if not args.only or args.only in c.name}
             found = [c for c, one in built.items() if one]
             fast = speeds(found, q, args.rounds, args.seconds)
-            new = [{"set": args.set, "budget": budget, "name": c.name, **quality(built[c]["hits"], truth, relevant),
+            new = [{"set": args.set, "budget": budget, "name": c.name, **quality(built[c]["hits"], truth, relevant, args.set != "images"),
                     **{key: value for key, value in built[c].items() if key != "hits"}, **fast[c.name],
                     "load": round(os.getloadavg()[0], 1)} for c in found]
             for c in found:

@@ -26,7 +26,7 @@ std::unique_ptr<Index> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits
     check_codes(rows, groups, bits, gain, term, codebooks, sizes);
     const bool coded = is_coded(bits, sizes);
     if (units && (coded || units->shape(0) != groups || lead < 1)) throw nb::value_error("units are for columns, one for each, with lead of 1 or more");
-    if (units && !(zero >= -1024 && zero <= 1024 && zero == std::floor(zero))) throw nb::value_error("with units zero must be a small integer");
+    if (units && !(zero >= -1024 && zero <= 1024 && 2 * zero == std::floor(2 * zero))) throw nb::value_error("with units zero must be a small multiple of 1/2");
     const uint8_t *from = rows.data();
     nb::gil_scoped_release release;
     auto index = std::make_unique<Index>(from, n, rows.shape(1), groups, bits, coded, gain.data(), term.shape(0) && n ? term.data() : nullptr, units ? lead : 0);

@@ -177,16 +177,18 @@ void Index::make_asked(const float *query, float factor, bool exact, Tables &t) 
     std::copy_n(query, groups_, t.query.data());
     const Bounds &b = bounds_;
     double length[4] = {}, error[4] = {}, size = 0;  // squared: of first columns, up to `middle`, up to `fine`, fine
-    int32_t sums[4] = {};
+    int64_t weights[4] = {};
     for (size_t j = 0; j < groups_; ++j) {
         const double unit = std::max(static_cast<double>(units_[j]), 1e-30), w = t.weights[j];
         const double y = static_cast<double>(query[j]) / t.step, u = y / unit, e = (y - w) / unit;
         const size_t part = j < b.lead ? 0 : j < b.middle ? 1 : j < b.fine ? 2 : 3;
         length[part] += u * u;
         error[part] += e * e;
-        sums[part] += static_cast<int32_t>(zero_) * t.weights[j];
+        weights[part] += t.weights[j];
         size += (255 + std::fabs(static_cast<double>(zero_))) * std::fabs(w);
     }
+    const auto zeros = [&](int64_t sum) { return static_cast<int32_t>(std::floor(static_cast<double>(zero_) * static_cast<double>(sum))); };
+    const double cut = zero_ == std::floor(zero_) ? 0 : 0.5;  // of such a sum, if zero is no whole number
     constexpr double more = 1 + 1e-5;
     const float margin = exact || !(b.margin < 1) ? 1 : b.margin;
     const double part = static_cast<double>(margin) * more;
@@ -197,9 +199,9 @@ void Index::make_asked(const float *query, float factor, bool exact, Tables &t) 
     };
     const double all = length[0] + length[1] + length[2] + length[3], all_error = error[0] + error[1] + error[2] + error[3];
     const double first_error = std::sqrt(error[0]) * part + 1e-5 * std::sqrt(length[0]), term = std::fabs(static_cast<double>(factor)) / t.step * 1e-6;
-    const double slack = first_error * static_cast<double>(b.most[0]) + size * 2.5e-7 * static_cast<double>(b.most[1]) +
+    const double slack = first_error * static_cast<double>(b.most[0]) + (size * 2.5e-7 + cut) * static_cast<double>(b.most[1]) +
                          term * static_cast<double>(b.most[2]) + std::sqrt(length[3]) * part * static_cast<double>(b.most[3]);
-    t.asked = {t.query.data(), t.weights.data(), sums[0], sums[0] + sums[1], sums[0] + sums[1] + sums[2] + sums[3],
+    t.asked = {t.query.data(), t.weights.data(), zeros(weights[0]), zeros(weights[0] + weights[1]), zeros(weights[0] + weights[1] + weights[2] + weights[3]),
                hope(length[0], length[1] + length[2]), hope(length[0] + length[1], length[2]),
                static_cast<float>(std::sqrt(all_error) * part + 1e-5 * std::sqrt(all)), static_cast<float>(slack * more),
                static_cast<float>(t.step), static_cast<float>(1 / t.step), factor};

@@ -93,7 +93,7 @@ struct Bounds {
     const float *far;     // the same of the rest after `middle`
     const uint8_t *nearer;  // (blocks * 64, kMiddle) the columns from `lead` to `middle`
     float most[4];        // the largest of |gain| * |v's first|, |gain|, |term| and |gain| * |v's fine columns|
-    float zero;           // an integer
+    float zero;           // a multiple of 1/2
     float typical, margin;  // of |gain| * |v's first|; see above, 1: h = 1
 };
 struct Hope {             // what the rest may add to a sum s of first columns: |v's rest| * max(slope * s + least, least), in steps

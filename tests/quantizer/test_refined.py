@@ -28,8 +28,8 @@ def test_both_codes_take_their_bytes_and_the_whole_is_unbiased(x):
 
 
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
-@pytest.mark.parametrize("spec", ["klt,refined:12:20,rans", "refined:16:16:bits=4,rans", "klt,grouped:12+int:8",
-                                  "center,grouped:16+ecsq:20"])
+@pytest.mark.parametrize("spec", ["klt,refined:12:20,rans", "klt,refined:12:20:trellis=true,rans", "refined:16:16:bits=4,rans",
+                                  "klt,grouped:12+int:8", "center,grouped:16+ecsq:20"])
 def test_a_short_list_is_scored_by_all_terms(x, spec, metric):
     q = x[:15] + np.float32(0.1)
     codes = compand.Codec(spec).fit(x).encode(x)

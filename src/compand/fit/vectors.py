@@ -13,7 +13,7 @@ def preset(size: int, d: int) -> tuple[str, str]:
     >>> preset(48, 384)[0]
     'klt,grouped:48'
     >>> preset(96, 384)[0]
-    'klt,ecsq:96,rans'
+    'klt,ecsq:96:trellis=true,rans'
     >>> preset(24, 384)[0]
     'klt:192,grouped:24:bits=8'
     >>> preset(1024, 384)[0]
@@ -29,5 +29,6 @@ def preset(size: int, d: int) -> tuple[str, str]:
                                                  "searched as stored")
     if size <= d / 5:
         return f"{kept},grouped:{size}", "principal directions, codewords where queries look, unbiased inner products; searched as stored"
-    return f"klt,ecsq:{size},rans", (f"above {d // 5} bytes entropy coding finds more than codes of fixed length; "
+    trellis = ":trellis=true" if size <= d * 5 / 8 else ""  # above, integers no longer fit a byte, and scans are slower
+    return f"klt,ecsq:{size}{trellis},rans", (f"above {d // 5} bytes entropy coding finds more than codes of fixed length; "
                                      f"while it is searched a vector takes about {2 * d} bytes of memory")

@@ -10,7 +10,7 @@ _ASKED, _SAMPLE = 48, 3072  # rows that stand for queries, and for vectors
 _NEAR = 16   # neighbours in the sample of which agreement is learnt
 _LEAST = 0.2  # least margin
 _NEXT = 128  # columns looked at next (kMiddle of native/scan)
-_TEST, _AGAIN, _SETTLE = 1.0, 40.0, 180.0  # cost of the bound for a vector, of each that passes it, passes twice: measured, in columns / 64
+_TEST, _AGAIN, _SETTLE = 1.0, 60.0, 270.0  # cost of the bound for a vector, of each that passes it, passes twice: measured, in columns / 64
 
 
 def units(matrix: np.ndarray | None, columns: np.ndarray, take: np.ndarray | None) -> np.ndarray:

@@ -150,17 +150,18 @@ def _int(q: Int, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | No
 
 def _ecsq(q: Ecsq, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | None:
     """Integers as bytes. Of columns that reach beyond ±127 the multiple of a number, and after all columns what is left of it."""
-    reach = np.repeat(q.reach_.astype(np.int32), np.diff([0, *q.ends(len(q.factors_))]))
-    coarse = -(-reach // 127)
+    reach = np.repeat(q.most, np.diff([0, *q.ends(len(q.factors_))]))
+    half = q.trellis  # i + 1/2 = c (a + 1/2) + r + 1/2, of -128 ≤ a < 128, an even c and r = i - c a - c / 2
+    coarse = np.where(reach > 128, 2 * -(-reach // 256), 1) if half else -(-reach // 127)
     parts = {f"ids{c}": codes.symbols(f"{path}ids{c}") for c in range(len(q.reach_))}
     if q.gain:
         parts["gain"] = codes.part(path + "gain")
     ids, wide = q.integers(parts), np.flatnonzero(coarse > 1)
     rest = ids[:, wide]
-    ids[:, wide] = np.rint(rest / coarse[wide].astype(np.float32))
-    rest -= ids[:, wide] * coarse[wide].astype(np.int16)
+    ids[:, wide] = (np.floor if half else np.rint)(rest / coarse[wide].astype(np.float32))
+    rest -= ids[:, wide] * coarse[wide].astype(np.int16) + (coarse[wide] // 2 * half).astype(np.int16)
     rows = np.ascontiguousarray(np.concatenate([ids, rest], axis=1) + np.int16(128), np.uint8)
     take = np.concatenate([np.arange(len(reach)), wide])
     columns = np.concatenate([q.factors_ * coarse, q.factors_[wide]]).astype(np.float32)
     gain = np.ascontiguousarray(q.gains(parts), np.float32)
-    return Leaf(rows, 8, rows.shape[1], gain, _EMPTY, np.zeros(0, np.int32), columns, -128.0, map_, q.gain, take, len(reach))
+    return Leaf(rows, 8, rows.shape[1], gain, _EMPTY, np.zeros(0, np.int32), columns, q.shift - 128, map_, q.gain, take, len(reach))

@@ -23,6 +23,8 @@ class Refined(Quantizer, name="refined"):
         Bytes a row of the refinement once an entropy coder follows, its gain included (see ``ecsq``).
     bits : 4 or 6
         Of the scanned ids.
+    trellis : bool
+        Of the refinement (see ``ecsq``).
 
     A sum ``grouped:48+ecsq:48`` codes what the *scaled* codewords leave, and removes the bias of the rest alone: that costs two to
     three points of recall. Here the rest is taken before the scaling, which only the scan uses, and one gain makes
@@ -41,12 +43,14 @@ class Refined(Quantizer, name="refined"):
     more: Annotated[int, range(3, 1 << 14)]
     _: KW_ONLY
     bits: Literal[4, 6] = 6
+    trellis: bool = False
     codewords_: np.ndarray  # (d, 2^bits) float16, sizes_ (groups,) uint16, unit_ (3,) float32: as of grouped
     sizes_: np.ndarray
     unit_: np.ndarray
-    factors_: np.ndarray    # (d,) float32, reach_ (classes,) uint16, range_ (3,) float32: as of ecsq
+    factors_: np.ndarray    # (d,) float32, reach_ (classes,) uint16, range_ (3,) float32, price_ (classes,) float32: as of ecsq
     reach_: np.ndarray
     range_: np.ndarray
+    price_: np.ndarray
     whole_: np.ndarray      # (2,) float32: least gain of the whole, step of gains
 
     @property
@@ -57,7 +61,8 @@ class Refined(Quantizer, name="refined"):
     @property
     def fine(self) -> Ecsq:
         """What refines it."""
-        return Ecsq(self.more - 1, gain=False, factors_=self.factors_, reach_=self.reach_, range_=self.range_)
+        return Ecsq(self.more - 1, gain=False, trellis=self.trellis, factors_=self.factors_, reach_=self.reach_, range_=self.range_,
+                    price_=self.price_)
 
     def layout(self, form):
         return self.coarse.layout(form) | self.fine.layout(form) | {"whole": Part((form.n, 1), "uint8")}
@@ -79,7 +84,7 @@ class Refined(Quantizer, name="refined"):
         near = near[some] + fine.decode(fine.encode(y[some] - near[some]), Form(*near.shape, "float32"))
         low, high = np.quantile(_gain(y[some], near), [0.0005, 0.9995])
         return replace(self, codewords_=coarse.codewords_, sizes_=coarse.sizes_, unit_=coarse.unit_, factors_=fine.factors_,
-                       reach_=fine.reach_, range_=fine.range_, whole_=np.float32([low, (high - low) / 255]))
+                       reach_=fine.reach_, range_=fine.range_, price_=fine.price_, whole_=np.float32([low, (high - low) / 255]))
 
     def encode(self, x):
         y = np.ascontiguousarray(to_numpy(x), np.float32)
