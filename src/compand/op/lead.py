@@ -43,7 +43,7 @@ def plan(rows: np.ndarray, gain: np.ndarray, unit: np.ndarray, zero: float, fine
     >>> rng = np.random.default_rng(0)
     >>> rows = np.clip(rng.standard_normal((2000, 256)) * np.geomspace(60, .5, 256) + 128, 0, 255).astype(np.uint8)
     >>> plan(rows, np.ones(2000), np.ones(256), -128.0).lead
-    48
+    64
     """
     n, width = rows.shape
     used = width if fine is None else min(fine, width)
