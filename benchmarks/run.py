@@ -3,9 +3,10 @@
     python benchmarks/run.py [synthetic] [gemma] [--rounds 3] [--threads 1,2] [--llama DIR] [--gemma FOLDER] [--hf]
 
 `synthetic`: a Llama of 252 million weights (d=2048, ff=8192, 4 layers, 32 heads, 8 of keys and values, 4,096 tokens), random codes: speed
-does not depend on their values. `gemma`: Gemma-3-270M from its Hugging Face folder, coded without calibration, embedding and head too;
-with --hf also generate of transformers, plain in bfloat16 and through `compand.hf`. --llama is a folder with llama-bench and
-llama-quantize. Files of the same shapes (gguf package) and of Gemma's codes are made once in --work. Every round runs each of them once;
+does not depend on their values. `gemma`: Gemma-3-270M from its Hugging Face folder, coded without calibration, embedding and head too.
+With --hf also generate of transformers, plain in bfloat16 and through `compand.hf`, by the clock and by the CPU time of all threads
+(--hf=only: nothing else). --llama is a folder with llama-bench and llama-quantize. Files of the same shapes (gguf package) and of Gemma's
+codes are made once in --work. Every round runs each of them once;
 medians are reported, and a read of memory by as many threads in the same rounds. Rows replace those of the same name in
 benchmarks/results/run.json.
 """
@@ -13,10 +14,10 @@ benchmarks/results/run.json.
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import re
 import subprocess
+import time
 
 import numpy as np
 import record
@@ -26,7 +27,7 @@ from compand import _native
 from compand.codes import Block, Codes, stored_form
 from compand.dtypes import dtype
 from compand.lm.model import Model, load
-from compand.lm.peers import llama_rate, transformers_rate
+from compand.lm.peers import llama_rate
 from compand.lm.speed import measure
 from compand.op.matmul import matrix
 
@@ -157,7 +158,9 @@ def row(model: str, program: str, weights: str, threads: int, result: dict) -> d
 
 def synthetic(args, threads: int) -> list[dict]:
     """The shape of 252 million weights."""
-    out, peers = [], {}
+    out, peers = hugging(*synthetic_hf(args), "synthetic", threads, args) if args.hf else [], {}
+    if args.hf == "only":
+        return out
     if args.llama:
         peers = synthetic_gguf(pathlib.Path(args.work), pathlib.Path(args.llama))
     pairs = {"BF16": ("bfloat16",), "Q8_0": ("int:8:group=64",), "Q4_K_S": ("trellis:4", "hadamard,trellis:4", "int:4:group=64"),
@@ -192,7 +195,10 @@ def coded_once(folder: pathlib.Path, spec: str | None, args) -> pathlib.Path:
 
 def gemma(args, threads: int) -> list[dict]:
     """Gemma-3-270M."""
-    out, folder = [], pathlib.Path(args.gemma)
+    folder = pathlib.Path(args.gemma)
+    out: list[dict] = hugging(*gemma_hf(folder, args), "gemma-270m", threads, args) if args.hf else []
+    if args.hf == "only":
+        return out
     others = {}
     if args.llama and args.gguf:
         program = str(pathlib.Path(args.llama) / "llama-bench")
@@ -206,21 +212,84 @@ def gemma(args, threads: int) -> list[dict]:
             out.append(row("gemma-270m", "llama.cpp", pathlib.Path(args.gguf).stem.rpartition("-")[2].upper(), threads, {
                 "prompt_tok_s": theirs["llama_prompt"], "decode_tok_s": theirs["llama_decode"], "read_gb_s": result["read_gb_s"]}))
             others = {}
-    if args.hf:
-        import torch
-        from transformers import AutoModelForCausalLM
+    return out
 
-        from compand.hf import CompandConfig
 
-        coded_folder = pathlib.Path(args.work) / f"{folder.name}-hf"
-        if not (coded_folder / "config.json").exists():
-            config = CompandConfig(spec="int:4:group=64", head=True)
-            AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype=torch.bfloat16).save_pretrained(coded_folder)
-        plain, ours = transformers_rate(folder), transformers_rate(coded_folder)
-        found = [(plain(), ours()) for _ in range(args.rounds + 1)][1:]
-        print(f"  generate of transformers on codes: {np.median([o / p for p, o in found]):.2f} times its bfloat16", flush=True)
-        for name, value in zip(("bfloat16", "int:4:group=64"), np.median(found, axis=0), strict=True):
-            out.append(row("gemma-270m", "transformers", name, threads, {"decode_tok_s": float(value)}))
+def synthetic_hf(args) -> tuple:
+    """The shape of 252 million weights in transformers: bfloat16, and on random codes."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from compand.hf import CodedLinear, run_natively
+
+    config = LlamaConfig(**{k: v for k, v in CONFIG.items() if k not in ("model_type", "architectures")}, eos_token_id=None)
+    models: dict[str, object] = {"bfloat16": LlamaForCausalLM(config).to(torch.bfloat16).eval()}
+    rng = np.random.default_rng(0)
+    for spec in args.specs.split(";") if args.specs else ["int:4:group=64", "hadamard,trellis:3"]:
+        with torch.device("meta"):
+            model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+        model.load_state_dict(models["bfloat16"].state_dict(), assign=True)
+        model.model.rotary_emb = models["bfloat16"].model.rotary_emb
+        for name, module in list(model.named_modules()):
+            if isinstance(module, torch.nn.Linear):
+                layer = CodedLinear(module.in_features, module.out_features, spec)
+                parts = coded(spec, (module.out_features, module.in_features), rng).blocks[0].parts
+                for buffer, (key, _, _) in layer.places.items():
+                    setattr(layer, buffer, torch.from_numpy(np.ascontiguousarray(parts[key.removeprefix("part:")]).view(np.uint8)))
+                model.set_submodule(name, layer)
+        run_natively(model)
+        models[spec] = model
+    return models, CONFIG["vocab_size"]
+
+
+def gemma_hf(folder: pathlib.Path, args) -> tuple:
+    """Gemma in transformers: bfloat16, and coded while it is loaded."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from compand.hf import CompandConfig
+
+    made = pathlib.Path(args.work) / f"{folder.name}-hf"
+    if not (made / "config.json").exists():
+        config = CompandConfig(spec="int:4:group=64", head=True)
+        AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype=torch.bfloat16).save_pretrained(made)
+    models = {name: AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+              for name, path in (("bfloat16", folder), ("int:4:group=64", made))}
+    return models, models["bfloat16"].config.vocab_size
+
+
+def hugging(models: dict, vocabulary: int, shape: str, threads: int, args, tokens: int = 12) -> list[dict]:
+    """Tokens a second of generate after a prompt of 64, the models in turn: plain, on codes, and on codes without native layers."""
+    import torch
+
+    from compand.hf import run_natively
+
+    torch.set_num_threads(threads)
+    ids = torch.arange(64)[None] % vocabulary
+
+    def generate(model, count: int) -> np.ndarray:
+        begin = time.perf_counter(), time.process_time()
+        model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
+        return np.array([time.perf_counter(), time.process_time()]) - begin
+
+    for model in models.values():
+        model.generation_config.eos_token_id = None
+    kinds = [(name, native) for name in models for native in ((True, False) if name != "bfloat16" else (False,))]
+    found: dict[tuple[str, bool], list[np.ndarray]] = {}
+    for turn in range(args.rounds + 1):
+        for name, native in kinds:
+            run_natively(models[name], native)
+            each = (generate(models[name], tokens + 1) - generate(models[name], 1)) / tokens
+            if turn:
+                found.setdefault((name, native), []).append(np.maximum(each, 1e-9))
+    out = []
+    for name, native in kinds:
+        ratios = np.array(found["bfloat16", False]) / np.array(found[name, native])
+        seconds = np.median(found[name, native], axis=0)
+        program = "transformers" if name == "bfloat16" else "compand.hf" if native else "compand.hf, products only"
+        out.append(row(shape, program, name, threads, {
+            "decode_tok_s": 1 / seconds[0], "cpu_ms": 1e3 * seconds[1], "of_bfloat16": float(np.median(ratios[:, 0])),
+            "of_bfloat16_cpu": float(np.median(ratios[:, 1]))}))
     return out
 
 
@@ -233,21 +302,23 @@ def main() -> None:
     parser.add_argument("--gguf", help="Gemma in llama.cpp's form")
     parser.add_argument("--gemma")
     parser.add_argument("--specs", help="only these, with ; between them")
-    parser.add_argument("--hf", action="store_true")
+    parser.add_argument("--hf", nargs="?", const="too", choices=["too", "only"])
     parser.add_argument("--work", default="build/run", help="where files of llama.cpp and of codes are made")
     args = parser.parse_args()
     pathlib.Path(args.work).mkdir(parents=True, exist_ok=True)
-    rows = []
     for threads in map(int, args.threads.split(",")):
         _native.set_threads(threads)
         for what in args.what:
-            rows += {"synthetic": synthetic, "gemma": gemma}[what](args, threads)
-    old = record.RESULTS / "run.json"
+            keep({"synthetic": synthetic, "gemma": gemma}[what](args, threads), args)
+
+
+def keep(rows: list[dict], args) -> None:
+    """Put rows into the file of results in place of those of the same name."""
     def key(r: dict) -> tuple:
         return r["model"], r["program"], r["weights"], r["threads"]
 
     fresh = {key(r) for r in rows}
-    kept = [r for r in json.loads(old.read_text())["rows"] if key(r) not in fresh] if old.exists() else []
+    kept = [r for r in record.rows("run") if key(r) not in fresh]
     print(record.save("run", kept + rows, rounds=args.rounds))
 
 

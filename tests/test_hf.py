@@ -176,6 +176,7 @@ def test_cpd_file_without_a_model(tmp_path):
 def test_adapters_train_and_the_codes_stay(folder, tmp_path):
     peft = pytest.importorskip("peft")
     model = load(folder, quantization_config=CompandConfig(bits=4))
+    compand.hf.run_natively(model, False)  # as layers with adapters run
     before = logits(model)
     adapted = compand.hf.with_adapters(model, peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)

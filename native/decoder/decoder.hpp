@@ -14,11 +14,17 @@ struct Cache {
     size_t width;
     bool brain;
 };
+// Keys and values of one head as rows of width values, a step of values apart: those of a cache that belongs to someone else.
+struct Rows {
+    const void *keys, *values;
+    size_t key_step, value_step, width;  // width: a multiple of 16
+    bool brain;
+};
 // Queries (heads, width) of some heads that share a cache, and where to write what they attend to.
 struct Queries {
     const float *q;
     float *out;
-    size_t heads;       // 1 or 2
+    size_t heads;       // 1 or 2; of rows also 4
     size_t start, end;  // positions seen
     float scale, cap;   // cap 0: none
 };
@@ -36,7 +42,11 @@ struct Queries {
     /* key and value (width) at a position */                                                                                 \
     void keep(const Cache &c, size_t position, const float *key, const float *value);                                         \
     /* softmax of scale * q k, times v; room: heads * (end - start + 32) floats */                                            \
-    void attend(const Cache &c, const Queries &q, float *room);
+    void attend(const Cache &c, const Queries &q, float *room);                                                               \
+    /* the same of rows; room: heads * (end - start + 16) floats */                                                           \
+    void attend_rows(const Rows &c, const Queries &q, float *room);                                                           \
+    /* rounded to bfloat16 */                                                                                                 \
+    void round(const float *x, size_t d, uint16_t *out);
 namespace scalar {
 COMPAND_DECODER_FUNCTIONS
 }

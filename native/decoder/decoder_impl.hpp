@@ -49,6 +49,47 @@ template <class S> void keep_as(const Cache &c, size_t position, const float *ke
     }
 }
 
+// e^(s - top) of the scores (H, span) in room, span a multiple of 16; gives 1 / sum of each.
+template <int H> COMPAND_INLINE void exponentials(float *room, size_t span, const F (&most)[H], float (&inverse)[H]) {
+    for (int h = 0; h < H; ++h) {
+        float *s = room + static_cast<size_t>(h) * span;
+        const F top = lanes::all(lanes::greatest(most[h]));
+        F sum = {};
+        for (size_t i = 0; i < span; i += kLanes) {
+            const F e = lanes::exponential(lanes::load<F>(s + i) - top);
+            sum = sum + e;
+            lanes::store(s + i, e);
+        }
+        inverse[h] = 1.0f / lanes::total(sum);
+    }
+}
+// out (H, width) = sums of count values, a step apart, times p (H, span).
+template <class S, int H>
+COMPAND_INLINE void weighted(const S *values_at, size_t step, size_t width, size_t count, const float *p, size_t span, const float (&inverse)[H], float *out) {
+    for (size_t v = 0; v < width; v += 2 * kLanes) {  // width is a multiple of 16
+        const bool two = v + kLanes < width;
+        F sum[H][2] = {};
+        for (size_t j = 0; j < count; ++j) {
+            const S *from = values_at + j * step + v;
+            const F a = values(from), e = two ? values(from + kLanes) : F{};
+            for (int h = 0; h < H; ++h) {
+                const float own = p[static_cast<size_t>(h) * span + j];
+                sum[h][0] = sum[h][0] + a * own;
+                sum[h][1] = sum[h][1] + e * own;
+            }
+        }
+        for (int h = 0; h < H; ++h) {
+            float *to = out + static_cast<size_t>(h) * width + v;
+            lanes::store(to, sum[h][0] * inverse[h]);
+            if (two) lanes::store(to + kLanes, sum[h][1] * inverse[h]);
+        }
+    }
+}
+COMPAND_INLINE F scored(F s, const Queries &q) {
+    s = s * q.scale;
+    return q.cap != 0.0f ? lanes::hyperbolic(s / q.cap) * q.cap : s;
+}
+
 template <class S, int H> void attend_as(const Cache &c, const Queries &q, float *room) {
     const size_t first = q.start / kBlock, last = (q.end + kBlock - 1) / kBlock, width = c.width, span = (last - first) * kBlock;
     const S *keys = static_cast<const S *>(c.keys), *own = static_cast<const S *>(c.values);
@@ -68,43 +109,44 @@ template <class S, int H> void attend_as(const Cache &c, const Queries &q, float
         const lanes::I at = lane + static_cast<int32_t>(b * kBlock);
         const lanes::I seen = (at >= static_cast<int32_t>(q.start)) & (at < static_cast<int32_t>(q.end));
         for (int h = 0; h < H; ++h) {
-            F s = (even[h] + odd[h]) * q.scale;
-            if (q.cap != 0.0f) s = lanes::hyperbolic(s / q.cap) * q.cap;
+            F s = scored(even[h] + odd[h], q);
             s = seen ? s : lanes::all(-std::numeric_limits<float>::infinity());
             most[h] = lanes::larger(most[h], s);
             lanes::store(room + static_cast<size_t>(h) * span + (b - first) * kBlock, s);
         }
     }
     float inverse[H];
+    exponentials(room, span, most, inverse);
+    weighted<S, H>(own + q.start * width, width, width, q.end - q.start, room + (q.start - first * kBlock), span, inverse, q.out);
+}
+
+template <class S, int H> void attend_rows_as(const Rows &c, const Queries &q, float *room) {
+    const size_t count = q.end - q.start, span = (count + kLanes - 1) / kLanes * kLanes, width = c.width;
+    const S *keys = static_cast<const S *>(c.keys) + q.start * c.key_step, *own = static_cast<const S *>(c.values) + q.start * c.value_step;
+    for (size_t j = 0; j < count; ++j) {
+        F sum[H] = {};
+        for (size_t i = 0; i < width; i += kLanes) {
+            const F k = values(keys + j * c.key_step + i);
+            for (int h = 0; h < H; ++h) sum[h] = sum[h] + k * lanes::load<F>(q.q + static_cast<size_t>(h) * width + i);
+        }
+        for (int h = 0; h < H; ++h) room[static_cast<size_t>(h) * span + j] = lanes::total(sum[h]);
+    }
+    F most[H];
+    const F never = lanes::all(-std::numeric_limits<float>::infinity());
     for (int h = 0; h < H; ++h) {
         float *s = room + static_cast<size_t>(h) * span;
-        const F top = lanes::all(lanes::greatest(most[h]));
-        F sum = {};
-        for (size_t i = 0; i < span; i += kBlock) {
-            const F e = lanes::exponential(lanes::load<F>(s + i) - top);
-            sum = sum + e;
-            lanes::store(s + i, e);
-        }
-        inverse[h] = 1.0f / lanes::total(sum);
-    }
-    for (size_t v = 0; v < width; v += 2 * kLanes) {  // width is a multiple of 16
-        const bool two = v + kLanes < width;
-        F sum[H][2] = {};
-        for (size_t j = q.start; j < q.end; ++j) {
-            const S *from = own + j * width + v;
-            const F a = values(from), e = two ? values(from + kLanes) : F{};
-            for (int h = 0; h < H; ++h) {
-                const float p = room[static_cast<size_t>(h) * span + j - first * kBlock];
-                sum[h][0] = sum[h][0] + a * p;
-                sum[h][1] = sum[h][1] + e * p;
-            }
-        }
-        for (int h = 0; h < H; ++h) {
-            float *to = q.out + static_cast<size_t>(h) * width + v;
-            lanes::store(to, sum[h][0] * inverse[h]);
-            if (two) lanes::store(to + kLanes, sum[h][1] * inverse[h]);
+        std::fill(s + count, s + span, 0.0f);
+        most[h] = never;
+        for (size_t i = 0; i < span; i += kLanes) {
+            const F v = scored(lanes::load<F>(s + i), q);
+            lanes::store(s + i, v);
+            if (i + kLanes > count) std::fill(s + count, s + span, -std::numeric_limits<float>::infinity());
+            most[h] = lanes::larger(most[h], lanes::load<F>(s + i));
         }
     }
+    float inverse[H];
+    exponentials(room, span, most, inverse);
+    weighted<S, H>(own, c.value_step, width, count, room, span, inverse, q.out);
 }
 
 }  // namespace
@@ -153,6 +195,16 @@ void attend(const Cache &c, const Queries &q, float *room) {
     const auto run = c.brain ? (q.heads == 2 ? attend_as<uint16_t, 2> : attend_as<uint16_t, 1>)
                              : (q.heads == 2 ? attend_as<float, 2> : attend_as<float, 1>);
     run(c, q, room);
+}
+
+void attend_rows(const Rows &c, const Queries &q, float *room) {
+    const auto run = c.brain ? (q.heads == 4 ? attend_rows_as<uint16_t, 4> : q.heads == 2 ? attend_rows_as<uint16_t, 2> : attend_rows_as<uint16_t, 1>)
+                             : (q.heads == 4 ? attend_rows_as<float, 4> : q.heads == 2 ? attend_rows_as<float, 2> : attend_rows_as<float, 1>);
+    run(c, q, room);
+}
+
+void round(const float *x, size_t d, uint16_t *out) {
+    for (size_t i = 0; i < d; ++i) out[i] = lanes::narrow(x[i]);
 }
 
 }  // namespace compand::decoder::ISA

@@ -8,6 +8,8 @@
     again = AutoModelForCausalLM.from_pretrained("small")  # the same logits, bit for bit
     other = compand.hf.from_pretrained("model.cpd")        # the codes of a .cpd file
 
+Decoders that `compand.lm` knows run their layers natively where that gives the same answer (`run_natively`).
+
 Needs ``pip install compand[hf]``.
 """
 
@@ -15,9 +17,10 @@ from .adapters import with_adapters
 from .embedding import CodedEmbedding
 from .file import from_pretrained, unpack
 from .linear import CodedLinear
+from .native import run_natively
 from .quantizer import CompandConfig, CompandQuantizer
 from .threads import share_threads
 
-__all__ = ["CodedEmbedding", "CodedLinear", "CompandConfig", "CompandQuantizer", "from_pretrained", "share_threads", "unpack",
-           "with_adapters"]
+__all__ = ["CodedEmbedding", "CodedLinear", "CompandConfig", "CompandQuantizer", "from_pretrained", "run_natively", "share_threads",
+           "unpack", "with_adapters"]
 share_threads()

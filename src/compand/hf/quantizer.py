@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..spec import parse
 from .embedding import CodedEmbedding
 from .linear import CodedLinear
+from .native import run_natively
 
 
 @register_quantization_config("compand")
@@ -98,6 +99,7 @@ class CompandQuantizer(HfQuantizer):
                 layer = CodedLinear.of(head, spec, activations=config.activations)
                 model.set_submodule(name, layer.requires_grad_(False))
                 self._tie(model)
+        run_natively(model)
         return model
 
     def _tie(self, model) -> None:
@@ -123,6 +125,7 @@ class CompandQuantizer(HfQuantizer):
                 linear.weight = nn.Parameter(module.dequantized().to(dtype))
                 linear.bias = module.bias
                 model.set_submodule(name, linear)
+        run_natively(model, False)
         return model
 
     def is_serializable(self, **kwargs) -> bool:

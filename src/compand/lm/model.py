@@ -8,12 +8,11 @@ import numpy as np
 
 from .. import _native
 from ..errors import CompandError, FormatError, InputError
+from .layers import layers, norm
 from .sampling import Sampling
 from .shape import Shape, angles, shape_of
 from .text import Text
 from .weights import Weights
-
-_LINEAR = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
 def load(path, *, spec: str | None = None, context: int | None = None, cache: str = "bfloat16") -> Model:
@@ -120,39 +119,21 @@ class Model:
 
 def _decoder(weights: Weights, shape: Shape, context: int, brain: bool) -> _native.Decoder:
     """The native decoder of these weights."""
-    root = next((n.removesuffix("embed_tokens.weight") for n in weights.names if n.endswith("embed_tokens.weight")), None)
-    if root is None:
+    name = next((n for n in weights.names if n.endswith("embed_tokens.weight")), None)
+    first = next((n for n in weights.names if n.endswith("layers.0.input_layernorm.weight")), "")
+    root = first.removesuffix("layers.0.input_layernorm.weight") if name is None else name.removesuffix("embed_tokens.weight")
+    head = next((n for n in (f"{root.removesuffix('model.')}lm_head.weight", "lm_head.weight") if n in weights), None)
+    if name is None and (head is None or not first):  # `CompandConfig` keeps a tied matrix as the head
         raise FormatError(f"{weights.path}: no tensor embed_tokens.weight; this is not a decoder of the families known here")
-    more = np.float32(1 if shape.gemma else 0)
-
-    def norm(name: str, size: int) -> np.ndarray | None:
-        return weights.vector(f"{name}.weight", size) + more if f"{name}.weight" in weights else None
-
-    d, q, kv = shape.d, shape.heads * shape.width, shape.shared * shape.width
-    sizes = [(q, d), (kv, d), (kv, d), (d, q), (shape.ff, d), (shape.ff, d), (d, shape.ff)]
-    native = _native.Decoder(d, shape.ff, shape.heads, shape.shared, shape.width, context, shape.eps, shape.scale, shape.gelu,
+    native = _native.Decoder(shape.d, shape.ff, shape.heads, shape.shared, shape.width, context, shape.eps, shape.scale, shape.gelu,
                              shape.attention_cap, shape.logit_cap, shape.embedding_scale, brain)
     turns: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for i in range(shape.layers):
-        at = f"{root}layers.{i}."
-        names = [at + n for n in _LINEAR]
-        matrices = [weights.matrix(f"{n}.weight", *s) for n, s in zip(names, sizes, strict=True)]
-        biases = [weights.vector(f"{n}.bias", s[0]) if f"{n}.bias" in weights else None for n, s in zip(names, sizes, strict=True)]
-        around = f"{at}pre_feedforward_layernorm.weight" in weights
-        norms = [norm(at + "input_layernorm", d), norm(at + "post_attention_layernorm", d) if around else None,
-                 norm(at + ("pre_feedforward_layernorm" if around else "post_attention_layernorm"), d),
-                 norm(at + "post_feedforward_layernorm", d) if around else None,
-                 norm(at + "self_attn.q_norm", shape.width), norm(at + "self_attn.k_norm", shape.width)]
-        if norms[0] is None or norms[2] is None:
-            raise FormatError(f"{weights.path}: a norm of {at[:-1]} is missing")
+    for i, layer in enumerate(layers(weights, shape, root)):
         key = repr(sorted(shape.ropes[i].items()))
         if key not in turns:
             turns[key] = angles(shape.ropes[i], shape.width, context)
-        native.layer(matrices, biases, norms, *turns[key], shape.windows[i])
-    embedding = weights.matrix(f"{root}embed_tokens.weight", shape.vocabulary, d)
-    head = next((n for n in (f"{root.removesuffix('model.')}lm_head.weight", "lm_head.weight") if n in weights), None)
-    last = norm(f"{root}norm", d)
-    if last is None:
-        raise FormatError(f"{weights.path}: the last norm is missing")
-    native.ends(embedding, last, weights.matrix(head, shape.vocabulary, d) if head and not shape.tied else embedding)
+        native.layer(*layer, *turns[key], shape.windows[i])
+    embedding = weights.matrix(name or head, shape.vocabulary, shape.d)
+    native.ends(embedding, norm(weights, shape, f"{root}norm", shape.d),
+                weights.matrix(head, shape.vocabulary, shape.d) if head and not shape.tied else embedding)
     return native

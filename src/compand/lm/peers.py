@@ -19,11 +19,12 @@ def transformers_rate(folder, dtype: str = "bfloat16", *, prompt: int = 64, toke
     torch, library = transformers()
     torch.set_num_threads(_native.threads())
     model = library.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    model.generation_config.eos_token_id = None  # it does not end before
     ids = torch.arange(prompt)[None] % model.config.vocab_size
 
     def generate(count: int) -> float:
         begin = time.perf_counter()
-        model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, min_new_tokens=count, do_sample=False)
+        model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
         return time.perf_counter() - begin
 
     return lambda: tokens / max(-generate(1) + generate(tokens + 1), 1e-9)

@@ -1,0 +1,242 @@
+"""Decoders of transformers whose layers run natively: the same answers as those of transformers."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from compand import _native  # noqa: E402
+from compand.hf import CodedLinear, CompandConfig, run_natively  # noqa: E402
+
+SIZES = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": None,
+         "pad_token_id": 0}
+FAMILIES = {"Llama": {"attention_bias": True, "mlp_bias": True}, "Mistral": {"sliding_window": 5}, "Qwen2": {}, "Qwen3": {}, "Gemma": {},
+            "Gemma2": {"sliding_window": 5, "query_pre_attn_scalar": 32}, "Gemma3Text": {"sliding_window": 5, "sliding_window_pattern": 2}}
+IDS = torch.from_numpy(np.random.default_rng(0).integers(3, 90, (2, 12)))
+MASK = torch.ones_like(IDS)
+MASK[0, :3] = 0  # padding on the left
+
+
+def make(family="Llama", **more):
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **FAMILIES[family], **more})
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")(config).eval()
+    for _, p in model.named_parameters():
+        if p.ndim == 1:  # norms and biases that matter
+            p.data += torch.randn_like(p) * 0.3
+    return model
+
+
+def both(model, run):
+    """What a function gives without native layers and with them, and how many passes were native."""
+    run_natively(model, False)
+    with torch.no_grad():
+        plain = run(model)
+        assert run_natively(model)
+        return plain, run(model), model.get_decoder().forward.passes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float_layers_give_the_same(family):
+    model = make(family)
+
+    def run(m):
+        cached = m(IDS[:, :7], attention_mask=MASK[:, :7], use_cache=True)
+        name = "cache" if "cache" in cached else "past_key_values"  # by the version of transformers
+        after = m(IDS[:, 7:], attention_mask=MASK, **{name: cached[name]})
+        return [m(IDS).logits, m(IDS, attention_mask=MASK).logits[:, 3:], m(IDS, attention_mask=MASK, use_cache=False).logits[:, 3:],
+                after.logits, m(inputs_embeds=m.get_input_embeddings()(IDS)).logits]
+
+    plain, ours, passes = both(model, run)
+    assert passes == 6
+    for a, b in zip(plain, ours, strict=True):
+        assert float((a - b).abs().max()) < 2e-5 * float(a.std())
+    assert float((ours[1][:, 4:] - ours[3]).abs().max()) < 2e-5
+
+
+@pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"cache_implementation": "static"}, {"use_cache": False},
+                                 {"num_beams": 2, "num_return_sequences": 2}], ids=str)
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Gemma3Text"])
+def test_generate(family, how):
+    def run(m):
+        out = m.generate(IDS, attention_mask=MASK, max_new_tokens=9, do_sample=False, output_logits=True, return_dict_in_generate=True,
+                         **how)
+        return out.sequences, torch.stack(out.logits)
+
+    (ids, plain), (again, ours), passes = both(make(family), run)
+    assert passes >= 8 and torch.equal(ids, again)
+    assert float((plain - ours).abs().max()) < 2e-5 * float(plain.std())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_coded_layers(dtype, tmp_path):
+    make("Gemma3Text").save_pretrained(tmp_path)
+    config = CompandConfig(spec="int:8:group=32")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype, quantization_config=config)
+    plain, ours, passes = both(model, lambda m: m(IDS, attention_mask=MASK).logits[:, 3:].float())
+    exact = make("Gemma3Text")(IDS, attention_mask=MASK).logits[:, 3:].detach()
+    assert passes == 1 and ours.dtype == torch.float32
+    assert float((plain - ours).std()) < (0.01 if dtype == torch.float32 else 0.05) * float(plain.std())
+    assert float((ours - exact).std()) < 1.1 * float((plain - exact).std())  # not worse than without
+    before = _native.threads()
+    with torch.no_grad():
+        for threads in (1, 2, 3):
+            _native.set_threads(threads)
+            assert torch.equal(model(IDS, attention_mask=MASK).logits[:, 3:].float(), ours)
+    _native.set_threads(before)
+
+
+def test_everything_else_takes_the_other_path(tmp_path):
+    model = make()
+    run_natively(model)
+    forward = model.model.forward
+    holes = MASK.clone()
+    holes[1, 4] = 0
+    packed = torch.arange(6).repeat(2)[None].expand(2, -1)
+
+    def stays(run, **given):
+        before = forward.passes
+        with torch.no_grad():
+            run(IDS, **given)
+        return forward.passes == before
+
+    assert not stays(model)
+    for given in ({"attention_mask": holes}, {"position_ids": packed}, {"attention_mask": torch.zeros(2, 1, 12, 12)}):
+        assert stays(model, **given), given
+    before = forward.passes
+    model(IDS)  # gradients
+    assert forward.passes == before
+    assert stays(model.train())
+    model.eval()
+    assert not stays(model)
+    hook = model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    assert stays(model)
+    hook.remove()
+    assert not stays(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert stays(model)
+    assert stays(model, output_hidden_states=True)
+    assert stays(model)  # that left hooks in the layers
+    run_natively(model, False)
+    assert "forward" not in model.model.__dict__
+
+
+def test_a_changed_model_is_seen():
+    model = make()
+    plain, ours, _ = both(model, lambda m: m(IDS).logits)
+    model.model.layers[0].input_layernorm.weight.data.mul_(2)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.mul_(0.5)
+    changed, ours, passes = both(model, lambda m: m(IDS).logits)
+    assert passes == 1 and not torch.allclose(plain, changed) and torch.allclose(changed, ours, atol=1e-5)
+    model.model.layers[0].mlp.up_proj = CodedLinear.of(model.model.layers[0].mlp.up_proj, "int:2")
+    with torch.no_grad():
+        assert not torch.allclose(model(IDS).logits, ours, atol=1e-3) and model.model.forward.passes == 2
+
+
+def test_copies_and_pickles_have_forwards_of_their_own():
+    model = make()
+    run_natively(model)
+    with torch.no_grad():
+        y = model(IDS).logits
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert other.model.forward.model is other.model
+            other.model.norm.weight.data.mul_(2)
+            assert torch.equal(model(IDS).logits, y) and not torch.allclose(other(IDS).logits, y)
+
+
+def test_native_sizes_are_checked():
+    def plain(n, d):
+        return _native.Plain(np.zeros((n, d), np.float32))
+
+    one = np.ones(32, np.float32)
+    weights = [plain(32, 32), plain(16, 32), plain(16, 32), plain(32, 32), plain(48, 32), plain(48, 32), plain(32, 48)]
+    norms = [one, None, one, None, None, None]
+    with pytest.raises(ValueError, match="multiple of 16"):
+        _native.Layers(32, 48, 4, 2, 8, 1e-6, 1.0, False, 0.0)
+    layers = _native.Layers(32, 48, 2, 1, 16, 1e-6, 1.0, False, 0.0)
+    with pytest.raises(ValueError, match="7 weights"):
+        layers.layer(weights[:5], [None] * 7, norms, 0)
+    with pytest.raises(ValueError, match="q_proj"):
+        layers.layer([weights[1], *weights[1:]], [None] * 7, norms, 0)
+    layers.layer(weights, [None] * 7, norms, 0)
+    x, starts, angles = np.ones((2, 3, 32), np.float32), np.zeros(2, np.int64), np.ones((1, 3, 8), np.float32)
+    with pytest.raises(ValueError, match="no last norm"):
+        _native.Pass(layers, x, starts)
+    layers.ends(one)
+    with pytest.raises(ValueError, match="starts"):
+        _native.Pass(layers, x, starts[:1])
+    kept = np.zeros((2, 2, 1, 3, 16), np.float32)
+    steps = _native.Pass(layers, x, starts)
+    with pytest.raises(ValueError, match="turns"):
+        steps.attend(kept[0], kept[1], 0, 0)
+    with pytest.raises(ValueError, match="angles"):
+        steps.project(kept, angles[:, :2], angles)
+    with pytest.raises(ValueError, match="keys and values"):
+        steps.project(kept[:, :1].copy(), angles, angles)
+    steps.project(kept, angles, angles)
+    with pytest.raises(ValueError, match="not all"):
+        steps.result()
+    for keys, values, offset, position in ((kept[0], kept[1], 0, 1), (kept[0], kept[1], 1, 0), (kept[0][:, :, :2], kept[1][:, :, :2], 0, 0),
+                                           (kept[0].astype(np.float64), kept[1], 0, 0), (kept[0], kept[1][:1], 0, 0)):
+        with pytest.raises(ValueError, match="cache"):
+            steps.attend(keys, values, offset, position)
+    steps.attend(kept[0], kept[1], 0, 0)
+    assert steps.result().shape == (2, 3, 32)
+
+
+@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512"])
+@pytest.mark.parametrize("brain", [False, True])
+def test_attention_has_the_same_bits_on_every_instruction_set(level, brain):
+    """Odd numbers of keys, 3 heads of one kind, windows and starts; against float64."""
+    rng = np.random.default_rng(1)
+    heads, width, n, past = 6, 48, 11, 29
+    d = heads * width
+    one = np.ones(d, np.float32)
+
+    def eye(n, d):
+        return _native.Plain(np.eye(n, d, dtype=np.float32))
+
+    zero = _native.Plain(np.zeros((16, d), np.float32)), _native.Plain(np.zeros((d, 16), np.float32))
+    layers = _native.Layers(d, 16, heads, 2, width, 0.0, 0.2, False, 0.0)
+    linear = [eye(d, d), eye(2 * width, d), eye(2 * width, d), eye(d, d), zero[0], zero[0], zero[1]]
+    layers.layer(linear, [None] * 7, [one, None, one, None, None, None], 17)
+    layers.ends(one)
+    x = rng.standard_normal((2, n, d), dtype=np.float32)
+    x /= np.sqrt((x ** 2).mean(-1, keepdims=True))
+    cache = rng.standard_normal((2, 2, 2, past + n, width), dtype=np.float32)
+    if brain:
+        cache = (cache.view(np.uint32) >> 16).astype(np.uint16)
+    kept = np.zeros((2, 2, 2, n, width), cache.dtype)
+    starts = np.array([0, 33])
+
+    def run():
+        steps = _native.Pass(layers, x, starts)
+        steps.project(kept, np.ones((1, n, width // 2), np.float32), np.zeros((1, n, width // 2), np.float32))
+        steps.attend(cache[0], cache[1], 0, past)
+        return steps.result()
+
+    before = _native.isa()
+    if not _native.set_isa(level):
+        pytest.skip(f"no {level} here")
+    ours = run()
+    _native.set_isa("scalar")
+    assert np.array_equal(run(), ours)
+    _native.set_isa(before)
+    keys, values = (cache.astype(np.uint32) << 16).view(np.float32).astype(np.float64) if brain else cache.astype(np.float64)
+    want = x.astype(np.float64)
+    for b in range(2):
+        for h in range(heads):
+            for i in range(n):
+                seen = np.arange(max(past + i - 16, starts[b]), past + i + 1)
+                own = slice(h * width, (h + 1) * width)
+                if len(seen):
+                    s = np.exp(0.2 * keys[b, h // 3, seen] @ x[b, i, own])
+                    want[b, i, own] = x[b, i, own] + s @ values[b, h // 3, seen] / s.sum()
+    want /= np.sqrt((want ** 2).mean(-1, keepdims=True))
+    assert np.abs(ours - want).max() < 1e-4
