@@ -26,7 +26,9 @@ from compand.fit.hessian import Hessian
 from compand.integration import language_distil, language_fit, language_plan
 from compand.integration.language import Language
 
-LADDER = [*(f"hadamard,trellis:{b}:factors=2:memory=12" for b in (1, 2, 3, 4)), "hadamard,table:gauss5", "hadamard,int:6", "hadamard,int:8"]
+FORM = "factors=2:memory=12"
+LADDER = [*(f"hadamard,trellis:{b}:{FORM}" for b in (1, 2, 3, 4)), *(f"hadamard,(trellis:4:{FORM}+trellis:{b}:{FORM})" for b in (1, 2, 3)),
+          "hadamard,int:8"]
 ROWS = [  # body, embedding, how
     ("hadamard,trellis:3:memory=12", "hadamard,trellis:4:memory=12", "tuned"),
     ("hadamard,trellis:2:memory=12", "hadamard,trellis:4:memory=12", "tuned"),
@@ -101,7 +103,7 @@ class Study:
         path = self.path(f"plan-{bits}").with_suffix(".json")
         if not path.exists():
             start = time.process_time()
-            plan = language_plan.plan(self.args.model, bits, self.text, measured=4, ladder=LADDER)
+            plan = language_plan.plan(self.args.model, bits, self.text, measured=2, ladder=LADDER)
             path.write_text(json.dumps({"specs": plan.specs, "kld": plan.kld, "bits": plan.bits, "cpu_s": time.process_time() - start}))
         return json.loads(path.read_text())["specs"]
 
@@ -156,6 +158,7 @@ class Study:
                         "kld": round(float(each.mean()), 4), "kld_99": round(float(np.quantile(each, 0.99)), 3),
                         "perplexity": round(ppl[1], 3), "perplexity_original": round(ppl[0], 3),
                         "top1": round(float(np.concatenate(same).mean()), 4), "positions": int(each.size),
+                        "effort": self.args.effort if how == "tuned" else None,
                         "cpu_s": round(json.loads(made.read_text())["cpu_s"], 1) if made and made.exists() else None})
         model.close()
         return out

@@ -1,6 +1,6 @@
 """Methods times bits on stories260K: what each does to the next-token distributions, everything counted but the embedding the same for all.
 
-    python benchmarks/grid.py [--data DIR] [--only tuned]
+    python benchmarks/grid.py [--data DIR] [--only tuned] [--specs SPEC ...]
 
 Layers are coded by each method, embedding and head (one matrix) by EMBEDDING. Fitted to, and tuned by, the first half of a text of stories;
 KL divergence is measured on the second half. ``bits`` are of the layers with scales, codebooks and all; ``free`` without codebooks, which a
@@ -31,7 +31,8 @@ FIT = [  # 1 to 8 bits
     *(f"hadamard,int:{b}" for b in (4, 6, 8)), "hadamard,sign", "hadamard,sign+sign", "hadamard,sign+sign+sign",
     *(f"hadamard,table:gauss{b}" for b in (2, 3, 4)), "hadamard,lattice:e8:group=64", "hadamard,vq:256:dim=8", "hadamard,vq:256:dim=4",
     "hadamard,vq:64:dim=2", *(f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)),
-    *(f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4)),
+    *(f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4)), "hadamard,table:gauss5", "hadamard,int:7",
+    *(f"hadamard,(trellis:4:memory=14:factors=2+trellis:{b}:memory=14:factors=2)" for b in (1, 2)),
 ]
 DATA_FREE = ["int:2:group=64:sym=false:search=hqq", "int:3:group=64:sym=false:search=hqq", "int:4:group=64:sym=false:search=hqq",
              "int:3:group=64", "int:4:group=64", "hadamard,trellis:2:memory=12", "hadamard,trellis:3:memory=12"]
@@ -65,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--only", choices=("rounded", "fit", "tuned"), help="one way; other rows stay as they are")
+    parser.add_argument("--specs", nargs="+", default=[], help="these only, as well")
     args = parser.parse_args()
     text = lzma.open(args.data / "text" / "calib-tiny.txt.xz", "rt").read()
     cut, rows = len(text) // 2, []
@@ -72,7 +74,8 @@ def main() -> None:
         model, out = pathlib.Path(folder, "stories"), pathlib.Path(folder, "out.cpd")
         stories.main(str(args.data / "lm"), str(model))
         todo = {"rounded": DATA_FREE, "fit": FIT, "tuned, low": TUNED, "tuned, medium": LONGER}
-        for how, spec in [(how, spec) for how, specs in todo.items() if how.startswith(args.only or "") for spec in specs]:
+        for how, spec in [(how, spec) for how, specs in todo.items() if how.startswith(args.only or "") for spec in specs
+                          if not args.specs or spec in args.specs]:
             start = time.process_time()
             if how == "rounded":
                 rounded(model, out, spec)
@@ -88,7 +91,7 @@ def main() -> None:
                          "cpu_s": round(seconds, 1)})
             print(json.dumps(rows[-1]), flush=True)
     ways = [args.only] if args.only else ["rounded", "fit", "tuned"]  # rows of other programs stay (grid_peers.py)
-    kept = [r for r in record.rows("grid") if not r["how"].startswith(tuple(ways))]
+    kept = [r for r in record.rows("grid") if not r["how"].startswith(tuple(ways)) or (args.specs and r["spec"] not in args.specs)]
     rows = kept + rows
     record.save("grid", rows, embedding=EMBEDDING, about="stories260K; KLD in nats a token of 16 x 255")
     print(record.table(sorted(rows, key=lambda r: (round(r["free"]), r["kld"]))))

@@ -27,7 +27,9 @@ def layer():
     ("int:3", 1.5), ("int:4:group=32", 1.5), ("int:4:group=40", 1.5), ("int:3:sym=false:group=32", 1.4), ("table:8:group=32", 1.4),
     ("table:gauss3", 1.5), ("table:8:per=row", 1.3), ("float:e2m1", 1.3), ("hadamard,int:3", 1.5),
     ("scale:rms:per=row,int:3:per=tensor", 1.4),
-    ("hadamard,trellis:2:memory=12", 1.5), ("trellis:3:memory=12:group=48", 1.3), ("hadamard,lattice:e8:group=32", 1.4),
+    ("hadamard,trellis:2:memory=12", 1.5), ("trellis:3:memory=12:group=48", 1.3),
+    ("hadamard,(trellis:3:memory=12+trellis:2:memory=12)", 1.5), ("trellis:3:memory=12:group=48+trellis:1:memory=12", 1.3),
+    ("hadamard,lattice:e8:group=32", 1.4),
     ("lattice:e8:group=40", 1.3), ("lattice:e8:bits=3:group=40", 1.3), ("vq:64:dim=5", 1.1),
     ("vq:64:dim=2", 1.3), ("vq:16:dim=2+vq:16:dim=2", 1.3), ("pq:48x4", 1.2), ("sparse:0.02+int:3:group=32", 1.4),
     ("lowrank:4+(hadamard,int:3)", 1.4), ("int:3:group=32,rans", 1.4),
@@ -40,6 +42,14 @@ def test_outputs_are_nearer_at_the_same_size(layer, spec, gain):
     assert after * gain < before
     assert fed.nbytes == plain.nbytes or "rans" in spec
     assert np.array_equal(Codec.decompress(fed.to_bytes()), fed.codec.decode(fed))
+
+
+def test_two_trellises_have_the_error_of_their_bits_together(layer):
+    w, h = layer
+    specs = ("hadamard,(trellis:4:memory=12+trellis:2:memory=12)", "hadamard,trellis:4:memory=12", "hadamard,int:6")
+    two, one, uniform = (encode(spec, w, h) for spec in specs)
+    error = [loss(c.codec.decode(c) - w, h) for c in (two, one, uniform)]
+    assert error[0] < error[1] / 8 and error[0] < 0.8 * error[2]
 
 
 def test_column_order_and_blocks(layer):

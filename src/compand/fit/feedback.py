@@ -8,15 +8,16 @@ The loop is here and not in stages. Any of these can be in it:
 
 - scalar stages, whose ids each stand for one value (int, table, float, ...): a column at a time, in any order;
 - stages that code pieces of rows on their own (vq, pq, lattice with group, sums of such): a block of pieces at a time;
-- stages with a method ``walk(x)`` that walks through the columns itself (trellis).
+- stages with a method ``walk(x)`` that walks through the columns itself (trellis), and sums of such.
 
-Of a sum, the last term is fed back, and those before it (sparse, lowrank) keep their codes. A ``lowrank`` that ends a sum is fitted to what
-the terms before it lost of the outputs: ``(hadamard,trellis:2)+lowrank:16``. ``salient`` terms that end a sum take the
+Of another sum, the last term is fed back, and those before it (sparse, lowrank) keep their codes. A ``lowrank`` that ends a sum is
+fitted to what the terms before it lost of the outputs: ``(hadamard,trellis:2)+lowrank:16``. ``salient`` terms that end a sum take the
 rows of the whole matrix that lost most of the outputs, and are fed back themselves: ``(hadamard,trellis:3)+salient:0.1:4``.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil
 from typing import Any, Literal
 
@@ -158,7 +159,9 @@ def _feed(stage: Stage, w: np.ndarray, h: np.ndarray, block: int, order: str) ->
     """Parts of w (n, d) by the loop that suits the stage."""
     form = Form(*w.shape)
     if hasattr(stage, "walk"):
-        return _walk(stage, w, h, block)
+        return _walk(stage, stage.walk(w), w, h, block)
+    if isinstance(stage, Sum) and all(hasattr(s, "walk") for s in stage.items):
+        return _walk(stage, Walks(stage, w), w, h, block)
     first = _encode(stage, w, h)
     if _is_scalar(stage, first, form):
         return _scalar(stage, w, h, first, order)
@@ -251,9 +254,45 @@ def _alike(stage: Stage, a: Form, b: Form) -> bool:
 
 
 # -- the loops ---------------------------------------------------------------------------------------------------------
-def _walk(stage: Any, w: np.ndarray, h: np.ndarray, block: int) -> dict[str, Any]:
+class Walks:
+    """The walk of a sum of stages that walk: each takes what those before it leave of a block, and their error together is fed back.
+
+    Of columns ahead, a later term sees what the terms before it would leave without feedback.
+    """
+
+    def __init__(self, stage: Sum, w: np.ndarray):
+        self.w, self.walks = w, [s.walk(w) for s in stage.items[:1]]
+        for before, s in pairwise(stage.items):
+            w = w - np.asarray(before.decode(before.encode(w), Form(*w.shape)))
+            self.walks.append(s.walk(w))
+        self.aims = [walk.x.copy() for walk in self.walks]
+        self.y = [np.zeros_like(w) for _ in self.walks]
+        self.step = max(walk.step for walk in self.walks)
+
+    def block(self, target: np.ndarray, lo: int, hi: int) -> np.ndarray:
+        """As of a stage's walk."""
+        ahead, left = slice(max(0, lo - 8 * self.step), lo), target[:, lo:hi]
+        for walk, aim, y in zip(self.walks, self.aims, self.y, strict=True):
+            aim[:, ahead] = walk.x[:, ahead] + (target[:, ahead] - self.w[:, ahead])
+            aim[:, lo:hi] = left
+            y[:, lo:hi] = walk.block(aim, lo, hi)
+            left = left - y[:, lo:hi]
+        return sum(y[:, lo:hi] for y in self.y)  # type: ignore[return-value]
+
+    def rescale(self, hessian: np.ndarray) -> None:
+        """The scales of each term for what the others have found, one term after another."""
+        for i, walk in enumerate(self.walks):
+            walk.x = self.w - sum(y for j, y in enumerate(self.y) if j != i)
+            walk.rescale(hessian)
+            self.y[i] = walk.values(0, self.w.shape[1])
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """The parts of the sum."""
+        return {f"{i}.{name}": part for i, walk in enumerate(self.walks) for name, part in walk.parts().items()}
+
+
+def _walk(stage: Any, walk: Any, w: np.ndarray, h: np.ndarray, block: int) -> dict[str, Any]:
     """Blocks of columns by a stage that walks itself; it also sees targets of the columns ahead."""
-    walk = stage.walk(w)
     lower = np.linalg.cholesky(h)
     d = w.shape[1]
     block = max(walk.step, block // walk.step * walk.step)

@@ -31,9 +31,10 @@ def specs_of(bits: int, effort: str = "medium") -> str:
     """The spec of weights at so many bits a value."""
     if not 1 <= bits <= 8:
         raise InputError(f"bits must be from 1 to 8, not {bits}")
-    if bits == 5:
-        return "hadamard,table:gauss5"
-    return f"hadamard,trellis:{bits}:memory={EFFORT[effort]}" if bits <= 4 else f"hadamard,int:{bits}"
+    if bits > 6:
+        return f"hadamard,int:{bits}"
+    how = f"memory={EFFORT[effort]}"
+    return f"hadamard,trellis:{bits}:{how}" if bits < 5 else f"hadamard,(trellis:4:factors=2:{how}+trellis:{bits - 4}:factors=2:{how})"
 
 
 def compress(model, out, spec: str | Callable[[str], str | None], calibration, *, embedding: str | None = None, sequences: int = 64,

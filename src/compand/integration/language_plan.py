@@ -42,9 +42,10 @@ def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: 
 
     Rows of embedding and head whose tokens are frequent in the text may get more bits than the others (``salient``).
 
-    ``ladder`` are the specs to choose from, of rising bits; default: those of 1 to 8 bits by effort. Hessians come from ``sequences``
-    of the text, divergences from the first ``measured`` of them. ``generations`` of `language_evolve` better the choice by trying; the
-    expected divergence is then measured on all ``sequences``. The whole model is in memory, once.
+    ``ladder`` are the specs to choose from, of rising bits; default: those of 1 to 8 bits by effort. Hessians, and divergences of noise
+    in embedding and head, come from ``sequences`` of the text, other divergences from the first ``measured`` of them. ``generations`` of
+    `language_evolve` better the choice by trying; the expected divergence is then measured on all ``sequences``. The whole model is in
+    memory, once.
     Raises `InputError` if so few bits are out of reach.
     """
     torch, _ = transformers()
@@ -65,8 +66,9 @@ def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: 
         ends = {f"{language.names[id(m)]}.weight" for m in (language.embedding, language.head)} & set(language.items)
         hessians[f"{language.names[id(language.embedding if language.tied else language.head)]}.weight"] = head.matrix
         counts = language.counts(calibration)
-        others = np.maximum(counts - language.counts(ids[:measured]), 0)  # what is measured must not tell itself which rows matter
-        found = slopes(language, ids[:measured], hessians, importance=dict.fromkeys(ends, others), damping=damping, progress=progress)
+        others = np.maximum(counts - language.counts(ids), 0)  # what is measured must not tell itself which rows matter
+        found = slopes(language, ids, hessians, importance=dict.fromkeys(ends, others), measured=measured, damping=damping,
+                       progress=progress)
         sizes = {n: (language.items[n].shape[0], language.items[n].shape[1]) for n in found}
         values = sum(i.size for i in language.items.values())
         rest = sum(i.nbytes for n, i in language.items.items() if n not in found)

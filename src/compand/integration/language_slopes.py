@@ -46,12 +46,13 @@ def noise_of(spec: str, d: int = 1024) -> float:
 
 
 def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, importance: Mapping[str, np.ndarray] | None = None,
-           damping: float = 0.02, seed: int = 0, progress: Callable[[int, int, str], None] | None = None) -> dict[str, np.ndarray]:
+           measured: int | None = None, damping: float = 0.02, seed: int = 0,
+           progress: Callable[[int, int, str], None] | None = None) -> dict[str, np.ndarray]:
     """KL divergence (nats a token) for each unit of relative noise power in each weight, by name: float64 (1,).
 
     ``ids`` are the sequences to measure on (a few hundred tokens), ``hessians`` those of the inputs by weight; without one the noise
-    is white. Of weights whose rows have an ``importance`` (n,), each of `CLASSES` of rows is measured, the most important first. The whole
-    model is in memory.
+    is white. Of weights whose rows have an ``importance`` (n,), each of `CLASSES` of rows is measured, the most important first. The others
+    are measured on the first ``measured`` sequences only: words that matter least are seldom met in so few. The whole model is in memory.
     """
     torch, _ = transformers()
     language.whole()
@@ -62,7 +63,7 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
         before = Before(language, ids)
         said = list(before.states(0))
         wanted = [language.likely(h) for h in said]
-        step = max(1, len(ids) * ids.shape[1] * language.head.weight.shape[0] >> 26)  # positions whose whole distributions are compared
+        step = max(1, len(ids) * ids.shape[1] * language.head.weight.shape[0] >> 27)  # positions whose whole distributions are compared
         whole = [language.logits(h[::step]).log_softmax(-1) for h in said] if importance else []
         for i, name in enumerate(names):
             p = parameters[name]
@@ -76,11 +77,12 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
                 noisy = w.copy()
                 noisy[rows] += e[rows]
                 p.data = torch.from_numpy(noisy)
-                now = before.states(before.layer(name))
                 if importance and name in importance:  # noise in the rows of unlikely tokens gives them probability
+                    now = before.states(before.layer(name))
                     kl = [_divergence(q, language.logits(h[::step])) for h, q in zip(now, whole, strict=True)]
                 else:
-                    kl = [float(language.divergence(h, *one)) for h, one in zip(now, wanted, strict=True)]
+                    now = before.states(before.layer(name), measured)
+                    kl = [float(language.divergence(h, *one)) for h, one in zip(now, wanted, strict=False)]
                 each.append(max(float(np.mean(kl)), 0.0) / REFERENCE)
             p.data = kept
             found[name] = np.array(each)
@@ -104,10 +106,10 @@ class Before:
         """The number of the layer that a tensor belongs to; 0 for those that are in none."""
         return next((i for i, prefix in enumerate(self.names) if name.startswith(prefix)), 0)
 
-    def states(self, first: int) -> Iterator[Any]:
-        """What the head reads for each sequence, made anew from a layer on (0: from the embedding on)."""
+    def states(self, first: int, sequences: int | None = None) -> Iterator[Any]:
+        """What the head reads for each sequence, or the first of them, made anew from a layer on (0: from the embedding on)."""
         norm = norm_of(self.language)
-        for row, h in zip(self.ids, self.inputs[first], strict=True):
+        for row, h in zip(self.ids[:sequences], self.inputs[first][:sequences], strict=True):
             h = self.language.embedding(row[None]) if first == 0 else h
             for layer, more in zip(self.language.layers[first:], self.arguments[first:], strict=True):
                 h = _first(layer(h, **more))

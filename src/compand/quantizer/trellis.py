@@ -178,7 +178,11 @@ class Walk:
             ids[:, rows * lo:rows * hi] = windows & ((1 << k) - 1)
             found = levels(stage)[windows & ((1 << stage.memory) - 1)]
             self.level[part, lo:hi] = _unstream(found, rows).reshape(bottom - top, hi - lo)
-        s = groups.spread(self.scale, d, stage.group)
+        return self.values(lo, hi)
+
+    def values(self, lo: int, hi: int) -> np.ndarray:
+        """What some columns decode to: float32 (n, hi - lo)."""
+        s = groups.spread(self.scale, self.x.shape[1], self.stage.group)
         return self.level[:, lo:hi].astype(np.float32) * (s if s.shape[1] == 1 else s[:, lo:hi])
 
     def _search(self, t: np.ndarray, count: int, start: np.ndarray, end: np.ndarray) -> np.ndarray:
