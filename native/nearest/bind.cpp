@@ -36,29 +36,32 @@ public:
             for (size_t i = 0; i < n; ++i) ids[i] = static_cast<T>(found[i]);
             return;
         }
-        const size_t tile = indexes_[0].tile();
-        // Tasks of 2^22 multiplications, but when that gives fewer than two a thread then smaller ones, down to 2^18.
-        const size_t row = d_ == 1 ? 256 : k_ * d_;
-        const size_t most = std::max<size_t>(1, (size_t{1} << 22) / row), fewest = std::max<size_t>(1, (size_t{1} << 18) / row);
+        // Tasks of 2^22 multiplications, but when that gives fewer than two a thread then smaller ones, down to some microseconds.
+        const size_t tile = indexes_[0].tile(), row = d_ == 1 ? 256 : k_ * d_;
+        const size_t most = std::max<size_t>(1, (size_t{1} << 22) / row), fewest = std::max<size_t>(1, indexes_[0].least_work() / row);
         const size_t share = n * m / (2 * static_cast<size_t>(threads()));
         const size_t work = std::clamp(share, fewest, most);  // rows worth a task
-        const size_t rows = std::min((n + tile - 1) / tile, std::max<size_t>(1, work / tile)) * tile;
-        const size_t pieces = (n + rows - 1) / rows;
-        parallel_for(pieces * m, [&](size_t task) {
+        const size_t rows = std::min((n + tile - 1) / tile, (work + tile - 1) / tile) * tile;
+        Patience patience;
+        std::vector<Patience> patiences(m == 1 ? 0 : m);
+        const auto search = [&](size_t task) {
             const size_t g = task % m, begin = task / m * rows, end = std::min(n, begin + rows);
             uint32_t found[256];
             float far[256];
-            Patience patience;
             for (size_t at = begin; at < end; at += 256) {
                 const size_t count = std::min<size_t>(256, end - at);
-                indexes_[g].search(x + at * stride + g * d_, stride, count, found, distances ? far : nullptr, patience);
+                const float *rows_from = x + at * stride + g * d_;
+                indexes_[g].search(rows_from, stride, count, found, distances ? far : nullptr, m == 1 ? patience : patiences[g]);
                 if (m == 1) std::copy_n(found, count, ids + at);
                 else
                     for (size_t i = 0; i < count; ++i) ids[(at + i) * m + g] = static_cast<T>(found[i]);
                 if (distances)
                     for (size_t i = 0; i < count; ++i) distances[(at + i) * m + g] = far[i];
             }
-        });
+        };
+        const size_t tasks = (n + rows - 1) / rows * m;
+        if (tasks == 1) search(0);
+        else parallel_for(tasks, search);
     }
 
 private:
@@ -66,6 +69,39 @@ private:
     bool flat_;
     std::vector<Index> indexes_;
 };
+
+// An uninitialised array (n,) or (n, m) of unsigned integers that NumPy itself makes: a small one takes a third of the time of Fresh.
+template <class T> class Made {
+public:
+    Made(size_t n, size_t m, bool flat) {
+        static PyObject *const empty = nb::object(nb::module_::import_("numpy").attr("empty")).release().ptr();
+        static PyObject *const type =
+            nb::module_::import_("numpy").attr("dtype")(sizeof(T) == 1 ? "u1" : sizeof(T) == 2 ? "u2" : "u4").release().ptr();
+        nb::object shape = flat ? nb::object(nb::int_(n)) : nb::object(nb::make_tuple(n, m));
+        PyObject *arguments[] = {shape.ptr(), type};
+        array_ = nb::steal(PyObject_Vectorcall(empty, arguments, 2, nullptr));
+        if (!array_.is_valid() || PyObject_GetBuffer(array_.ptr(), &view_, PyBUF_WRITABLE)) throw nb::python_error();
+    }
+    Made(const Made &) = delete;
+    Made &operator=(const Made &) = delete;
+    ~Made() {
+        if (view_.obj) PyBuffer_Release(&view_);
+    }
+    T *data() { return static_cast<T *>(view_.buf); }
+    nb::object release() {
+        PyBuffer_Release(&view_);
+        return std::move(array_);
+    }
+
+private:
+    nb::object array_;
+    Py_buffer view_{};
+};
+
+// A codebook for one search of n rows, prepared for int8 where that pays.
+Grouped once(size_t n, const Input<float, 2> &c) {
+    return Grouped(c.data(), 1, c.shape(0), c.shape(1), true, n >= (c.shape(1) < 16 ? 512 : 256));
+}
 
 using Vectors = Input<float, 2>;
 
@@ -76,11 +112,17 @@ void check(const Grouped &index, const Vectors &x) {
 template <class T> nb::object ids_of(const Grouped &index, const Vectors &x) {
     const size_t n = x.shape(0);
     const float *from = x.data();
-    Fresh<T> ids = index.flat() ? Fresh<T>({n}) : Fresh<T>({n, index.m()});
-    {
+    const auto fill = [&](T *ids) {
         nb::gil_scoped_release release;
-        index.search(from, n, ids.data(), nullptr);
+        index.search(from, n, ids, nullptr);
+    };
+    if (n * index.m() <= 4096) {
+        Made<T> ids(n, index.m(), index.flat());
+        fill(ids.data());
+        return ids.release();
     }
+    Fresh<T> ids = index.flat() ? Fresh<T>({n}) : Fresh<T>({n, index.m()});
+    fill(ids.data());
     return nb::cast(ids.release());
 }
 
@@ -133,17 +175,18 @@ void bind_nearest(nb::module_ &m) {
         .def("search_distances", &nearest::search_distances, "x"_a.noconvert(), "Ids (uint32) and squared distances (float32).");
     m.def("nearest",
           [](Input<float, 2> x, Input<float, 2> codebook, size_t itemsize) {
-              return nearest::search(Grouped(codebook.data(), 1, codebook.shape(0), codebook.shape(1), true, x.shape(0) >= 256), x, itemsize);
+              return nearest::search(nearest::once(x.shape(0), codebook), x, itemsize);
           },
           "x"_a.noconvert(), "codebook"_a.noconvert(), "itemsize"_a = 4, "NearestIndex(codebook).search(x, itemsize).");
     m.def("nearest_distances",
           [](Input<float, 2> x, Input<float, 2> codebook) {
-              return nearest::search_distances(Grouped(codebook.data(), 1, codebook.shape(0), codebook.shape(1), true, x.shape(0) >= 256), x);
+              return nearest::search_distances(nearest::once(x.shape(0), codebook), x);
           },
           "x"_a.noconvert(), "codebook"_a.noconvert(), "NearestIndex(codebook).search_distances(x).");
     m.def("nearest_grouped",
           [](Input<float, 2> x, Input<float, 3> codebooks, size_t itemsize) {
-              const Grouped index(codebooks.data(), codebooks.shape(0), codebooks.shape(1), codebooks.shape(2), false, x.shape(0) >= 256);
+              const Grouped index(codebooks.data(), codebooks.shape(0), codebooks.shape(1), codebooks.shape(2), false,
+                                    x.shape(0) >= 512);
               return nearest::search(index, x, itemsize);
           },
           "x"_a.noconvert(), "codebooks"_a.noconvert(), "itemsize"_a = 4, "NearestIndex(codebooks).search(x, itemsize).");

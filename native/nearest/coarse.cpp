@@ -7,7 +7,8 @@
 
 namespace compand::nearest {
 
-Coarse::Coarse(const float *rows, const float *mean, const float *all_halves, size_t k, size_t dimensions) : d(dimensions), quads((d + 3) / 4) {
+Coarse::Coarse(const float *rows, const float *mean, const float *all_halves, size_t k, size_t dimensions)
+    : d(dimensions), quads((dimensions + 3) / 4) {
     // Sorted by the first 12 bits of the largest value (exponent and 4 bits more), ids ascending.
     std::vector<float> longest(k);
     std::vector<uint32_t> start(4097), order;
@@ -48,7 +49,7 @@ Coarse::Coarse(const float *rows, const float *mean, const float *all_halves, si
             double squares = 0, missed = 0;
             for (size_t j = 0; j < d; ++j) {
                 const float c = rows[id * d + j] - mean[j];
-                const int q = std::clamp(static_cast<int>(std::nearbyint(c * inverse)), -127, 127);
+                const int q = std::clamp(static_cast<int>(c * inverse + std::copysign(0.5f, c)), -127, 127);
                 const double off = static_cast<double>(c) - static_cast<double>(step) * q;
                 to[j / 4 * 256 + j % 4] = static_cast<uint8_t>(q + 128);
                 squares += static_cast<double>(c) * static_cast<double>(c);

@@ -18,18 +18,17 @@ namespace {
 #define INLINE inline __attribute__((always_inline))
 
 constexpr size_t kMost = 64;
-constexpr size_t kFew = 4;     // quads up to which the values of a tile's rows stay in registers
+constexpr size_t kFew = 4;  // quads up to which the values of a tile's rows stay in registers
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Rows' int8 copies X^ = scale q; all else is in units of scale. Arrays are longer than kMost as rows are looked at by eights.
+// Rows' int8 copies X^ = scale q; all else is in units of scale.
 struct Queries {
-    static constexpr size_t length = kMost + 8;
-    alignas(64) float inverse[length];                // 1 / scale
-    alignas(64) float norm[length], rest[length];     // upper bounds of |X^| and |X - X^|
-    alignas(64) float slack[length];                  // upper bound of 2 E
-    alignas(64) float least[length];                  // what a float32 score must reach
-    alignas(64) float error[length];                  // E, not in units
-    alignas(64) int32_t start[length];                // -128 sum q, as codewords are stored with 128 added
+    alignas(64) float inverse[kMost];                 // 1 / scale
+    alignas(64) float norm[kMost], rest[kMost];       // upper bounds of |X^| and |X - X^|
+    alignas(64) float slack[kMost];                   // upper bound of 2 E
+    alignas(64) float least[kMost];                   // what a float32 score must reach
+    alignas(64) float error[kMost];                   // E, not in units
+    alignas(64) int32_t start[kMost];                 // -128 sum q, as codewords are stored with 128 added
     uint64_t finite;                                  // rows whose slack is
 };
 
@@ -71,7 +70,8 @@ void quantise(const Coarse &coarse, const Words &words, const float *x, size_t s
         for (size_t i = 0; i < m; ++i)
             for (size_t j = 0; j < d; j += 16) {
                 const __mmask16 mask = mask_of(d - j);
-                const __m512 v = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i * stride + j), _mm512_maskz_loadu_ps(mask, words.mean + j));
+                const __m512 mean = _mm512_maskz_loadu_ps(mask, words.mean + j);
+                const __m512 v = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i * stride + j), mean);
                 _mm512_mask_storeu_ps(centred + i * d + j, mask, v);
                 most[i] = _mm512_max_ps(most[i], _mm512_abs_ps(v));
                 squares[i] = _mm512_fmadd_ps(v, v, squares[i]);
@@ -133,7 +133,8 @@ INLINE __m512i halves_of(const Coarse &coarse, size_t block, __m512 inverse) {
 
 // tops (Q, kSegment, 16), for groups [first, last) of a segment; codes (Q, 4 quads)
 template <size_t Quads, size_t Q>
-INLINE void scan_tile(const Coarse &coarse, size_t first, size_t last, const int8_t *codes, const Queries &queries, size_t at, float *tops) {
+INLINE void scan_tile(const Coarse &coarse, size_t first, size_t last, const int8_t *codes, const Queries &queries, size_t at,
+                      float *tops) {
     const size_t quads = Quads ? Quads : coarse.quads;
     const __m512 inverse = _mm512_set1_ps(queries.inverse[at]);
     const auto value = [&](size_t q, size_t j) __attribute__((always_inline)) {
@@ -186,7 +187,8 @@ INLINE void scan_tile(const Coarse &coarse, size_t first, size_t last, const int
 
 // Rows beyond n up to the next multiple of a tile may be read, and their tops written.
 template <size_t Quads>
-void scan_rows(const Coarse &coarse, size_t first, size_t last, const int8_t *codes, const Queries &queries, size_t at, size_t n, float *tops) {
+void scan_rows(const Coarse &coarse, size_t first, size_t last, const int8_t *codes, const Queries &queries, size_t at, size_t n,
+               float *tops) {
     constexpr size_t Q = Quads == 0 || Quads > 2 ? 4 : 8;
     const size_t row = 4 * coarse.quads, step = std::bit_ceil(std::max<size_t>(1, 8192 / (64 * row)));  // stays in the first cache
     for (size_t g = first; g < last; g += step) {
@@ -261,7 +263,8 @@ unsigned reach(const Coarse &coarse, size_t first, const Queries &queries, size_
         for (size_t g = 2; g < kSegment; ++g) best[i] = _mm512_max_ps(best[i], _mm512_load_ps(own + g * 16));
     }
     const __m256 highest = across(best, most_of), wide = _mm256_set1_ps(1 + 0x1p-20f);
-    const __m256 norm = _mm256_mul_ps(_mm256_loadu_ps(queries.norm + at), wide), rest = _mm256_mul_ps(_mm256_loadu_ps(queries.rest + at), wide);
+    const __m256 norm = _mm256_mul_ps(_mm256_loadu_ps(queries.norm + at), wide);
+    const __m256 rest = _mm256_mul_ps(_mm256_loadu_ps(queries.rest + at), wide);
     // |X.C - X^.C^| is at most rest * norm of the group + norm * rest of the group; rounding halves to integers takes half a unit.
     const auto bound = [&](__m256 norms, __m256 rests, __m256 scales) {
         return _mm256_fmadd_ps(rest, norms, _mm256_fmadd_ps(norm, rests, scales));
@@ -305,8 +308,7 @@ size_t refine(const Coarse &coarse, const Words &words, size_t first, const floa
     alignas(64) float scores[most][4];
     const uint32_t *ids[most];
     uint8_t row[most];
-    size_t total = 0;
-    size_t filled = 0;
+    size_t total = 0, filled = 0;
     const auto flush = [&] {
         total += filled;
         for (size_t t = 0; t < filled; ++t) {
@@ -356,8 +358,10 @@ size_t refine(const Coarse &coarse, const Words &words, size_t first, const floa
 bool sieve(const Coarse &coarse, const Words &words, size_t first, size_t last, const float *x, size_t stride, size_t n, Shortlist *lists) {
     const size_t together = coarse.quads <= kFew ? 8 : (n + 7) / 8 * 8;  // rows whose scores of a segment are kept
     alignas(64) int8_t codes[kMost * 256];
-    const Aligned<float> tops(together * kSegment * 16 + n * coarse.d);
-    float *centred = tops.data() + together * kSegment * 16;
+    const size_t length = together * kSegment * 16, all = length + n * coarse.d;
+    alignas(64) float small[4096];
+    const Aligned<float> large = all > 4096 ? Aligned<float>(all) : Aligned<float>();
+    float *tops = all > 4096 ? large.data() : small, *centred = tops + length;
     Queries queries;
     quantise(coarse, words, x, stride, n, coarse.quads > 2 ? 4 : 8, centred, codes, queries);
     for (size_t i = 0; i < n; ++i) {
@@ -372,11 +376,12 @@ bool sieve(const Coarse &coarse, const Words &words, size_t first, size_t last, 
         const size_t allowed = n * (8 + (end - first) * std::min<size_t>(coarse.d, 64) / 32);
         if (end - g < kSegment)
             for (size_t i = 0; i < together; ++i)
-                std::fill(tops.data() + (i * kSegment + (end - g)) * 16, tops.data() + (i + 1) * kSegment * 16, -kInfinity);
+                std::fill(tops + (i * kSegment + (end - g)) * 16, tops + (i + 1) * kSegment * 16, -kInfinity);
         for (size_t at = 0; at < n; at += together) {
             const size_t m = std::min(together, n - at);
             switch (coarse.quads) {
-#define COMPAND_COARSE_CASE(QUADS)                                                            case QUADS:                                                                                   scan_rows<QUADS>(coarse, g, end, codes, queries, at, m, tops.data());              break
+#define COMPAND_COARSE_CASE(QUADS) \
+    case QUADS: scan_rows<QUADS>(coarse, g, end, codes, queries, at, m, tops); break
                 COMPAND_COARSE_CASE(1);
                 COMPAND_COARSE_CASE(2);
                 COMPAND_COARSE_CASE(3);
@@ -384,10 +389,10 @@ bool sieve(const Coarse &coarse, const Words &words, size_t first, size_t last, 
                 COMPAND_COARSE_CASE(8);
                 COMPAND_COARSE_CASE(16);
 #undef COMPAND_COARSE_CASE
-                default: scan_rows<0>(coarse, g, end, codes, queries, at, m, tops.data());
+                default: scan_rows<0>(coarse, g, end, codes, queries, at, m, tops);
             }
             for (size_t i = at; i < at + m; i += 8)
-                if (const unsigned rows = reach(coarse, g, queries, i, tops.data() + (i - at) * kSegment * 16, hits))
+                if (const unsigned rows = reach(coarse, g, queries, i, tops + (i - at) * kSegment * 16, hits))
                     spent += refine(coarse, words, g, centred + i * coarse.d, queries, i, rows, hits, lists + i);
             if (spent > allowed) return false;
         }

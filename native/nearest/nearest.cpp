@@ -271,15 +271,18 @@ void Index::search(const float *x, size_t stride, size_t n, uint32_t *ids, float
         float *far = distances ? distances + at : nullptr;
 #if COMPAND_X86
         if (sieves()) {
-            if (patience.left) --patience.left;
-            else {
+            if (const size_t left = patience.left.load(std::memory_order_relaxed)) {
+                patience.left.store(left - 1, std::memory_order_relaxed);
+            } else {
                 Shortlist lists[64];
                 if (avx512::sieve(coarse_, words(), 0, coarse_.groups, x + at * stride, stride, m, lists)) {
-                    patience.penalty = 0;
+                    if (patience.penalty.load(std::memory_order_relaxed)) patience.penalty.store(0, std::memory_order_relaxed);
                     shortlisted(x + at * stride, stride, m, lists, ids + at, far);
                     continue;
                 }
-                patience.left = patience.penalty = std::min<size_t>(63, 2 * patience.penalty + 1);
+                const size_t penalty = std::min<size_t>(63, 2 * patience.penalty.load(std::memory_order_relaxed) + 1);
+                patience.penalty.store(penalty, std::memory_order_relaxed);
+                patience.left.store(penalty, std::memory_order_relaxed);
             }
         }
 #else
@@ -322,7 +325,8 @@ bool Index::sieve_split(const float *x, size_t stride, size_t n, uint32_t *ids, 
 }
 
 bool Index::prefers_split(size_t n) const {
-    return d_ > 1 && any_ && threads() > 1 && n < 2 * tile_ * static_cast<size_t>(threads()) && n * k_ * d_ > (size_t{1} << 21);
+    const size_t few = (sieves() ? 16 : 2 * tile_) * static_cast<size_t>(threads());
+    return d_ > 1 && any_ && threads() > 1 && n < few && n * k_ * d_ > (size_t{1} << 21);
 }
 
 void Index::search_split(const float *x, size_t stride, size_t n, uint32_t *ids, float *distances) const {

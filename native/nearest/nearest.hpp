@@ -8,6 +8,7 @@
 // (see `slack` in nearest.cpp), so the true winner scores at least best - 2E; the few codewords that do are compared
 // in float64. Hence ids do not depend on the instruction set, the threads or how a batch is split.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -55,9 +56,9 @@ COMPAND_NEAREST_FUNCTIONS
 }
 #undef COMPAND_NEAREST_FUNCTIONS
 
-// For how many tiles the int8 sieve is not tried after it failed: 1, 3, 7, ... up to 63, none once it succeeds.
+// For how many tiles the int8 sieve is not tried after it failed: 1, 3, 7, ... up to 63, none once it succeeds. Threads may share it.
 struct Patience {
-    size_t left = 0, penalty = 0;
+    std::atomic<size_t> left{0}, penalty{0};
 };
 
 // A codebook prepared for search.
@@ -71,7 +72,8 @@ public:
     void search(const float *x, size_t stride, size_t n, uint32_t *ids, float *distances, Patience &patience) const;
     bool prefers_split(size_t n) const;  // few rows, many codewords: share the codewords among the threads
     void search_split(const float *x, size_t stride, size_t n, uint32_t *ids, float *distances) const;
-    size_t tile() const { return tile_; }  // rows worth giving to search at once
+    size_t tile() const { return sieves() ? 8 : tile_; }  // rows of a task are a multiple of it
+    size_t least_work() const { return size_t{1} << (sieves() ? 19 : 18); }  // multiplications that take some microseconds
 
 private:
     void centre(const float *x, size_t stride, size_t n, float *out, double *slack) const;
