@@ -8,6 +8,11 @@ one thread, batches of all queries; medians. ``--copies 10``: a million vectors,
 
     python benchmarks/ivf.py --build FOLDER [--copies 10]     (minutes; keeps indexes in FOLDER)
     python benchmarks/ivf.py --time FOLDER [--copies 10]      (seconds; writes results/ivf.json or ivf-million.json)
+    python benchmarks/ivf.py --assign FOLDER                  (a minute; other ways to put rows into lists: ivf-assign.json)
+
+The last needs no index: rows that a query must scan until so many of its true ten are in the lists visited, where each row is in its
+nearest list; in lists of equal size (``balanced``); also in its second nearest; or also in the list that SOAR chooses, whose residual is
+as little as may be along the first one's (Sun et al. 2023). A row in two lists is scanned, and its code stored, twice.
 """
 
 from __future__ import annotations
@@ -150,6 +155,52 @@ def contestants(folder: pathlib.Path, copies: int, x, q, truth):
             yield "usearch HNSW i8", ef, run, path.stat().st_size / len(x), None
 
 
+def second(x: np.ndarray, centroids: np.ndarray, first: np.ndarray, weight: float) -> np.ndarray:
+    """Of each row the best list but the first: least |r2|² + weight (r2 · r1)² / |r1|², r the residuals. SOAR; 0: the second nearest."""
+    out = np.empty(len(x), np.int64)
+    half = np.einsum("ij,ij->i", centroids, centroids)
+    for at in range(0, len(x), 8192):
+        own, one = x[at:at + 8192], first[at:at + 8192]
+        r = own - centroids[one]
+        along = np.einsum("ij,ij->i", own, r)[:, None] - r @ centroids.T
+        loss = half - 2 * own @ centroids.T + weight * along ** 2 / np.maximum(np.einsum("ij,ij->i", r, r), 1e-20)[:, None]
+        loss[np.arange(len(own)), one] = np.inf
+        out[at:at + 8192] = loss.argmin(axis=1)
+    return out
+
+
+def scanned(q: np.ndarray, truth: np.ndarray, centroids: np.ndarray, lists: np.ndarray, goals) -> dict:
+    """Rows scanned for each query until so many of the true ones are in the lists visited; lists (n, 1 or 2) of each row."""
+    order = np.argsort(-(q @ centroids.T) / np.linalg.norm(centroids, axis=1), axis=1, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.broadcast_to(np.arange(len(centroids)), order.shape), 1)
+    found = np.sort(np.stack([np.take_along_axis(rank, own[truth], 1) for own in lists.T]).min(axis=0).ravel())
+    rows = np.bincount(lists.ravel(), minlength=len(centroids))[order].cumsum(axis=1).mean(axis=0)
+    visits = {goal: int(found[int(np.ceil(goal * len(found))) - 1]) for goal in goals}
+    return {f"rows for {goal}": float(rows[p]) for goal, p in visits.items()} | {f"lists for {goal}": p + 1 for goal, p in visits.items()}
+
+
+def assign(folder: pathlib.Path) -> None:
+    from compand.fit.kmeans import kmeans
+
+    x, q, truth = data(folder, 1)
+    rows, goals = [], (0.9, 0.93, 0.95, 0.98)
+    for k in (512, 1024):
+        for balanced in (False, True):
+            centroids = kmeans(x[::2], k, iterations=10, balanced=balanced)[0]
+            first = _native.nearest(x, centroids).astype(np.int64)
+            size = np.bincount(first, minlength=k)
+            uneven = float((size.astype(float) ** 2).sum() * k / size.sum() ** 2)
+            ways = {"balanced" if balanced else "nearest": first[:, None]}
+            if not balanced:
+                ways |= {f"nearest and {name}": np.stack([first, second(x, centroids, first, w)], axis=1)
+                         for name, w in (("second", 0.0), ("SOAR 1", 1.0), ("SOAR 2", 2.0))}
+            rows += [{"lists": k, "rows are in": name, "codes a row": own.shape[1], "size² over equal": uneven,
+                      **scanned(q[:1000], truth[:1000], centroids, own, goals)} for name, own in ways.items()]
+    print(table(rows))
+    save("ivf-assign", rows, vectors=list(x.shape), queries=1000)
+
+
 def recall(rows, truth) -> float:
     return float((np.asarray(rows)[:, None, :] == truth[:, :, None]).any(-1).mean())
 
@@ -188,13 +239,15 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--build")
     parser.add_argument("--time")
+    parser.add_argument("--assign")
     parser.add_argument("--copies", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=60)
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
     _native.set_threads(1)
-    for folder, what in ((args.build, build), (args.build, measure), (args.time, lambda f, c: clock(f, c, args.rounds, args.seconds))):
+    for folder, what in ((args.build, build), (args.build, measure), (args.time, lambda f, c: clock(f, c, args.rounds, args.seconds)),
+                         (args.assign, lambda f, _: assign(f))):
         if folder:
             pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
             what(pathlib.Path(folder), args.copies)

@@ -33,19 +33,25 @@ void products(const float *x, const float *table, size_t d, size_t k, float *out
 }
 
 void bounds(const float *table, size_t k, float *least, float *most) {
-    constexpr size_t lanes = 16;
-    alignas(64) float low[lanes], high[lanes];
-    for (size_t l = 0; l < lanes; ++l) low[l] = high[l] = table[l];
-    for (size_t c = lanes; c + lanes <= k; c += lanes)
-        for (size_t l = 0; l < lanes; ++l) {
-            low[l] = table[c + l] < low[l] ? table[c + l] : low[l];
-            high[l] = table[c + l] > high[l] ? table[c + l] : high[l];
-        }
-    for (size_t half = lanes / 2; half; half /= 2)
-        for (size_t l = 0; l < half; ++l) {
-            low[l] = low[l + half] < low[l] ? low[l + half] : low[l];
-            high[l] = high[l + half] > high[l] ? high[l + half] : high[l];
-        }
+    typedef float Line __attribute__((vector_size(64)));
+    Line low, high, next, other;
+    std::memcpy(&low, table, sizeof low);
+    high = low;
+    for (size_t c = 16; c + 16 <= k; c += 16) {
+        std::memcpy(&next, table + c, sizeof next);
+        low = next < low ? next : low;
+        high = next > high ? next : high;
+    }
+#define COMPAND_HALVE(...)                                    \
+    other = __builtin_shufflevector(low, low, __VA_ARGS__);   \
+    low = other < low ? other : low;                          \
+    other = __builtin_shufflevector(high, high, __VA_ARGS__); \
+    high = other > high ? other : high;
+    COMPAND_HALVE(8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15)
+    COMPAND_HALVE(4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7)
+    COMPAND_HALVE(2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3)
+    COMPAND_HALVE(1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1)
+#undef COMPAND_HALVE
     *least = low[0], *most = high[0];
 }
 

@@ -158,11 +158,13 @@ void Index::make_tables(const float *query, float factor, size_t scanned, Tables
             for (size_t c = 0, g = 0; c < kClasses; ++c)
                 for (; g < std::min(class_end(groups_, c), scanned); ++g) t.weights[g] = static_cast<int8_t>(1 << t.shift[c]);
         }
+        double least = 0, scale = 0;
         for (size_t g = 0; g < scanned; ++g) {
-            bias += static_cast<double>(low[g]) / step;
-            const auto scale = static_cast<float>(1 / (step * t.weights[g]));
-            COMPAND_DISPATCH(round, t.exact.data() + g * k, k, low[g], scale, static_cast<float>(most), t.rounded.get() + g * k);
+            least += static_cast<double>(low[g]);
+            if (!g || t.weights[g] != t.weights[g - 1]) scale = 1 / (step * t.weights[g]);  // divisions take as long as all else here
+            COMPAND_DISPATCH(round, t.exact.data() + g * k, k, low[g], static_cast<float>(scale), static_cast<float>(most), t.rounded.get() + g * k);
         }
+        bias = least / step;
     }
     t.step = step;
     t.bias = static_cast<float>(bias);
