@@ -242,10 +242,21 @@ def test_bound_with_a_margin_finds_the_same_on_every_level_and_nearly_all(metric
     assert all((one == truth).all() for one in safe)
 
 
-def test_bounds_need_an_integer_zero():
+def test_bounds_need_a_zero_of_halves():
     ids, units = np.zeros((4, 8), np.uint8), np.ones(8, np.float32)
-    with pytest.raises(ValueError, match="small integer"):
-        _native.scan_index(ids, 8, 8, np.ones(4, np.float32), EMPTY, EMPTY, np.zeros(0, np.int32), 0.5, units, 4)
+    with pytest.raises(ValueError, match="small multiple of 1/2"):
+        _native.scan_index(ids, 8, 8, np.ones(4, np.float32), EMPTY, EMPTY, np.zeros(0, np.int32), 0.25, units, 4)
+
+
+def test_a_zero_of_halves_is_exact():
+    rng = np.random.default_rng(1)
+    ids, q = rng.integers(0, 256, (500, 64), dtype=np.uint8), rng.standard_normal((20, 64), dtype=np.float32)
+    units, gain = np.geomspace(9, 0.1, 64).astype(np.float32), rng.uniform(0.9, 1.1, 500).astype(np.float32)
+    scores = (q * units) @ (ids - np.float32(127.5)).T * gain
+    index = _native.scan_index(ids, 64, 8, gain, EMPTY, EMPTY, np.zeros(0, np.int32), -127.5, units, 16)
+    found = index.search(q * units, np.zeros(20, np.float32), EMPTY, 5, 22, 64, np.zeros(0, np.uint8), True)
+    assert np.array_equal(found[1], np.argsort(-scores, axis=1)[:, :5])
+    np.testing.assert_allclose(found[0], -np.sort(-scores, axis=1)[:, :5], rtol=1e-4)
 
 
 def test_turned_queries_are_those_of_numpy_on_every_level(request):
