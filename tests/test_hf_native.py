@@ -1,4 +1,4 @@
-"""Decoders of transformers whose layers run natively: the same answers as those of transformers."""
+"""Models of transformers whose layers run natively: the same answers as those of transformers."""
 
 import copy
 import pickle
@@ -83,12 +83,11 @@ def test_coded_layers(dtype, tmp_path):
     assert passes == 1 and ours.dtype == torch.float32
     assert float((plain - ours).std()) < (0.01 if dtype == torch.float32 else 0.05) * float(plain.std())
     assert float((ours - exact).std()) < 1.1 * float((plain - exact).std())  # not worse than without
-    before = _native.threads()
     with torch.no_grad():
         for threads in (1, 2, 3):
             _native.set_threads(threads)
             assert torch.equal(model(IDS, attention_mask=MASK).logits[:, 3:].float(), ours)
-    _native.set_threads(before)
+    _native.set_threads(0)
 
 
 def test_everything_else_takes_the_other_path(tmp_path):
@@ -148,6 +147,109 @@ def test_copies_and_pickles_have_forwards_of_their_own():
             assert other.model.forward.model is other.model
             other.model.norm.weight.data.mul_(2)
             assert torch.equal(model(IDS).logits, y) and not torch.allclose(other(IDS).logits, y)
+
+
+def encoder(family="Bert", **more):
+    sizes = {"vocab_size": 97, "hidden_size": 72, "intermediate_size": 176, "num_hidden_layers": 3, "num_attention_heads": 4,
+             "max_position_embeddings": 64, "pad_token_id": 0}
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**{**sizes, **more})).eval()
+    for _, p in model.named_parameters():
+        if p.ndim == 1:
+            p.data += torch.randn_like(p) * 0.3
+    return model
+
+
+SENTENCES = torch.from_numpy(np.random.default_rng(1).integers(3, 90, (9, 31)))
+SEEN = torch.ones_like(SENTENCES)
+SEEN[0, 20:] = SEEN[3, 1:] = SEEN[4, 3:9] = SEEN[5] = 0
+
+
+@pytest.mark.parametrize("more", [{}, {"hidden_act": "gelu_new"}, {"attn_implementation": "eager"}], ids=str)
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "XLMRoberta"])
+def test_float_encoders_give_the_same(family, more):
+    model = encoder(family, **more)
+    with torch.no_grad():
+        plain = model(SENTENCES, attention_mask=SEEN), model(input_ids=SENTENCES[:1])
+        assert run_natively(model)
+        ours = model(SENTENCES, attention_mask=SEEN), model(input_ids=SENTENCES[:1])
+    assert model.forward.passes == 2
+    seen = SEEN.bool()
+    assert float((plain[0].last_hidden_state - ours[0].last_hidden_state)[seen].abs().max()) < 1e-5
+    assert not ours[0].last_hidden_state[~seen].any()
+    used = SEEN[:, 0].bool()
+    assert float((plain[0].pooler_output - ours[0].pooler_output)[used].abs().max()) < 1e-5
+    assert float((plain[1].last_hidden_state - ours[1].last_hidden_state).abs().max()) < 1e-5
+
+
+def test_other_encoders_take_the_other_path():
+    model = encoder()
+    run_natively(model)
+    with torch.no_grad():
+        for given in ({"output_attentions": True}, {"attention_mask": torch.ones(9, 1, 31, 31)}, {"return_dict": False}):
+            model(SENTENCES, **given)
+        model.train()(SENTENCES)
+    model.eval()(SENTENCES)  # gradients
+    assert model.forward.passes == 0
+    for other in (encoder(hidden_act="relu"), encoder(is_decoder=True)):
+        run_natively(other)
+        with torch.no_grad():
+            other(SENTENCES)
+        assert other.forward.passes == 0
+
+
+@pytest.mark.parametrize("spec", ["hadamard,int:4:group=72", "center,permute,int:8"])  # the second runs through Python
+def test_coded_encoders(spec):
+    model = encoder()
+    for name, module in list(model.encoder.named_modules()):
+        if isinstance(module, torch.nn.Linear):
+            model.encoder.set_submodule(name, CodedLinear.of(module, spec))
+    with torch.no_grad():
+        plain = model(SENTENCES, attention_mask=SEEN).last_hidden_state[SEEN.bool()]
+        run_natively(model)
+        found = []
+        for threads in (1, 2, 5):
+            _native.set_threads(threads)
+            found.append(model(SENTENCES, attention_mask=SEEN).last_hidden_state[SEEN.bool()])
+        _native.set_threads(0)
+        alone = model(SENTENCES[7:8]).last_hidden_state[0]
+    assert model.forward.passes == 4 and float((plain - found[0]).std()) < 0.02 * float(plain.std())
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    if spec.startswith("hadamard"):  # sums of BLAS depend on the number of lines
+        assert torch.equal(alone, found[0][-62:-31])  # the same in any company
+
+
+@pytest.mark.parametrize("level", ["avx2", "avx512"])
+def test_encoder_has_the_same_bits_on_every_instruction_set(level):
+    model = encoder()
+    run_natively(model)
+    before = _native.isa()
+    if not _native.set_isa(level):
+        pytest.skip(f"no {level} here")
+    with torch.no_grad():
+        ours = model(SENTENCES, attention_mask=SEEN).last_hidden_state
+        _native.set_isa("scalar")
+        again = model(SENTENCES, attention_mask=SEEN).last_hidden_state
+    _native.set_isa(before)
+    assert torch.equal(ours, again)
+
+
+def test_encoder_sizes_are_checked():
+    square, up, down = (_native.Plain(np.zeros(s, np.float32)) for s in ((32, 32), (48, 32), (32, 48)))
+    one = np.ones(32, np.float32)
+    with pytest.raises(ValueError, match="sizes"):
+        _native.Encoder(32, 48, 5, 1e-6, False)
+    layers = _native.Encoder(32, 48, 2, 1e-6, False)
+    for weights, norms, match in (([square] * 5, [one] * 4, "6 weights"), ([square] * 6, [one] * 4, "intermediate"),
+                                  ([square] * 4 + [up, down], [one] * 3 + [one[:5]], "norm")):
+        with pytest.raises(ValueError, match=match):
+            layers.layer(weights, [None] * 6, norms)
+    layers.layer([square] * 4 + [up, down], [None] * 6, [one] * 4)
+    with pytest.raises(ValueError, match="mask"):
+        layers.forward(np.ones((2, 3, 32), np.float32), np.ones((2, 4), bool))
+    assert layers.forward(np.ones((0, 3, 32), np.float32), np.ones((0, 3), bool)).shape == (0, 3, 32)
+    with pytest.raises(ValueError, match="before"):
+        layers.layer([square] * 4 + [up, down], [None] * 6, [one] * 4)
 
 
 def test_native_sizes_are_checked():

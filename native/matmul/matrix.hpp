@@ -23,8 +23,10 @@ public:
     Matrix &operator=(const Matrix &) = delete;
     virtual ~Matrix() = default;
 
-    // m lines of d activations; x must stay while the result is used. Called by one thread, outside of parallel_for.
+    // m lines of d activations; x must stay while the result is used. Called by one thread, and outside of parallel_for unless `anywhere`.
     virtual std::unique_ptr<Prepared> prepare(const float *x, size_t m) const = 0;
+    // Whether products may be part of parallel_for's work: nothing throws, and nothing needs Python.
+    virtual bool anywhere() const { return true; }
     // Whether what this prepares serves the other too.
     virtual bool shares(const Matrix &other) const = 0;
     // y[t * stride + r] for the rows r from first to last, first a multiple of kUnit, last too or n; any thread.

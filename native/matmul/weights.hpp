@@ -1,5 +1,6 @@
 // The kinds of weights. Each keeps the arrays it was made of alive.
 #pragma once
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -125,6 +126,7 @@ class Rotated : public Matrix {
 public:
     Rotated(nb::object inner, size_t d, const std::vector<std::tuple<size_t, Input<float, 1>, std::vector<size_t>>> &rounds);
     std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool anywhere() const override { return inner_.anywhere(); }
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
@@ -141,6 +143,7 @@ class Added : public Matrix {
 public:
     explicit Added(std::vector<nb::object> terms);
     std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool anywhere() const override { return std::all_of(terms_.begin(), terms_.end(), [](const Matrix *t) { return t->anywhere(); }); }
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
@@ -155,6 +158,7 @@ class Some : public Matrix {
 public:
     Some(nb::object inner, size_t n, Input<int64_t, 1> rows);  // the numbers of the rows of inner, rising
     std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool anywhere() const override { return inner_.anywhere(); }
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
@@ -170,6 +174,7 @@ class Called : public Matrix {
 public:
     Called(size_t n, size_t d, nb::callable product, nb::callable rows) : Matrix(n, d), product_(product), rows_(rows) {}
     std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool anywhere() const override { return false; }
     bool shares(const Matrix &) const override { return false; }
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;

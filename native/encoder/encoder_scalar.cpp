@@ -1,0 +1,2 @@
+#define ISA scalar
+#include "encoder/encoder_impl.hpp"
