@@ -369,11 +369,15 @@ bool sieve(const Coarse &coarse, const Words &words, size_t first, size_t last, 
         lists[i].count = queries.finite >> i & 1 ? 0 : kShort + 1;
     }
     alignas(64) uint16_t hits[8 * kSegment];
+    // Segments of codewords as long as the first rows come first: they likely hold near ones, which leave little in the others.
+    const size_t begin = first / kSegment, segments = (last + kSegment - 1) / kSegment - begin;
+    size_t start = 0;
+    while (start + 1 < segments && coarse.most[begin + start].scale * queries.inverse[0] < 1) ++start;
     size_t spent = 0;
-    for (size_t g = first; g < last; g += kSegment) {
-        const size_t end = std::min(last, g + kSegment);
+    for (size_t s = 0; s < segments; ++s) {
+        const size_t g = (begin + (start + s) % segments) * kSegment, end = std::min(last, g + kSegment);
         // A lane scored again costs about as much as 64 codewords of 8 dimensions in the float32 scan.
-        const size_t allowed = n * (8 + (end - first) * std::min<size_t>(coarse.d, 64) / 32);
+        const size_t allowed = n * (8 + (s + 1) * kSegment * std::min<size_t>(coarse.d, 64) / 32);
         if (end - g < kSegment)
             for (size_t i = 0; i < together; ++i)
                 std::fill(tops + (i * kSegment + (end - g)) * 16, tops + (i + 1) * kSegment * 16, -kInfinity);
