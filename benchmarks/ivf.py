@@ -4,10 +4,11 @@ The 100,792 MiniLM embeddings and 2,000 held-back queries of benchmarks/vectors.
 recall, because one hides what happens: *recall@10*, of the ids returned (lists and codes together); *in 100*, the true ten among a
 hundred returned, which is what a rerank with the original vectors could reach; *in lists*, the ceiling that the visited lists allow.
 Bytes are of the file or serialized index, with ids and tables, over the number of vectors. Speed: all contestants in turn, in rounds,
-one thread, batches of all queries; medians. ``--copies 10``: a million vectors, each copy moved by half a difference of two others.
+one thread, batches of all queries; medians. ``--set tokens``: the million word pieces of benchmarks/features.py (its tokens.npy in FOLDER).
+``--set copies``: a million vectors, nine copies of the first set, each moved by half a difference of two others.
 
-    python benchmarks/ivf.py --build FOLDER [--copies 10]     (minutes; keeps indexes in FOLDER)
-    python benchmarks/ivf.py --time FOLDER [--copies 10]      (seconds; writes results/ivf.json or ivf-million.json)
+    python benchmarks/ivf.py --build FOLDER [--set tokens]    (minutes; keeps indexes in FOLDER)
+    python benchmarks/ivf.py --time FOLDER [--set tokens]     (seconds; writes results/ivf.json, ivf-tokens.json or ivf-million.json)
     python benchmarks/ivf.py --assign FOLDER                  (a minute; other ways to put rows into lists: ivf-assign.json)
 
 The last needs no index: rows that a query must scan until so many of its true ten are in the lists visited, where each row is in its
@@ -28,6 +29,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import faiss  # noqa: E402
 import numpy as np  # noqa: E402
+from features import tokens  # noqa: E402
 from nearest import load  # noqa: E402
 from record import interleave, save, table  # noqa: E402
 
@@ -35,6 +37,7 @@ import compand  # noqa: E402
 from compand import _native  # noqa: E402
 
 K = 10
+RESULTS = {"minilm": "ivf", "tokens": "ivf-tokens", "copies": "ivf-million"}
 COMPAND = {"lists 1024": "(vq:1024:codewords=float16,rans)+(klt,grouped:46)",
            "lists 512": "(vq:512:codewords=float16,rans)+(klt,grouped:46)",
            "lists 512, 4 bits": "(vq:512:codewords=float16,rans)+(klt,grouped:46:bits=4)",
@@ -53,50 +56,53 @@ def enlarge(x: np.ndarray, copies: int) -> np.ndarray:
     return np.concatenate(out)
 
 
-def data(folder: pathlib.Path, copies: int):
-    source = pathlib.Path(os.environ.get("COMPAND_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data")) / "vectors"
-    x, q = load(source / "minilm-base.i16.xz"), load(source / "minilm-query.i16.xz")
-    if copies > 1:
-        x = enlarge(x, copies)
-    path = folder / f"truth{copies}.npy"
+def data(folder: pathlib.Path, kind: str):
+    source = pathlib.Path(os.environ.get("COMPAND_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data"))
+    if kind == "tokens":
+        x, q = tokens(folder, source)
+    else:
+        x, q = (load(source / "vectors" / f"minilm-{part}.i16.xz") for part in ("base", "query"))
+        x = enlarge(x, 10) if kind == "copies" else x
+    path = folder / f"truth-{kind}.npy"
     if not path.exists():
         best = [np.argpartition(-(q[i:i + 100] @ x.T), K, axis=1)[:, :K] for i in range(0, len(q), 100)]
         np.save(path, np.concatenate(best))
     return x, q, np.load(path)
 
 
-def build(folder: pathlib.Path, copies: int) -> None:
-    x, _, _ = data(folder, copies)
-    learn = x[:len(x) // copies]  # the real ones
+def build(folder: pathlib.Path, kind: str) -> None:
+    x, _, _ = data(folder, kind)
+    learn = x[:len(x) // 10] if kind == "copies" else x  # the real ones
     for key, spec in COMPAND.items():
-        if copies > 1 and key != "lists 1024":
+        if kind != "minilm" and key != "lists 1024":
             continue
-        path = folder / f"{key}.{copies}.cpd"
+        path = folder / f"{key}.{kind}.cpd"
         if not path.exists():
             start = time.perf_counter()
-            same = folder / f"{key}.1.cpd"
-            codec = compand.open(same)["vectors"].codec if copies > 1 and same.exists() else compand.Codec(spec).fit(learn, sample=None)
+            same = folder / f"{key}.minilm.cpd"
+            codec = (compand.open(same)["vectors"].codec if kind == "copies" and same.exists() else
+                     compand.Codec(spec).fit(learn[::max(1, len(learn) // 125_000)], sample=None))
             fitted = time.perf_counter()
             codes = codec.encode(x)
-            note(folder, copies, f"compand {key}", fitted - start, len(x) / (time.perf_counter() - fitted))
+            note(folder, kind, f"compand {key}", fitted - start, len(x) / (time.perf_counter() - fitted))
             with compand.Writer(path) as file:
                 file.write_codes("vectors", codes)
     for key in FAISS:
-        path = folder / f"{key}.{copies}.faiss"
+        path = folder / f"{key}.{kind}.faiss"
         if not path.exists():
             index = faiss.index_factory(x.shape[1], key, faiss.METRIC_INNER_PRODUCT)
             start = time.perf_counter()
             index.train(learn)
             fitted = time.perf_counter()
             index.add(x)
-            note(folder, copies, f"faiss {key}", fitted - start, len(x) / (time.perf_counter() - fitted))
+            note(folder, kind, f"faiss {key}", fitted - start, len(x) / (time.perf_counter() - fitted))
             faiss.write_index(index, str(path))
-    if copies == 1:
+    if kind == "minilm":
         build_usearch(folder, x)
 
 
 def build_usearch(folder: pathlib.Path, x) -> None:
-    path = folder / "usearch.1.index"
+    path = folder / "usearch.minilm.index"
     if path.exists():
         return
     try:
@@ -106,19 +112,19 @@ def build_usearch(folder: pathlib.Path, x) -> None:
     index = Index(ndim=x.shape[1], metric="ip", dtype="i8", connectivity=16)
     start = time.perf_counter()
     index.add(np.arange(len(x)), x)
-    note(folder, 1, "usearch HNSW i8", 0, len(x) / (time.perf_counter() - start))
+    note(folder, "minilm", "usearch HNSW i8", 0, len(x) / (time.perf_counter() - start))
     index.save(str(path))
 
 
-def note(folder: pathlib.Path, copies: int, name: str, train: float, encode: float) -> None:
-    (folder / f"{name}.{copies}.txt").write_text(f"{train} {encode}")
+def note(folder: pathlib.Path, kind: str, name: str, train: float, encode: float) -> None:
+    (folder / f"{name}.{kind}.txt").write_text(f"{train} {encode}")
     print(f"{name}: train {train:.1f} s, encode {encode:,.0f}/s", flush=True)
 
 
-def contestants(folder: pathlib.Path, copies: int, x, q, truth):
+def contestants(folder: pathlib.Path, kind: str, x, q, truth):
     """name, point, search(k) → rows, bytes a vector, whether the true neighbours are in the lists visited (None: no lists)"""
     for key, probes in PROBES.items():
-        path = folder / f"{key}.{copies}.cpd"
+        path = folder / f"{key}.{kind}.cpd"
         if not path.exists():
             continue
         codes, size = compand.open(path, limits=compand.writer.TRUSTED)["vectors"].codes(), path.stat().st_size / len(x)
@@ -129,11 +135,11 @@ def contestants(folder: pathlib.Path, copies: int, x, q, truth):
             inside = np.take_along_axis(rank, scanner.cells.ids[truth].astype(np.int64), 1) < p
             yield f"compand {key}", p, lambda k, codes=codes, p=p: compand.search(q, codes, k, probes=p)[1], size, inside
     for key, probes in FAISS.items():
-        path = folder / f"{key}.{copies}.faiss"
+        path = folder / f"{key}.{kind}.faiss"
         if not path.exists():
             continue
         index = faiss.read_index(str(path))
-        own = index.quantizer.search(x, 1)[1] if copies == 1 else None
+        own = index.quantizer.search(x, 1)[1] if kind == "minilm" else None
         for p in probes:
             def run(k, index=index, p=p):
                 index.nprobe = p
@@ -142,8 +148,8 @@ def contestants(folder: pathlib.Path, copies: int, x, q, truth):
             visited = index.quantizer.search(q, p)[1]
             inside = None if own is None else (own[truth, 0][:, :, None] == visited[:, None, :]).any(-1)
             yield f"faiss {key}", p, run, path.stat().st_size / len(x), inside
-    path = folder / "usearch.1.index"
-    if copies == 1 and path.exists():
+    path = folder / "usearch.minilm.index"
+    if kind == "minilm" and path.exists():
         from usearch.index import Index
 
         index = Index.restore(str(path))
@@ -183,7 +189,7 @@ def scanned(q: np.ndarray, truth: np.ndarray, centroids: np.ndarray, lists: np.n
 def assign(folder: pathlib.Path) -> None:
     from compand.fit.kmeans import kmeans
 
-    x, q, truth = data(folder, 1)
+    x, q, truth = data(folder, "minilm")
     rows, goals = [], (0.9, 0.93, 0.95, 0.98)
     for k in (512, 1024):
         for balanced in (False, True):
@@ -205,34 +211,34 @@ def recall(rows, truth) -> float:
     return float((np.asarray(rows)[:, None, :] == truth[:, :, None]).any(-1).mean())
 
 
-def measure(folder: pathlib.Path, copies: int) -> None:
+def measure(folder: pathlib.Path, kind: str) -> None:
     """Recall and bytes of all points, kept for the timing."""
-    x, q, truth = data(folder, copies)
+    x, q, truth = data(folder, kind)
     rows = []
     sets = {"sym": slice(0, 1000), "asym": slice(1000, 2000)}
-    for name, point, run, size, inside in contestants(folder, copies, x, q, truth):
+    for name, point, run, size, inside in contestants(folder, kind, x, q, truth):
         ten, hundred = run(K), None if "48 + 48" in name else run(100)
         row = {"name": name, "probes": point, "bytes": size}
         for key, part in sets.items():
             row[f"recall@10 {key}"] = recall(ten[part], truth[part])
             row[f"in 100 {key}"] = None if hundred is None else recall(hundred[part], truth[part])
             row[f"in lists {key}"] = None if inside is None else float(inside[part].mean())
-        built = folder / f"{name}.{copies}.txt"
+        built = folder / f"{name}.{kind}.txt"
         if built.exists():
             row["train s"], row["encode/s"] = map(float, built.read_text().split())
         rows.append(row)
-    (folder / f"recall{copies}.json").write_text(json.dumps(rows))
+    (folder / f"recall-{kind}.json").write_text(json.dumps(rows))
 
 
-def clock(folder: pathlib.Path, copies: int, rounds: int, seconds: float) -> None:
-    x, q, truth = data(folder, copies)
-    rows = json.loads((folder / f"recall{copies}.json").read_text())
-    runs = {f"{name} {point}": lambda run=run: run(K) for name, point, run, _, _ in contestants(folder, copies, x, q, truth)}
+def clock(folder: pathlib.Path, kind: str, rounds: int, seconds: float) -> None:
+    x, q, truth = data(folder, kind)
+    rows = json.loads((folder / f"recall-{kind}.json").read_text())
+    runs = {f"{name} {point}": lambda run=run: run(K) for name, point, run, _, _ in contestants(folder, kind, x, q, truth)}
     times = interleave(runs, rounds, seconds)
     for row in rows:
         row["QPS 1 thread"] = len(q) / times[f"{row['name']} {row['probes']}"]
     print(table(rows))
-    save("ivf" if copies == 1 else "ivf-million", rows, vectors=list(x.shape), queries=len(q))
+    save(RESULTS[kind], rows, vectors=list(x.shape), queries=len(q))
 
 
 def main():
@@ -240,7 +246,7 @@ def main():
     parser.add_argument("--build")
     parser.add_argument("--time")
     parser.add_argument("--assign")
-    parser.add_argument("--copies", type=int, default=1)
+    parser.add_argument("--set", choices=tuple(RESULTS), default="minilm")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=60)
     args = parser.parse_args()
@@ -250,7 +256,7 @@ def main():
                          (args.assign, lambda f, _: assign(f))):
         if folder:
             pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-            what(pathlib.Path(folder), args.copies)
+            what(pathlib.Path(folder), args.set)
 
 
 if __name__ == "__main__":
