@@ -320,7 +320,6 @@ void scan_bounded(Store store, size_t begin, size_t end, Query *queries, size_t 
 
 void Index::search(const Request &r, float *scores, int64_t *ids) const {
     constexpr size_t most_tile = 512;
-    const size_t tile = coded_ ? 32 : most_tile;  // queries that pass over a chunk together: their tables stay in the cache
     const bool bounded = bounds_.columns;
     const size_t scanned = bounded ? bounds_.lead : std::min(std::max<size_t>(r.scanned, 1), groups_);
     const size_t shortlist = bounded ? r.k : std::max(r.k, std::min(r.shortlist, n_));
@@ -346,7 +345,10 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
             make_tables(r.queries + (from + q) * r.stride, r.factors ? r.factors[from + q] : 0, bounded ? groups_ : scanned, tables[q]);
             if (bounded) make_asked(r.queries + (from + q) * r.stride, r.factors ? r.factors[from + q] : 0, r.exact, tables[q]);
         });
-        const size_t tiles = (count + tile - 1) / tile, workers = static_cast<size_t>(std::max(1, threads()));
+        // queries that pass over a chunk together: of codebooks few, whose tables stay in the cache; of columns many, but two such for each
+        // thread, since a segment of the vectors alone has a lower floor and lets more of them pass
+        const auto workers = static_cast<size_t>(std::max(1, threads()));
+        const size_t tile = coded_ ? 32 : std::clamp<size_t>((count + 2 * workers - 1) / (2 * workers), 32, most_tile), tiles = (count + tile - 1) / tile;
         const size_t most = std::max<size_t>(1, blocks_ / 64);  // segments worth a task
         const size_t segments = tiles >= 2 * workers ? 1 : std::min(most, (2 * workers + tiles - 1) / tiles);
         const size_t length = (blocks_ + segments - 1) / segments + 1;
