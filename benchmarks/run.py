@@ -158,9 +158,7 @@ def row(model: str, program: str, weights: str, threads: int, result: dict) -> d
 
 def synthetic(args, threads: int) -> list[dict]:
     """The shape of 252 million weights."""
-    out, peers = hugging(*synthetic_hf(args), "synthetic", threads, args) if args.hf else [], {}
-    if args.hf == "only":
-        return out
+    out, peers = [], {}
     if args.llama:
         peers = synthetic_gguf(pathlib.Path(args.work), pathlib.Path(args.llama))
     pairs = {"BF16": ("bfloat16",), "Q8_0": ("int:8:group=64",), "Q4_K_S": ("trellis:4", "hadamard,trellis:4", "int:4:group=64"),
@@ -195,10 +193,7 @@ def coded_once(folder: pathlib.Path, spec: str | None, args) -> pathlib.Path:
 
 def gemma(args, threads: int) -> list[dict]:
     """Gemma-3-270M."""
-    folder = pathlib.Path(args.gemma)
-    out: list[dict] = hugging(*gemma_hf(folder, args), "gemma-270m", threads, args) if args.hf else []
-    if args.hf == "only":
-        return out
+    out, folder = [], pathlib.Path(args.gemma)
     others = {}
     if args.llama and args.gguf:
         program = str(pathlib.Path(args.llama) / "llama-bench")
@@ -242,13 +237,14 @@ def synthetic_hf(args) -> tuple:
     return models, CONFIG["vocab_size"]
 
 
-def gemma_hf(folder: pathlib.Path, args) -> tuple:
+def gemma_hf(args) -> tuple:
     """Gemma in transformers: bfloat16, and coded while it is loaded."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from compand.hf import CompandConfig
 
+    folder = pathlib.Path(args.gemma)
     made = pathlib.Path(args.work) / f"{folder.name}-hf"
     if not (made / "config.json").exists():
         config = CompandConfig(spec="int:4:group=64", head=True)
@@ -258,7 +254,7 @@ def gemma_hf(folder: pathlib.Path, args) -> tuple:
     return models, models["bfloat16"].config.vocab_size
 
 
-def hugging(models: dict, vocabulary: int, shape: str, threads: int, args, tokens: int = 12) -> list[dict]:
+def hugging(shape: str, models: dict, vocabulary: int, threads: int, args, tokens: int = 12) -> list[dict]:
     """Tokens a second of generate after a prompt of 64, the models in turn: plain, on codes, and on codes without native layers."""
     import torch
 
@@ -309,7 +305,11 @@ def main() -> None:
     for threads in map(int, args.threads.split(",")):
         _native.set_threads(threads)
         for what in args.what:
-            keep({"synthetic": synthetic, "gemma": gemma}[what](args, threads), args)
+            if args.hf:
+                shape, models = {"synthetic": ("synthetic", synthetic_hf), "gemma": ("gemma-270m", gemma_hf)}[what]
+                keep(hugging(shape, *models(args), threads, args), args)
+            if args.hf != "only":
+                keep({"synthetic": synthetic, "gemma": gemma}[what](args, threads), args)
 
 
 def keep(rows: list[dict], args) -> None:
