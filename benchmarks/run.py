@@ -258,9 +258,10 @@ def hugging(shape: str, models: dict, vocabulary: int, threads: int, args, token
     """Tokens a second of generate after a prompt of 64, the models in turn: plain, on codes, and on codes without native layers."""
     import torch
 
-    from compand.hf import run_natively
+    from compand.hf import run_natively, share_threads
 
     torch.set_num_threads(threads)
+    share_threads()
     ids = torch.arange(64)[None] % vocabulary
 
     def generate(model, count: int) -> np.ndarray:
@@ -278,6 +279,7 @@ def hugging(shape: str, models: dict, vocabulary: int, threads: int, args, token
             each = (generate(models[name], tokens + 1) - generate(models[name], 1)) / tokens
             if turn:
                 found.setdefault((name, native), []).append(np.maximum(each, 1e-9))
+    share_threads(False)  # torch does nothing beside what is timed after this
     out = []
     for name, native in kinds:
         ratios = np.array(found["bfloat16", False]) / np.array(found[name, native])
