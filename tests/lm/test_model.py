@@ -138,11 +138,26 @@ def test_coded_folder_of_transformers(tmp_path):
     config = compand_hf.CompandConfig(bits=4, overrides={"down_proj": "int:8:group=16"}, modules_to_not_convert=[])
     coded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", quantization_config=config)
     coded.save_pretrained(tmp_path / "c")
+    compand_hf.run_natively(coded, False)
     full = reference(coded)
     y = load(tmp_path / "c", cache="float32").logits(IDS, every=True)
     off = np.abs(y - full) / full.std()  # now and then an activation rounds the other way, where its last bit differs
     assert np.median(off) < 1e-5 and off.max() < 0.3
 
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_coded_folder_without_an_embedding(family, tmp_path):
+    """A tied matrix that was coded is kept as the head."""
+    compand_hf = pytest.importorskip("compand.hf")
+    make(tmp_path / "m", family, tie_word_embeddings=True)
+    config = compand_hf.CompandConfig(spec="int:8:group=32", head=True)
+    coded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", quantization_config=config)
+    coded.save_pretrained(tmp_path / "c")
+    compand_hf.run_natively(coded, False)
+    full = reference(coded)
+    y = load(tmp_path / "c", cache="float32").logits(IDS, every=True)
+    off = np.abs(y - full) / full.std()
+    assert np.median(off) < 1e-3 and off.max() < 0.3
 
 def test_files_of_a_folder_are_bounded(tmp_path, monkeypatch):
     make(tmp_path / "m", "llama")
