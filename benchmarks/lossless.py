@@ -11,13 +11,15 @@ fair on a machine that others use too; `wall` is by the clock, with the disk's w
 file; --quick leaves out zstd -19, whose rows stay as well.
 
 `plain write` is what the machine takes for the bytes alone, in the same rounds: encode, a new file of the .cpd's size; decode, one of the
-.safetensors' (room reserved, pieces of 4 MiB, synced). A restored file takes the time of `file to arrays` and of that together, and
-a .cpd that of `memory` and its own: no faster file can be had than these sums. Writing in a second thread while decoding goes on was
-tried and dropped: it took a quarter more CPU time and no less wall time (pieces leave the cache that holds them, and the sync of the disk
-at the end stays). What is left is checksums and the map of the source (0.05 s a GB), freeing the pages of the file replaced (0.05), and
-Python: about 100 us for each tensor encoded, 40 us decoded. MiniLM's 104 of 0.4 MB feel that (0.2 s a GB), EfficientNet's 247 more than
-anything else; `file, one array` has none. Small streams are slow by themselves, too: reading a table of 100 to 200
-frequencies takes about 8 us, whatever follows.
+.safetensors' (room reserved, pieces of 4 MiB, synced). A restored file takes the time of `file to arrays` and of that together, and a
+.cpd that of `memory` and its own: no faster file can be had than these sums. Writing in a second thread while decoding goes on was tried
+and dropped: it took a quarter more CPU time and no less wall time (pieces leave the cache that holds them, and the sync of the disk at
+the end stays). Pieces of 512 KiB to 4 MiB take the same 0.2 s a GB of the kernel, a map of the file 0.35. Past the cache (O_DIRECT) it is
+0.06, or 0.13 with the copy that aligned blocks need, by these sums 1.4 to 1.7 GB/s for a restored file; but a model just restored would
+then be read from the disk when it is loaded, so files are written through the cache. What is left is checksums and the map of the source
+(0.05 s a GB), freeing the pages of the file replaced (0.05), and Python: about 100 us for each tensor encoded, 40 us decoded. MiniLM's
+104 of 0.4 MB feel that (0.2 s a GB), EfficientNet's 247 more than anything else; `file, one array` has none. Small streams are slow by
+themselves, too: reading a table of 100 to 200 frequencies takes about 8 us, whatever follows.
 """
 
 from __future__ import annotations
