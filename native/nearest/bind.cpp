@@ -71,15 +71,15 @@ private:
     std::vector<Index> indexes_;
 };
 
+// numpy.empty and the dtypes of 1, 2 and 4 bytes, found when the module is loaded
+PyObject *empty, *dtypes[3];
+
 // An uninitialised array (n,) or (n, m) of unsigned integers that NumPy itself makes: a small one takes a third of the time of Fresh.
 template <class T> class Made {
 public:
     Made(size_t n, size_t m, bool flat) {
-        static PyObject *const empty = nb::object(nb::module_::import_("numpy").attr("empty")).release().ptr();
-        static PyObject *const type =
-            nb::module_::import_("numpy").attr("dtype")(sizeof(T) == 1 ? "u1" : sizeof(T) == 2 ? "u2" : "u4").release().ptr();
         nb::object shape = flat ? nb::object(nb::int_(n)) : nb::object(nb::make_tuple(n, m));
-        PyObject *arguments[] = {shape.ptr(), type};
+        PyObject *arguments[] = {shape.ptr(), dtypes[sizeof(T) / 2]};
         array_ = nb::steal(PyObject_Vectorcall(empty, arguments, 2, nullptr));
         if (!array_.is_valid() || PyObject_GetBuffer(array_.ptr(), &view_, PyBUF_WRITABLE)) throw nb::python_error();
     }
@@ -155,6 +155,10 @@ void bind_nearest(nb::module_ &m) {
     using namespace compand;
     using nearest::Grouped;
     using namespace nb::literals;
+    const nb::module_ numpy = nb::module_::import_("numpy");
+    nearest::empty = nb::object(numpy.attr("empty")).release().ptr();
+    for (size_t i = 0; i < 3; ++i)
+        nearest::dtypes[i] = nb::object(numpy.attr("dtype")(i == 0 ? "u1" : i == 1 ? "u2" : "u4")).release().ptr();
     nb::class_<Grouped>(m, "NearestIndex",
                         "A codebook (k, d), or m of them (m, k, d), prepared for exact nearest-codeword search. For weighted\n"
                         "distances multiply x and the codebook by the square roots of the weights first.")
