@@ -38,6 +38,7 @@ from compand.fit.vectors import preset  # noqa: E402
 from compand.report.plot import Series, line_plot  # noqa: E402
 
 K = 10
+SETS = {"minilm": [100_792, 384], "images": [18_199, 1280], "tokens": [1_000_000, 384]}
 OTHERS = {1 / 16: ["grouped:{0}", "ecsq:{0}:trellis=true,rans"], 1 / 8: ["grouped:{0}:bits=4", "ecsq:{0}:trellis=true,rans"],
           1 / 4: ["ecsq:{0},rans", "grouped:{0}", "grouped:{0}:bits=4"], 1 / 2: ["ecsq:{0},rans", "grouped:{0}"],
           1: ["ecsq:{1},rans"]}  # by bytes over columns: of all and three quarters of the bytes
@@ -208,7 +209,7 @@ def data(args):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default=os.environ.get("COMPAND_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data"))
-    parser.add_argument("--set", choices=("minilm", "images", "tokens"), default="minilm")
+    parser.add_argument("--set", choices=tuple(SETS), default="minilm")
     parser.add_argument("--cache", default=tempfile.gettempdir(), help="where features.py keeps its result")
     parser.add_argument("--budgets", help="bytes a vector  [default: a 32nd of the columns, and twice as much, up to one byte a column]")
     parser.add_argument("--rounds", type=int, default=5)
@@ -240,7 +241,7 @@ def main():
             again = {row["name"] for row in new}
             kept = [row for row in rows if (row["set"], row["budget"]) != (args.set, budget) or row["name"] not in again]
             rows = sorted(kept + new, key=lambda row: (row["set"] != "minilm", row["budget"], not row["name"].startswith("compand")))
-            save("vectors", rows, sets={"minilm": [100_792, 384], args.set: list(x.shape)}, queries=len(q))
+            save("vectors", rows, sets=SETS, queries=len(q))
             draw(rows)
 
 
