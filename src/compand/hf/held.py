@@ -85,7 +85,8 @@ class Held:
 class Forward:
     """What stands in for the ``forward`` of a model; ``passes`` counts those that ran natively.
 
-    It looks at the model at each call, so whatever is changed in it, weights, adapters or hooks, holds from then on.
+    It looks at the model at each call, so whatever is changed in it, weights, adapters or hooks, holds from then on; only what is written
+    into norms and biases through their ``.data`` can go unseen.
     """
 
     held: type[Held]

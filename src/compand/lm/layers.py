@@ -51,4 +51,5 @@ def norm(weights: Named, shape: Shape, name: str, size: int) -> np.ndarray:
     """What a norm multiplies by: float32 (size,). Raises `FormatError` where it is missing."""
     if f"{name}.weight" not in weights:
         raise FormatError(f"{weights.path}: the norm {name} is missing")
-    return weights.vector(f"{name}.weight", size) + np.float32(1 if shape.gemma else 0)
+    own = weights.vector(f"{name}.weight", size)
+    return own + np.float32(1) if shape.gemma else own
