@@ -87,11 +87,29 @@ def test_evaluation_changes_nothing_and_refuses_before_training():
 def test_a_restored_layer_goes_on_the_same():
     q = Quantize("vq:16+vq:16", 8)
     train(q, d=8)
+    q.eval()
     other = Quantize("vq:16+vq:16", 8)
     other.load_state_dict(q.state_dict())
     x = rows(d=8, seed=5)
-    q.eval(), other.eval()
+    other.eval()
     assert torch.equal(q(x).y, other(x).y)
+
+
+def test_the_end_of_training_makes_codewords_means_of_many_rows_only_where_the_encoder_has_settled():
+    for drift in (0.0, 0.4):
+        q, torch_rows = Quantize("vq:16", 4, seed=1), rows(64 * 200, 4, seed=3).reshape(200, 64, 4)
+        held = rows(4096, 4, seed=9)
+        for i, x in enumerate(torch_rows):
+            q(x + drift * i)
+        q._learn()
+        moving = q.export()
+        q.eval()
+        ended, now = q.export(), (held + drift * (len(torch_rows) - 1)).numpy()
+        errors = [float(np.square(codec.decode(codec.encode(now)) - now).mean()) for codec in (moving, ended)]
+        assert errors[1] < 0.99 * errors[0] if not drift else errors[1] == errors[0]
+        state = q.state_dict()["state_codebook_"].clone()
+        q.train(), q.eval()
+        assert drift or torch.allclose(q.state_dict()["state_codebook_"], state, atol=0.05)
 
 
 def test_moving_average_is_sums_over_counts():

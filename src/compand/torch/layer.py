@@ -226,6 +226,17 @@ class Quantize(nn.Module):
         y = like(y, self.power) if isinstance(y, np.ndarray) else y
         return y if like_x is None else self._shaped(y.to(like_x.dtype), like_x)
 
+    def train(self, mode: bool = True) -> Quantize:
+        """As any module; at the end of training codewords become the means of many recent rows, where those are better.
+
+        Nothing is exchanged here, so that one of several processes may evaluate alone: where several train, codewords stay."""
+        if self.training and not mode and not books.together():
+            self._learn()
+            for path in self._leaves:
+                if self.statistics(path).moves:
+                    self._moved(path, self.statistics(path).finish)
+        return super().train(mode)
+
     # -- inside --------------------------------------------------------------------------------------------------------
     def _fitted_stage(self, rows) -> Stage:
         if not self.fitted and self._names:
@@ -246,11 +257,7 @@ class Quantize(nn.Module):
         """Takes in what the last training batch taught."""
         for kind, path, *seen in self._pending:
             if kind == "codebook":
-                own = getattr(self, self._names[join(path, "codebook_")])
-                words = to_numpy(own)
-                self.statistics(path).learn(words.reshape(-1, words.shape[-1]), Seen(*seen), self._rng)
-                if own.device.type != "cpu":  # on this machine the array above is a view
-                    own.copy_(torch.from_numpy(words))
+                self._moved(path, lambda words, path=path, seen=seen: self.statistics(path).learn(words, Seen(*seen), self._rng))
                 if self.recipe.through and not (frame := getattr(self, "through_" + _plain(path)).frame).any():
                     frame.copy_(self.statistics(path).frame)
             else:
@@ -260,6 +267,14 @@ class Quantize(nn.Module):
                     if own.is_floating_point():
                         own.lerp_(like(np.asarray(a, np.float32), own), rate)
         self._pending.clear()
+
+    def _moved(self, path, move):
+        """Lets ``move`` change the codewords (m·k, size) at this path in place."""
+        own = getattr(self, self._names[join(path, "codebook_")])
+        words = to_numpy(own)
+        move(words.reshape(-1, words.shape[-1]))
+        if own.device.type != "cpu":  # on this machine the array above is a view
+            own.copy_(torch.from_numpy(words))
 
     @property
     def use(self) -> dict[str, health.Use]:

@@ -20,6 +20,8 @@ RECENT = 64         # such rows kept, at most
 BYTES = 4 << 20     # and the memory they may take; none are kept where that is not enough
 LEAST = 16          # and how many must be there: means of fewer are worse than what the codewords have learnt
 STEPS = 16          # between two looks, at least
+JUDGES = 16         # of the recent rows, one part of so many judges at the end
+TURNS = 3           # steps of Lloyd's at the end
 
 
 class Seen(NamedTuple):
@@ -28,6 +30,15 @@ class Seen(NamedTuple):
     vectors: np.ndarray
     ids: np.ndarray
     far: np.ndarray
+
+
+class Batch(NamedTuple):
+    """Vectors (rows, m, size) of a batch, the frame they had (m, size), and the error of codewords that had not learnt from them."""
+
+    vectors: np.ndarray
+    mean: np.ndarray
+    spread: np.ndarray
+    far: float
 
 
 class Running(nn.Module):
@@ -55,7 +66,7 @@ class Running(nn.Module):
     def __init__(self, leaf: Stage, d: int, recipe: Recipe):
         super().__init__()
         self.recipe, self.m, k = recipe, getattr(leaf, "m", 1), leaf.k
-        self._recent: list[np.ndarray] = []  # vectors of the last batches in units of the frame, (rows, m, size)
+        self._recent: list[Batch] = []
         self._waited = 0
         size = leaf.state(Form(1, d))["codebook_"].shape[-1]
         for name, shape in {"use": (self.m * k,), "error": (self.m * k,), "frame": (self.m, 2, size)}.items():
@@ -109,26 +120,53 @@ class Running(nn.Module):
         A moving mean still holds rows that today would choose another codeword, and one that was moved knows few rows.
         """
         mean, spread = own["frame"][:, 0].astype(np.float32), _spread(own["frame"])
-        self._recent.append((seen.vectors.reshape(-1, *mean.shape) - mean) / spread)
-        most = int(min(own["window"], RECENT * len(words) / rows, BYTES / (4 * words.shape[1] * rows))) + 1
-        del self._recent[:-most]
+        self._recent.append(Batch(seen.vectors.reshape(-1, *mean.shape), mean, spread, float(seen.far.sum(dtype=np.float64))))
+        del self._recent[:-int(min(RECENT * len(words), BYTES / (4 * words.shape[1])) / rows) - 1]
         self._waited += 1
-        if self._waited < max(STEPS, ROWS * len(words) / rows) or most * rows < LEAST * len(words):
+        last = self._recent[-int(own["window"]) - 1:]
+        if self._waited < max(STEPS, ROWS * len(words) / rows) or len(last) * rows < LEAST * len(words):
             return
         self._waited = 0
-        sums, counts, k = np.zeros(words.shape), np.zeros(len(words)), len(words) // self.m
-        for batch in self._recent:
-            v = batch * spread + mean  # as vectors have moved and spread since
-            ids = np.empty(v.shape[:2], np.uint32)
-            for j in range(self.m):
-                ids[:, j] = _native.nearest(np.ascontiguousarray(v[:, j]), words[j * k:(j + 1) * k]) + np.uint32(j * k)
-            found = _native.cluster_sums(v.reshape(-1, words.shape[1]), ids.reshape(-1), len(words), None, None)
-            sums, counts = sums + found[0], counts + found[1]
-        sums, counts = books.reduce(sums), books.reduce(counts)
-        chosen = counts > 0
-        words[chosen] = sums[chosen] / counts[chosen, None]
+        moved = (((b.vectors - b.mean) / b.spread * spread + mean).astype(np.float32) for b in last)  # as vectors have since
+        sums, counts = self._sums(moved, words)
+        words[:], counts = _means(words, books.reduce(sums), books.reduce(counts))
         own["mass"][:] = np.maximum(counts, books.BORN)
         own["step"][:] = 0
+
+    def finish(self, words: np.ndarray) -> None:
+        """Moves words (m·k, size) float32, in place, to the means of all recent rows, where the newest ones say that these are nearer.
+
+        They are where the encoder has settled: moving means remember the last rows most. The newest judge codewords that have not
+        learnt from them: those of the moving means by the errors that were noted then.
+        """
+        batches = [b.vectors for b in self._recent]
+        held = max(1, len(batches) // JUDGES)
+        if len(batches) <= held or self.m * sum(map(len, batches)) < LEAST * len(words):
+            return
+        tried = self._turned(words, batches[:-held])
+        if sum(self._nearest(v, tried)[1].sum(dtype=np.float64) for v in batches[-held:]) < sum(b.far for b in self._recent[-held:]):
+            words[:] = self._turned(words, batches)
+
+    def _turned(self, words, batches):
+        for _ in range(TURNS):
+            words = _means(words, *self._sums(batches, words))[0]
+        return words
+
+    def _nearest(self, v: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of all codewords vectors (n, m, size) choose, (n·m,) uint32, and how far they are, squared."""
+        ids, far, k = np.empty(v.shape[:2], np.uint32), np.empty(v.shape[:2], np.float32), len(words) // self.m
+        for j in range(self.m):
+            ids[:, j], far[:, j] = _native.nearest_distances(np.ascontiguousarray(v[:, j]), words[j * k:(j + 1) * k])
+            ids[:, j] += np.uint32(j * k)
+        return ids.reshape(-1), far.reshape(-1)
+
+    def _sums(self, batches, words):
+        """Sums (m·k, size) and counts of the vectors of batches that are nearest to each codeword."""
+        sums, counts = np.zeros(words.shape), np.zeros(len(words))
+        for v in batches:
+            more = _native.cluster_sums(v.reshape(-1, words.shape[1]), self._nearest(v, words)[0], len(words), None, None)
+            sums, counts = sums + more[0], counts + more[1]
+        return sums, counts
 
     def _revive(self, words, own, v, rng):
         k = len(words) // self.m
@@ -143,3 +181,10 @@ class Running(nn.Module):
 def _spread(frame: np.ndarray) -> np.ndarray:
     """Standard deviations of a frame (m, 2, size): (m, size) float32."""
     return np.sqrt(np.maximum(frame[:, 1], 1e-30)).astype(np.float32)
+
+
+def _means(words, sums, counts):
+    """Words (k, size) moved to the means of rows with these sums and counts, where there are any; counts."""
+    new, chosen = words.copy(), counts > 0
+    new[chosen] = sums[chosen] / counts[chosen, None]
+    return new, counts
