@@ -95,21 +95,20 @@ def test_a_restored_layer_goes_on_the_same():
     assert torch.equal(q(x).y, other(x).y)
 
 
-def test_the_end_of_training_makes_codewords_means_of_many_rows_only_where_the_encoder_has_settled():
-    for drift in (0.0, 0.4):
-        q, torch_rows = Quantize("vq:16", 4, seed=1), rows(64 * 200, 4, seed=3).reshape(200, 64, 4)
-        held = rows(4096, 4, seed=9)
-        for i, x in enumerate(torch_rows):
-            q(x + drift * i)
-        q._learn()
-        moving = q.export()
-        q.eval()
-        ended, now = q.export(), (held + drift * (len(torch_rows) - 1)).numpy()
-        errors = [float(np.square(codec.decode(codec.encode(now)) - now).mean()) for codec in (moving, ended)]
-        assert errors[1] < 0.99 * errors[0] if not drift else errors[1] == errors[0]
-        state = q.state_dict()["state_codebook_"].clone()
-        q.train(), q.eval()
-        assert drift or torch.allclose(q.state_dict()["state_codebook_"], state, atol=0.05)
+@pytest.mark.parametrize("drift", [0.0, 0.1, 0.4])
+def test_at_the_end_codewords_become_means_of_many_rows_where_the_encoder_has_settled(drift):
+    def latents(x, step):
+        return x * (1 + drift * torch.tensor([step, -step, 0, 0]) / 20)
+
+    q, batches, held = Quantize("vq:256", 4, seed=1), rows(128 * 160, 4, seed=3).reshape(160, 128, 4), rows(4096, 4, seed=9)
+    for step, x in enumerate(batches):
+        q(latents(x, step))
+    q._learn()
+    moving = q.export()
+    q.eval()
+    now = latents(held, len(batches) - 1).numpy()
+    before, after = (float(np.square(codec.decode(codec.encode(now)) - now).mean()) for codec in (moving, q.export()))
+    assert after < 0.995 * before if not drift else after == before
 
 
 def test_moving_average_is_sums_over_counts():

@@ -43,7 +43,7 @@ class Health(NamedTuple):
     twins: float
     listening: float
 
-    def faults(self, revive: bool, commit: float) -> list[str]:
+    def faults(self, revive: bool, commit: float | None) -> list[str]:
         """What is wrong and what to change; empty if nothing is."""
         found = []
         for path, use in self.use.items():
@@ -52,7 +52,8 @@ class Health(NamedTuple):
                 found.append(f"codebook {path or 'of the layer'}: {use.used:.0%} of the codewords are used "
                              f"(perplexity {use.perplexity:.0f}); {cure}")
         if self.dimensions < self.dim / 4:
-            found.append(f"x varies in {self.dimensions} of its {self.dim} dimensions; a smaller commit ({commit} now), a normalisation "
+            found.append(f"x varies in {self.dimensions} of its {self.dim} dimensions; a smaller commit "
+                         f"({'default' if commit is None else commit} now), a normalisation "
                          "before the layer, or a smaller dim")
         if self.information < 0.1:
             found.append(f"posterior collapse: nearly all vectors of the batch have the same code ({self.information:.2f} bits); "

@@ -25,7 +25,8 @@ class Recipe:
     `temperature`  of ``gumbel`` and ``soft``, in mean squared errors of the nearest codeword; learnt where `update` is gradient
     `update`       of what is fitted: ``ema`` (van den Oord 2017; fitted statistics follow the data), ``gradient``, ``frozen``
     `decay`        of the moving averages, a step; codewords that no longer lag become means of more batches, see `codebook.refresh`
-    `commit`       weight of |x - sg(y)|², in units of the variance of x; with ``update=gradient`` of weights it dampens their
+    `commit`       weight of |x - sg(y)|², in units of the variance of x; None: 0.25 where there are codebooks, 0 where there are
+                   none, since a grid follows x, and both would shrink. With ``update=gradient`` of weights it dampens their
                    oscillation (Nagel 2022, eq. 7)
     `codebook`     weight of |sg(x) - y|² with ``update=gradient``, in the same units
     `revive`       codewords used less than this share of an even use, for less than this share of an even error, move to rows
@@ -54,7 +55,7 @@ class Recipe:
     update: Update = "ema"
     decay: float = 0.9
     temperature: float = 1.0
-    commit: float = 0.25
+    commit: float | None = None
     codebook: float = 1.0
     revive: float = 0.2
     balance: float = 0.0
@@ -73,7 +74,7 @@ class Recipe:
             value, choices = getattr(self, f.name), get_args(hints[f.name])
             if choices and isinstance(choices[0], str) and value not in choices:
                 raise SpecError(f"{f.name}={value!r} must be one of {', '.join(c or repr(c) for c in choices)}")
-            if f.type == "float" and not (isinstance(value, (int, float)) and 0 <= value):
+            if f.type.startswith("float") and value is not None and not (isinstance(value, (int, float)) and 0 <= value):
                 raise SpecError(f"{f.name}={value!r} must be a number that is not negative")
         if not self.decay < 1:
             raise SpecError(f"decay={self.decay} must be below 1")

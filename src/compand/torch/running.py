@@ -20,7 +20,7 @@ RECENT = 64         # such rows kept, at most
 BYTES = 4 << 20     # and the memory they may take; none are kept where that is not enough
 LEAST = 16          # and how many must be there: means of fewer are worse than what the codewords have learnt
 STEPS = 16          # between two looks, at least
-JUDGES = 16         # of the recent rows, one part of so many judges at the end
+JUDGES = 16         # of the recent batches, one or two parts of so many judge at the end
 TURNS = 3           # steps of Lloyd's at the end
 
 
@@ -33,12 +33,11 @@ class Seen(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Vectors (rows, m, size) of a batch, the frame they had (m, size), and the error of codewords that had not learnt from them."""
+    """Vectors (rows, m, size) of a batch, and mean and spread that vectors had then, (m, size)."""
 
     vectors: np.ndarray
     mean: np.ndarray
     spread: np.ndarray
-    far: float
 
 
 class Running(nn.Module):
@@ -67,6 +66,8 @@ class Running(nn.Module):
         super().__init__()
         self.recipe, self.m, k = recipe, getattr(leaf, "m", 1), leaf.k
         self._recent: list[Batch] = []
+        self._then: list[np.ndarray] = []  # codewords before the last batches, and before the later half of these
+        self._judges: list[float] = []     # errors of the last batches, each by codewords that had not learnt from it
         self._waited = 0
         size = leaf.state(Form(1, d))["codebook_"].shape[-1]
         for name, shape in {"use": (self.m * k,), "error": (self.m * k,), "frame": (self.m, 2, size)}.items():
@@ -87,12 +88,16 @@ class Running(nn.Module):
         if self.moves:
             self.mass.copy_(self.use)
             self.window.fill_(1 / (1 - self.recipe.decay))
-            self._recent.clear()
+            for past in (self._recent, self._then, self._judges):
+                past.clear()
 
     def learn(self, words: np.ndarray, seen: Seen, rng: np.random.Generator) -> None:
         """Takes in a batch; moves words (m·k, size) float32, in place, as the recipe says."""
         own = {name: to_numpy(a) for name, a in self._buffers.items()}
         sums, counts, errors = books.statistics(seen, len(words))
+        keeps = self.moves and not self.recipe.balance and BYTES >= 4 * words.shape[1] * LEAST * len(words)
+        if keeps:
+            self._remember(words, seen)
         if self.moves or self.recipe.through:
             for j, some in enumerate(own["frame"]):
                 still = words[:0] if self.recipe.through else words.reshape(self.m, -1, words.shape[1])[j]
@@ -100,7 +105,7 @@ class Running(nn.Module):
         if self.moves:
             own["window"] = np.asarray(books.refresh(words, own["mass"], own["step"], sums, counts, float(own["window"]),
                                                      1 / (1 - self.recipe.decay)))
-            if not self.recipe.balance and BYTES >= 4 * words.shape[1] * LEAST * len(words):
+            if keeps:
                 self._settle(words, own, seen, float(counts.sum()))
         memory = max(self.recipe.decay, 1 - counts.sum() / (ROWS * len(counts)))
         if not own["error"].any():
@@ -114,14 +119,23 @@ class Running(nn.Module):
             if self._buffers[name].device.type != "cpu" or name == "window":  # on this machine the arrays are views
                 self._buffers[name].copy_(torch.from_numpy(a))
 
+    def _remember(self, words, seen):
+        """Keeps the codewords that the last batches have not taught, and their errors on them."""
+        half = max(1, len(self._recent) // JUDGES)
+        if not self._then or len(self._judges) >= 2 * half:
+            self._then = [*self._then[1:], words.copy()] if self._then else [words.copy()] * 2
+            del self._judges[:-half]
+        self._judges.append(float(seen.far.sum(dtype=np.float64)))
+
     def _settle(self, words, own, seen, rows: float):
         """Now and then makes codewords the means of the recent rows that are nearest to them now: a step of Lloyd's.
 
         A moving mean still holds rows that today would choose another codeword, and one that was moved knows few rows.
         """
         mean, spread = own["frame"][:, 0].astype(np.float32), _spread(own["frame"])
-        self._recent.append(Batch(seen.vectors.reshape(-1, *mean.shape), mean, spread, float(seen.far.sum(dtype=np.float64))))
-        del self._recent[:-int(min(RECENT * len(words), BYTES / (4 * words.shape[1])) / rows) - 1]
+        most = int(min(RECENT * len(words), BYTES / (4 * words.shape[1])) / rows) + 1
+        self._recent.append(Batch(seen.vectors.reshape(-1, *mean.shape), mean, spread))
+        del self._recent[:-most]
         self._waited += 1
         last = self._recent[-int(own["window"]) - 1:]
         if self._waited < max(STEPS, ROWS * len(words) / rows) or len(last) * rows < LEAST * len(words):
@@ -137,14 +151,13 @@ class Running(nn.Module):
         """Moves words (m·k, size) float32, in place, to the means of all recent rows, where the newest ones say that these are nearer.
 
         They are where the encoder has settled: moving means remember the last rows most. The newest judge codewords that have not
-        learnt from them: those of the moving means by the errors that were noted then.
+        learnt from them: the moving means by the errors that were noted then, the others made without them from codewords of then.
         """
-        batches = [b.vectors for b in self._recent]
-        held = max(1, len(batches) // JUDGES)
-        if len(batches) <= held or self.m * sum(map(len, batches)) < LEAST * len(words):
+        batches, new = [b.vectors for b in self._recent], len(self._judges)
+        if not new or new >= len(batches) or self.m * sum(map(len, batches)) < LEAST * len(words):
             return
-        tried = self._turned(words, batches[:-held])
-        if sum(self._nearest(v, tried)[1].sum(dtype=np.float64) for v in batches[-held:]) < sum(b.far for b in self._recent[-held:]):
+        tried = self._turned(self._then[0], batches[:-new])
+        if sum(self._nearest(v, tried)[1].sum(dtype=np.float64) for v in batches[-new:]) < sum(self._judges):
             words[:] = self._turned(words, batches)
 
     def _turned(self, words, batches):

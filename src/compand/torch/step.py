@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ROWS = 4096  # of a batch that moving statistics other than codebooks' are refitted to
 REFIT = 8    # steps from one such fit to the next, after as many at the start; four times as many after its square
 ROUNDS = 4   # of prices a batch, with balanced assignment
+COMMIT = 0.25  # the weight of the commitment to codewords that has none
 NEAR = 1e-4  # of the variance: the least error that temperatures are in units of (none is made where each row has its codeword)
 
 
@@ -62,13 +63,14 @@ class Step:
         """x as it comes out, with gradients for x and what is learnt."""
         if isinstance(stage, Chain):
             return self._chain(stage, path, x, self.node)
+        coded = any(leaf == path or leaf.startswith(join(path, "")) for leaf in self.layer._leaves)
         y = self.raw(stage, path, x)
-        self._charge(x, y)
+        self._charge(x, y, COMMIT * coded if self.recipe.commit is None else self.recipe.commit)
         if self.recipe.anneal and x.requires_grad:
             return masked(x, y, self._near(path, x.detach(), y.detach()))
         kind = self.recipe.estimator
         if kind == "auto":
-            kind = "rotation" if any(leaf == path or leaf.startswith(join(path, "")) for leaf in self.layer._leaves) else "straight"
+            kind = "rotation" if coded else "straight"
         return estimate(kind, x, y, self.layer._generator)
 
     def raw(self, stage: Stage, path: str, x: torch.Tensor) -> torch.Tensor:
@@ -217,13 +219,13 @@ class Step:
         arrays = stage.fit(books.gather(to_numpy(x), ROWS)).arrays()
         self.layer._pending.append(("state", path, arrays, 1 - self.recipe.decay ** every))
 
-    def _charge(self, x, y):
+    def _charge(self, x, y, commit: float):
         """The commitment of x to y, in units of the variance of x, whose moving average follows."""
         with torch.no_grad():
             power = books.reduce(np.asarray(books.spread(to_numpy(x[::max(1, len(x) // ROWS)]))), mean=True)
             self.layer.power.lerp_(self.layer.power.new_tensor(max(float(power), 1e-30)), 1 - self.recipe.decay)
-        if x.requires_grad and self.recipe.commit:
-            self.loss = self.loss + self.recipe.commit * mse_loss(x, y.detach()) / self.power
+        if x.requires_grad and commit:
+            self.loss = self.loss + commit * mse_loss(x, y.detach()) / self.power
 
 
 def join(path: str, name: str) -> str:
