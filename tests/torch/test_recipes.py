@@ -28,8 +28,8 @@ def descend(q, x, steps, lr, weight=1.0):
 
 def exported(q, x):
     """The export decodes to what the layer gives."""
-    codec = q.export()
-    return np.array_equal(codec.decode(codec.encode(x.numpy())), q.eval()(x).y.detach().numpy())
+    codec = q.eval().export()
+    return np.array_equal(codec.decode(codec.encode(x.numpy())), q(x).y.detach().numpy())
 
 
 def test_soft_assignment_is_the_dense_softmax(monkeypatch):
@@ -174,7 +174,7 @@ def test_annealing_holds_what_is_sure():
 
 def test_a_random_number_of_columns_is_kept():
     q = Quantize("pq:4x4", 8, columns=True)
-    widths = {int((q(rows(seed=i)).y.abs().sum(0) > 0).sum()) for i in range(120)}
+    widths = {int((q(rows(seed=i)).y.abs().sum(0) > 0).sum()) for i in range(40)}
     assert widths == set(range(1, 9))
     assert exported(q, rows())
 

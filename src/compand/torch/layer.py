@@ -63,7 +63,8 @@ class Quantize(nn.Module):
     ``terms`` (None: all) stops a sum or the bits of `nested` after so many terms in evaluation, as ``decode(codes, terms=)`` of
     the codec does. In training the first batch fits the codec (k-means for codebooks), statistics follow the data, and output
     carries gradient and loss. The ids a step returns decode to what it returned: what was learnt from a batch is used from the
-    next one on. In evaluation nothing changes, and the output is `export()`'s decode, bit for bit.
+    next one on. ``eval()`` ends the training (codewords become means of many rows); then nothing changes, and the output is
+    `export()`'s decode, bit for bit.
 
     Raises `FitError` in evaluation before anything was learnt, `InputError` for another number of features.
 
@@ -147,7 +148,7 @@ class Quantize(nn.Module):
         return {path: to_numpy(a) for path, a in state.items()}
 
     def export(self) -> Codec:
-        """The core codec with what was learnt: a copy, that later training does not touch."""
+        """The core codec with what was learnt: a copy, that later training does not touch. Call `eval` first: it ends the training."""
         if not self.fitted:
             raise FitError(f"{self.stage}: nothing was learnt yet; train, or call fit(x)")
         declared = {path: np.array(a, dtype(self._declared[path].dtype)) for path, a in self._arrays(self._state()).items()}
