@@ -63,7 +63,7 @@ class Quantize(nn.Module):
     ``terms`` (None: all) stops a sum or the bits of `nested` after so many terms in evaluation, as ``decode(codes, terms=)`` of
     the codec does. In training the first batch fits the codec (k-means for codebooks), statistics follow the data, and output
     carries gradient and loss. The ids a step returns decode to what it returned: what was learnt from a batch is used from the
-    next one on. ``eval()`` ends the training (codewords become means of many rows); then nothing changes, and the output is
+    next one on. ``layer.eval()`` ends the training (codewords become means of many rows); then nothing changes, and the output is
     `export()`'s decode, bit for bit.
 
     Raises `FitError` in evaluation before anything was learnt, `InputError` for another number of features.
