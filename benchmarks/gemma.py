@@ -38,8 +38,8 @@ ROWS = [  # body, embedding, how
     ("hadamard,trellis:4:factors=2:memory=12", "hadamard,trellis:4:factors=2:memory=12", "fit"),
     (None, "hadamard,trellis:4:memory=12", "fit"),
     (None, "hadamard,trellis:4:factors=2:memory=12", "fit"),
-    ("plan:4.25", None, "tuned"),
-    ("plan:4.25", None, "fit"),
+    ("plan:4.25", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "tuned"),
+    ("plan:4.25", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "fit"),
     (None, "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "fit"),
     ("hadamard,trellis:3:factors=2:memory=12", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "tuned"),
 ]
@@ -98,12 +98,12 @@ class Study:
         with compand.open(path) as file:
             return file[self.embedding].codes()
 
-    def planned(self, bits: float) -> dict[str, str]:
-        """The spec of each weight by measured slopes."""
-        path = self.path(f"plan-{bits}").with_suffix(".json")
+    def planned(self, bits: float, embedding: str) -> dict[str, str]:
+        """The spec of each weight by measured slopes, but that of the embedding."""
+        path = self.path(f"plan-{bits}", embedding).with_suffix(".json")
         if not path.exists():
             start = time.process_time()
-            plan = language_plan.plan(self.args.model, bits, self.text, measured=2, ladder=LADDER)
+            plan = language_plan.plan(self.args.model, bits, self.text, ladder=LADDER, fixed={self.embedding: embedding})
             path.write_text(json.dumps({"specs": plan.specs, "kld": plan.kld, "bits": plan.bits, "cpu_s": time.process_time() - start}))
         return json.loads(path.read_text())["specs"]
 
@@ -114,7 +114,7 @@ class Study:
             return path
         start = time.process_time()
         more = {"progress": lambda done, total, what: print(f"{done}/{total} {what}, {time.process_time() - start:.0f} s", flush=True)}
-        choose = self.planned(float(body[5:])).get if body.startswith("plan:") else lambda name: body
+        choose = self.planned(float(body[5:]), embedding).get if body.startswith("plan:") else lambda name: body
         if how == "tuned":
             result = language_distil.compress(self.args.model, path, choose, self.calibration, embedding=codes, effort=self.args.effort,
                                               **more)
@@ -124,8 +124,7 @@ class Study:
         path.with_suffix(".json").write_text(json.dumps({"cpu_s": time.process_time() - start, "losses": result.get("losses")}))
         return path
 
-    def run(self, body: str | None, embedding: str | None, how: str) -> list[dict]:
-        embedding = embedding or self.planned(float(body[5:]))[self.embedding]
+    def run(self, body: str | None, embedding: str, how: str) -> list[dict]:
         path, model = self.made(body, embedding, how) if body else None, self.original()
         parameters, nbytes, sizes, out = dict(model.model.named_parameters()), {}, {}, []
         before = {name: self.torch.cat([model.states(row)[:-1:EVERY] for row in rows]) for name, rows in self.ids.items()}

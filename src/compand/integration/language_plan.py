@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,13 +36,14 @@ class Plan:
 
 
 def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: int = 8, length: int = 256, measured: int = 4,
-         ladder: list[str] | None = None, generations: int = 0, damping: float = 0.02,
+         ladder: list[str] | None = None, fixed: Mapping[str, str] | None = None, generations: int = 0, damping: float = 0.02,
          progress: Callable[[int, int, str], None] | None = None) -> Plan:
     """The bits of each weight for which the KL divergence is least at ``bits`` a value over all weights, embedding and head included.
 
     Rows of embedding and head whose tokens are frequent in the text may get more bits than the others (``salient``).
 
-    ``ladder`` are the specs to choose from, of rising bits; default: those of 1 to 8 bits by effort. Hessians, and divergences of noise
+    ``ladder`` are the specs to choose from, of rising bits; default: those of 1 to 8 bits by effort; ``fixed`` are those of weights, by
+    name, for which there is no choice. Hessians, and divergences of noise
     in embedding and head, come from ``sequences`` of the text, other divergences from the first ``measured`` of them. ``generations`` of
     `language_evolve` better the choice by trying; the expected divergence is then measured on all ``sequences``. The whole model is in
     memory, once.
@@ -75,6 +76,7 @@ def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: 
         ladder = ladder or [specs_of(b, effort) for b in (1, 2, 3, 4, 5, 6, 8)]
         rows = [f"({s})+salient:{share}:{b}" for s in ladder if "trellis" in s for share in CLASSES[:-1] for b in (2, 4)]
         ladders = {n: sorted(ladder + rows if n in ends else ladder, key=lambda s, n=n: nbytes(s, *sizes[n])) for n in found}
+        ladders |= {n: [s] for n, s in (fixed or {}).items()}
         try:
             specs, kld = share(found, sizes, bits * values / 8 - rest, ladders)
         except InputError as e:
