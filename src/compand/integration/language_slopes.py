@@ -30,7 +30,6 @@ from .language_fit import norm_of
 
 CLASSES = (0.02, 0.06, 0.15, 0.3, 1.0)  # ends of classes of rows, in parts of all: the rows that matter most first
 REFERENCE = 2.0 ** -6  # power of the noise that is put in, in parts of the weights'
-ROWS = 2.0 ** -4  # the same for classes of rows: that of 2 bits, since there the divergence grows faster than the noise
 
 
 @cache
@@ -69,8 +68,7 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
         for i, name in enumerate(names):
             p = parameters[name]
             kept, w = p.data, p.data.numpy()
-            power = ROWS if importance and name in importance else REFERENCE
-            e = rng.standard_normal(w.shape, dtype=np.float32) * np.sqrt(power * np.square(w).mean(1, keepdims=True))
+            e = rng.standard_normal(w.shape, dtype=np.float32) * np.sqrt(REFERENCE * np.square(w).mean(1, keepdims=True))
             if (h := hessians.get(name)) is not None:
                 lower = np.linalg.cholesky(damped(np.asarray(h, np.float64), damping))
                 e = e @ np.linalg.inv(lower / np.diag(lower)).astype(np.float32)
@@ -85,7 +83,7 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
                 else:
                     now = before.states(before.layer(name), measured)
                     kl = [float(language.divergence(h, *one)) for h, one in zip(now, wanted, strict=False)]
-                each.append(max(float(np.mean(kl)), 0.0) / power)
+                each.append(max(float(np.mean(kl)), 0.0) / REFERENCE)
             p.data = kept
             found[name] = np.array(each)
             if progress:
