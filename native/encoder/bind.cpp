@@ -44,10 +44,9 @@ public:
         } all[6] = {{l.q, d_, d_, "query"}, {l.k, d_, d_, "key"}, {l.v, d_, d_, "value"}, {l.o, d_, d_, "attention.output"},
                     {l.up, ff_, d_, "intermediate"}, {l.down, d_, ff_, "output"}};
         for (size_t i = 0; i < 6; ++i) all[i].to = decoder::linear(weights[i], biases[i], all[i].n, all[i].d, all[i].name);
-        for (size_t i = 0; i < 4; ++i) {
-            if (norms[i].shape(0) != d_) throw nb::value_error("a norm has another size");
-            (i % 2 ? l.bias : l.weight)[i / 2] = norms[i];
-        }
+        for (const Numbers &norm : norms)
+            if (norm.shape(0) != d_) throw nb::value_error("a norm has another size");
+        for (size_t i = 0; i < 2; ++i) l.weight[i] = norms[2 * i], l.bias[i] = norms[2 * i + 1];
         for (const auto &one : all) anywhere_ = anywhere_ && one.to.w->anywhere();
         const std::lock_guard<std::mutex> lock(busy_);
         if (began_) throw nb::value_error("layers come before the first sentences");
