@@ -4,32 +4,16 @@
 #include <limits>
 
 #include "decoder/decoder.hpp"
-#include "lanes.hpp"
+#include "sixteens.hpp"
 
 namespace compand::decoder::ISA {
 namespace {
 
 using lanes::F;
 using lanes::kLanes;
-
-// f(i, count) for each 16 elements; the last have fewer.
-template <class G> COMPAND_INLINE void sixteens(size_t d, const G &f) {
-    size_t i = 0;
-    for (; i + kLanes <= d; i += kLanes) f(i, kLanes);
-    if (i < d) f(i, d - i);
-}
-COMPAND_INLINE F some(const float *from, size_t count) {
-    if (count == kLanes) return lanes::load<F>(from);
-    float room[kLanes] = {};
-    std::memcpy(room, from, count * sizeof(float));
-    return lanes::load<F>(room);
-}
-COMPAND_INLINE void put(float *to, const F &v, size_t count) {
-    if (count == kLanes) return lanes::store(to, v);
-    float room[kLanes];
-    lanes::store(room, v);
-    std::memcpy(to, room, count * sizeof(float));
-}
+using lanes::put;
+using lanes::sixteens;
+using lanes::some;
 
 template <class S> COMPAND_INLINE F values(const S *from) {
     if constexpr (sizeof(S) == 4) return lanes::load<F>(from);

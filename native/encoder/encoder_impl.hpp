@@ -2,32 +2,17 @@
 #include <cmath>
 
 #include "encoder/encoder.hpp"
-#include "lanes.hpp"
+#include "sixteens.hpp"
 
 namespace compand::encoder::ISA {
 namespace {
 
 using lanes::F;
 using lanes::kLanes;
+using lanes::put;
+using lanes::sixteens;
+using lanes::some;
 
-// f(i, count) for each 16 elements; the last have fewer.
-template <class G> COMPAND_INLINE void sixteens(size_t d, const G &f) {
-    size_t i = 0;
-    for (; i + kLanes <= d; i += kLanes) f(i, kLanes);
-    if (i < d) f(i, d - i);
-}
-COMPAND_INLINE F some(const float *from, size_t count) {
-    if (count == kLanes) return lanes::load<F>(from);
-    float room[kLanes] = {};
-    std::memcpy(room, from, count * sizeof(float));
-    return lanes::load<F>(room);
-}
-COMPAND_INLINE void put(float *to, const F &v, size_t count) {
-    if (count == kLanes) return lanes::store(to, v);
-    float room[kLanes];
-    lanes::store(room, v);
-    std::memcpy(to, room, count * sizeof(float));
-}
 COMPAND_INLINE F magnitude(const F &x) { return std::bit_cast<F>(std::bit_cast<lanes::U>(x) & 0x7fffffffu); }
 
 // erf within 1.5e-7. Abramowitz and Stegun, 7.1.26.
