@@ -13,7 +13,7 @@ $(BIN)/python:
 
 .stamp-install: $(BIN)/python pyproject.toml $(NATIVE)
 	@echo "Installing what the build needs, then compiling the native code: once, and some minutes long."
-	$(BIN)/python -m pip install -q --disable-pip-version-check "scikit-build-core>=0.11,<2" "nanobind>=2.7,<4" ninja cmake
+	$(BIN)/python -m pip install -q --disable-pip-version-check "scikit-build-core>=0.11,<2" "nanobind>=2.7,<4" "numpy>=2,<3" ninja cmake
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[cli,fit]"
 	@touch $@
 

@@ -15,11 +15,39 @@
 #endif
 
 #include "checked.hpp"
+#include "numpy.hpp"
 
 namespace compand {
 
-template <class T, int ndim>
-using Input = nanobind::ndarray<const T, nanobind::ndim<ndim>, nanobind::c_contig, nanobind::device::cpu>;
+// A C-contiguous array of T in this machine's memory, which the caller's object keeps; read only. Any object that nanobind takes for one.
+template <class T, int rank> class Input {
+public:
+    using Any = nanobind::ndarray<const T, nanobind::ndim<rank>, nanobind::c_contig, nanobind::device::cpu>;
+    Input() = default;
+    explicit Input(Any other) : any_(std::move(other)), data_(any_.data()) {
+        for (int i = 0; i < rank; ++i) shape_[i] = any_.shape(static_cast<size_t>(i));
+    }
+    bool look(nanobind::handle object) noexcept {  // false: not NumPy's
+        const void *seen = numpy::look(object.ptr(), numpy::kind_of<T>(), rank, shape_);
+        if (!seen) return false;
+        data_ = static_cast<const T *>(seen);
+        array_ = nanobind::borrow(object);
+        return true;
+    }
+    const T *data() const { return data_; }
+    size_t shape(size_t i) const { return shape_[i]; }
+    size_t size() const {
+        size_t product = 1;
+        for (size_t length : shape_) product *= length;
+        return product;
+    }
+
+private:
+    nanobind::object array_;
+    Any any_;
+    const T *data_ = nullptr;
+    size_t shape_[rank] = {};
+};
 template <class T> using Output = nanobind::ndarray<nanobind::numpy, T>;
 
 // An array that owns the bytes of a vector.
@@ -67,3 +95,18 @@ private:
 };
 
 }  // namespace compand
+
+namespace nanobind::detail {
+template <class T, int rank> struct type_caster<compand::Input<T, rank>> {
+    using Input = compand::Input<T, rank>;
+    using Other = make_caster<typename Input::Any>;
+    NB_TYPE_CASTER(Input, Other::Name)
+    bool from_python(handle source, uint8_t flags, cleanup_list *cleanup) noexcept {
+        if (value.look(source)) return true;
+        Other other;
+        if (!other.from_python(source, flags, cleanup) || !other.value.is_valid()) return false;
+        value = Input(std::move(other.value));
+        return true;
+    }
+};
+}  // namespace nanobind::detail

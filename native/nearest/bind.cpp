@@ -71,34 +71,6 @@ private:
     std::vector<Index> indexes_;
 };
 
-// numpy.empty and the dtypes of 1, 2 and 4 bytes, found when the module is loaded
-PyObject *empty, *dtypes[3];
-
-// An uninitialised array (n,) or (n, m) of unsigned integers that NumPy itself makes: a small one takes a third of the time of Fresh.
-template <class T> class Made {
-public:
-    Made(size_t n, size_t m, bool flat) {
-        nb::object shape = flat ? nb::object(nb::int_(n)) : nb::object(nb::make_tuple(n, m));
-        PyObject *arguments[] = {shape.ptr(), dtypes[sizeof(T) / 2]};
-        array_ = nb::steal(PyObject_Vectorcall(empty, arguments, 2, nullptr));
-        if (!array_.is_valid() || PyObject_GetBuffer(array_.ptr(), &view_, PyBUF_WRITABLE)) throw nb::python_error();
-    }
-    Made(const Made &) = delete;
-    Made &operator=(const Made &) = delete;
-    ~Made() {
-        if (view_.obj) PyBuffer_Release(&view_);
-    }
-    T *data() { return static_cast<T *>(view_.buf); }
-    nb::object release() {
-        PyBuffer_Release(&view_);
-        return std::move(array_);
-    }
-
-private:
-    nb::object array_;
-    Py_buffer view_{};
-};
-
 // A codebook for one search of n rows, prepared for int8 where that pays.
 Grouped once(size_t n, const Input<float, 2> &c) {
     return Grouped(c.data(), 1, c.shape(0), c.shape(1), true, n >= (c.shape(1) < 16 ? 512 : 256));
@@ -119,9 +91,11 @@ template <class T> nb::object ids_of(const Grouped &index, const Vectors &x) {
         index.search(from, n, ids, nullptr);
     };
     if (n * index.m() <= 4096) {
-        Made<T> ids(n, index.m(), index.flat());
-        fill(ids.data());
-        return ids.release();
+        const size_t shape[] = {n, index.m()};
+        void *ids;
+        nb::object made = numpy::empty(numpy::kind_of<T>(), index.flat() ? 1 : 2, shape, ids);
+        fill(static_cast<T *>(ids));
+        return made;
     }
     Fresh<T> ids = index.flat() ? Fresh<T>({n}) : Fresh<T>({n, index.m()});
     fill(ids.data());
@@ -155,10 +129,6 @@ void bind_nearest(nb::module_ &m) {
     using namespace compand;
     using nearest::Grouped;
     using namespace nb::literals;
-    const nb::module_ numpy = nb::module_::import_("numpy");
-    nearest::empty = nb::object(numpy.attr("empty")).release().ptr();
-    for (size_t i = 0; i < 3; ++i)
-        nearest::dtypes[i] = nb::object(numpy.attr("dtype")(i == 0 ? "u1" : i == 1 ? "u2" : "u4")).release().ptr();
     nb::class_<Grouped>(m, "NearestIndex",
                         "A codebook (k, d), or m of them (m, k, d), prepared for exact nearest-codeword search. For weighted\n"
                         "distances multiply x and the codebook by the square roots of the weights first.")

@@ -53,29 +53,36 @@ INLINE __m256 count_of(__m256 a, __m256 b) {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
 }
 
-// Centres rows of x (n, d) and makes int8 copies (n, 4 quads) of them, `tile` of which share a scale; zeros for rows whose slack is not
-// finite. Sums of squares are float32: (d + 4) u is their relative error, d 2^-126 what underflow takes.
+// Values a row of copies takes: whole vectors, so that what is stored is read again without masks.
+INLINE size_t width_of(size_t d) { return (d + 15) / 16 * 16; }
+
+// Centres rows of x (n, d) and makes int8 copies of them, both (n, width_of(d)), `tile` of which share a scale; zeros for rows whose slack
+// is not finite, and up to a multiple of eight rows. Sums of squares are float32: (d + 4) u is their relative error, d 2^-126 what
+// underflow takes.
 void quantise(const Coarse &coarse, const Words &words, const float *x, size_t stride, size_t n, size_t tile, float *centred, int8_t *out,
               Queries &queries) {
-    const size_t d = coarse.d, row = coarse.quads * 4;
+    const size_t d = coarse.d, width = width_of(d);
+    const __mmask16 tail = mask_of(d - (width - 16));
     const __m256 wide = _mm256_set1_ps(1 + static_cast<float>(d + 16) * 0x1p-22f), tiny = _mm256_set1_ps(static_cast<float>(d) * 0x1p-120f);
     const __m256 longest = _mm256_set1_ps(static_cast<float>(words.longest) * (1 + 0x1p-20f));
     const auto length = [&](__m256 squares) { return _mm256_mul_ps(_mm256_sqrt_ps(_mm256_fmadd_ps(squares, wide, tiny)), wide); };
-    std::memset(out, 0, (n + 7) / 8 * 8 * row);
     queries.finite = 0;
-    for (size_t at = 0; at < n; at += 8, x += 8 * stride, centred += 8 * d, out += 8 * row) {
+    for (size_t at = 0; at < n; at += 8, x += 8 * stride, centred += 8 * width, out += 8 * width) {
         const size_t m = std::min<size_t>(8, n - at);
         __m512 most[8], squares[8], missed[8], sum[8];
         for (size_t i = 0; i < 8; ++i) most[i] = squares[i] = missed[i] = sum[i] = _mm512_setzero_ps();
-        for (size_t i = 0; i < m; ++i)
-            for (size_t j = 0; j < d; j += 16) {
-                const __mmask16 mask = mask_of(d - j);
-                const __m512 mean = _mm512_maskz_loadu_ps(mask, words.mean + j);
-                const __m512 v = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i * stride + j), mean);
-                _mm512_mask_storeu_ps(centred + i * d + j, mask, v);
+        for (size_t i = 0; i < m; ++i) {
+            const float *from = x + i * stride;
+            const auto take = [&](size_t j, __m512 value, __m512 mean) __attribute__((always_inline)) {
+                const __m512 v = _mm512_sub_ps(value, mean);
+                _mm512_storeu_ps(centred + i * width + j, v);
                 most[i] = _mm512_max_ps(most[i], _mm512_abs_ps(v));
                 squares[i] = _mm512_fmadd_ps(v, v, squares[i]);
-            }
+            };
+            size_t j = 0;
+            for (; j + 16 < width; j += 16) take(j, _mm512_loadu_ps(from + j), _mm512_loadu_ps(words.mean + j));
+            take(j, _mm512_maskz_loadu_ps(tail, from + j), _mm512_maskz_loadu_ps(tail, words.mean + j));
+        }
         // `slack` of nearest.cpp; 1.01 is 1.02 here for the roundings of float32
         const __m256 norm = length(across(squares, sum_of)), reach = _mm256_add_ps(norm, longest), scaled = _mm256_mul_ps(reach, reach);
         const float rounds = static_cast<float>(d + 8), share = rounds * 0x1p-24f / (1 - rounds * 0x1p-24f);
@@ -96,16 +103,18 @@ void quantise(const Coarse &coarse, const Words &words, const float *x, size_t s
         alignas(32) float scales[8], inverses[8];
         _mm256_store_ps(scales, scale);
         _mm256_store_ps(inverses, inverse);
-        for (size_t i = 0; i < m; ++i) {
-            if (!(finite >> i & 1)) continue;
-            for (size_t j = 0; j < d; j += 16) {
-                const __mmask16 mask = mask_of(d - j);
-                const __m512 v = _mm512_maskz_loadu_ps(mask, centred + i * d + j);
+        for (size_t i = 0; i < 8; ++i) {
+            if (!(finite >> i & 1)) {
+                std::memset(out + i * width, 0, width);
+                continue;
+            }
+            for (size_t j = 0; j < width; j += 16) {
+                const __m512 v = _mm512_loadu_ps(centred + i * width + j);
                 const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(v, _mm512_set1_ps(inverses[i])));
                 const __m512 off = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(scales[i]), v);
                 missed[i] = _mm512_fmadd_ps(off, off, missed[i]);
                 sum[i] = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(sum[i]), q));
-                _mm512_mask_cvtepi32_storeu_epi8(out + i * row + j, mask, q);
+                _mm_storeu_si128(reinterpret_cast<__m128i *>(out + i * width + j), _mm512_cvtepi32_epi8(q));
             }
         }
         const __m256 rest = length(across(missed, sum_of)), unit = _mm256_mul_ps(inverse, wide);
@@ -131,15 +140,15 @@ INLINE __m512i halves_of(const Coarse &coarse, size_t block, __m512 inverse) {
     return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(coarse.halves.data() + block * 16), inverse));
 }
 
-// tops (Q, kSegment, 16), for groups [first, last) of a segment; codes (Q, 4 quads)
+// tops (Q, kSegment, 16), for groups [first, last) of a segment; codes (Q, width_of(d))
 template <size_t Quads, size_t Q>
 INLINE void scan_tile(const Coarse &coarse, size_t first, size_t last, const int8_t *codes, const Queries &queries, size_t at,
                       float *tops) {
-    const size_t quads = Quads ? Quads : coarse.quads;
+    const size_t quads = Quads ? Quads : coarse.quads, width = width_of(4 * quads);
     const __m512 inverse = _mm512_set1_ps(queries.inverse[at]);
     const auto value = [&](size_t q, size_t j) __attribute__((always_inline)) {
         int32_t four;
-        std::memcpy(&four, codes + (q * quads + j) * 4, 4);
+        std::memcpy(&four, codes + q * width + j * 4, 4);
         return _mm512_set1_epi32(four);
     };
     constexpr bool few = Quads && Quads <= kFew;
@@ -190,7 +199,7 @@ template <size_t Quads>
 void scan_rows(const Coarse &coarse, size_t first, size_t last, const int8_t *codes, const Queries &queries, size_t at, size_t n,
                float *tops) {
     constexpr size_t Q = Quads == 0 || Quads > 2 ? 4 : 8;
-    const size_t row = 4 * coarse.quads, step = std::bit_ceil(std::max<size_t>(1, 8192 / (64 * row)));  // stays in the first cache
+    const size_t row = width_of(coarse.d), step = std::bit_ceil(std::max<size_t>(1, 8192 / (256 * coarse.quads)));  // stays in the first cache
     for (size_t g = first; g < last; g += step) {
         const size_t end = std::min(last, g + step);
         for (size_t q = 0; q < n; q += Q) {
@@ -217,12 +226,12 @@ INLINE __m128 sums(__m256 a, __m256 b, __m256 c, __m256 d) {
     return _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1));
 }
 
-// float32 scores of four codewords
+// float32 scores of four codewords; x (width_of(d),)
 INLINE __m128 rescore(const Words &words, const uint32_t *ids, const float *x, size_t d) {
     const __m128 halves = _mm_setr_ps(words.halves[ids[0]], words.halves[ids[1]], words.halves[ids[2]], words.halves[ids[3]]);
     if (d <= 8) {
         const __mmask8 mask = static_cast<__mmask8>((1u << d) - 1);
-        const __m256 value = _mm256_maskz_loadu_ps(mask, x), mean = _mm256_maskz_loadu_ps(mask, words.mean);
+        const __m256 value = _mm256_loadu_ps(x), mean = _mm256_maskz_loadu_ps(mask, words.mean);
         __m256 product[4];
         for (size_t b = 0; b < 4; ++b)
             product[b] = _mm256_mul_ps(value, _mm256_sub_ps(_mm256_maskz_loadu_ps(mask, words.rows + ids[b] * d), mean));
@@ -230,9 +239,15 @@ INLINE __m128 rescore(const Words &words, const uint32_t *ids, const float *x, s
     }
     __m512 sum[4];
     for (size_t b = 0; b < 4; ++b) sum[b] = _mm512_setzero_ps();
-    for (size_t j = 0; j < d; j += 16) {
+    size_t j = 0;
+    for (; j + 16 <= d; j += 16) {
+        const __m512 value = _mm512_loadu_ps(x + j), mean = _mm512_loadu_ps(words.mean + j);
+        for (size_t b = 0; b < 4; ++b)
+            sum[b] = _mm512_fmadd_ps(value, _mm512_sub_ps(_mm512_loadu_ps(words.rows + ids[b] * d + j), mean), sum[b]);
+    }
+    if (j < d) {
         const __mmask16 mask = mask_of(d - j);
-        const __m512 value = _mm512_maskz_loadu_ps(mask, x + j), mean = _mm512_maskz_loadu_ps(mask, words.mean + j);
+        const __m512 value = _mm512_loadu_ps(x + j), mean = _mm512_maskz_loadu_ps(mask, words.mean + j);
         for (size_t b = 0; b < 4; ++b)
             sum[b] = _mm512_fmadd_ps(value, _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, words.rows + ids[b] * d + j), mean), sum[b]);
     }
@@ -344,7 +359,7 @@ size_t refine(const Coarse &coarse, const Words &words, size_t first, const floa
             for (unsigned left = hits[place]; left; left &= left - 1) {
                 ids[filled] = coarse.ids.data() + (first + g) * 64 + static_cast<size_t>(__builtin_ctz(left)) * 4;
                 row[filled] = static_cast<uint8_t>(i);
-                _mm_store_ps(scores[filled], rescore(words, ids[filled], x + i * coarse.d, coarse.d));
+                _mm_store_ps(scores[filled], rescore(words, ids[filled], x + i * width_of(coarse.d), coarse.d));
                 if (++filled == most) flush();
             }
         }
@@ -358,7 +373,7 @@ size_t refine(const Coarse &coarse, const Words &words, size_t first, const floa
 bool sieve(const Coarse &coarse, const Words &words, size_t first, size_t last, const float *x, size_t stride, size_t n, Shortlist *lists) {
     const size_t together = coarse.quads <= kFew ? 8 : (n + 7) / 8 * 8;  // rows whose scores of a segment are kept
     alignas(64) int8_t codes[kMost * 256];
-    const size_t length = together * kSegment * 16, all = length + n * coarse.d;
+    const size_t width = width_of(coarse.d), length = together * kSegment * 16, all = length + (n + 7) / 8 * 8 * width;
     alignas(64) float small[4096];
     const Aligned<float> large = all > 4096 ? Aligned<float>(all) : Aligned<float>();
     float *tops = all > 4096 ? large.data() : small, *centred = tops + length;
@@ -397,7 +412,7 @@ bool sieve(const Coarse &coarse, const Words &words, size_t first, size_t last, 
             }
             for (size_t i = at; i < at + m; i += 8)
                 if (const unsigned rows = reach(coarse, g, queries, i, tops + (i - at) * kSegment * 16, hits))
-                    spent += refine(coarse, words, g, centred + i * coarse.d, queries, i, rows, hits, lists + i);
+                    spent += refine(coarse, words, g, centred + i * width, queries, i, rows, hits, lists + i);
             if (spent > allowed) return false;
         }
     }
