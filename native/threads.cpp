@@ -98,7 +98,11 @@ struct Job {
 class Pool {
 public:
     void run(size_t n, int width, const std::function<void(size_t)> &body) {
-        std::lock_guard<std::mutex> one_job_at_a_time(entry_);
+        const std::unique_lock<std::mutex> one_job_at_a_time(entry_, std::try_to_lock);
+        if (!one_job_at_a_time) {  // another thread of the caller's has the workers: this one does its own work
+            for (size_t i = 0; i < n; ++i) body(i);
+            return;
+        }
         auto job = std::make_shared<Job>(n, static_cast<size_t>(width), body);
         while (static_cast<int>(workers_) + 1 < width) {
             std::thread([this] { serve(); }).detach();

@@ -1,9 +1,13 @@
 // Body of ecsq.hpp. All levels give the same ids and sums.
 #include <cstring>
+#if LEVEL
+#include <immintrin.h>
+#endif
 
 #include "ecsq/ecsq.hpp"
 
 #if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns about its own _mm512_undefined
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors that registers of this level do not hold stay within this file
 #endif
 

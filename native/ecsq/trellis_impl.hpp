@@ -16,6 +16,38 @@ struct Step {
 
 inline Floats least(Floats a, Floats b) { return a < b ? a : b; }
 
+// A column of 16 lines to a line: at[l][i] of what was at[i][l].
+inline void turn_lines(Floats *at) {
+#define COMPAND_SWAP(h, first, second)                                       \
+    for (size_t i = 0; i < kLanes; ++i)                                      \
+        if (!(i & h)) {                                                      \
+            const Floats a = at[i], b = at[i + h];                           \
+            at[i] = __builtin_shufflevector(a, b, first);                    \
+            at[i + h] = __builtin_shufflevector(a, b, second);               \
+        }
+#define COMPAND_LIST(...) __VA_ARGS__
+    COMPAND_SWAP(8, COMPAND_LIST(0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23), COMPAND_LIST(8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+    COMPAND_SWAP(4, COMPAND_LIST(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27), COMPAND_LIST(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
+    COMPAND_SWAP(2, COMPAND_LIST(0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29), COMPAND_LIST(2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
+    COMPAND_SWAP(1, COMPAND_LIST(0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30), COMPAND_LIST(1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
+#undef COMPAND_SWAP
+#undef COMPAND_LIST
+}
+
+// The columns of 16 rows, or of fewer and zeros, a line for each: (d).
+inline void columns_of(const float *x, size_t rows, size_t d, Floats *out) {
+    size_t j = 0;
+    for (; rows == kLanes && j + kLanes <= d; j += kLanes) {
+        for (size_t l = 0; l < kLanes; ++l) std::memcpy(out + j + l, x + l * d + j, sizeof(Floats));
+        turn_lines(out + j);
+    }
+    for (; j < d; ++j) {
+        float lane[kLanes] = {};
+        for (size_t l = 0; l < rows; ++l) lane[l] = x[l * d + j];
+        std::memcpy(out + j, lane, sizeof lane);
+    }
+}
+
 // Sums that a state is reached with, from those before, and which way.
 inline Ints extend(const Floats *before, const Floats *cost, Floats *after) {
     Ints picked = {};
@@ -23,9 +55,15 @@ inline Ints extend(const Floats *before, const Floats *cost, Floats *after) {
     for (uint32_t n = 0; n < kStates; ++n) {
         const uint32_t low = n >> 4, from = (n >> 2 & 1) << 3 | ((n >> 1 & 1) ^ low) << 2 | (n & 1) << 1 | low;
         const Floats a = before[from | (n >> 3 & 1) << 4] + cost[low], b = before[from | ((n >> 3 & 1) ^ 1) << 4] + cost[low + 2];
+#if LEVEL == 2  // the same in one operation less a state
+        const __mmask16 second = _mm512_cmp_ps_mask((__m512)b, (__m512)a, _CMP_LT_OQ);
+        after[n] = (Floats)_mm512_min_ps((__m512)b, (__m512)a);
+        picked = (Ints)_mm512_mask_or_epi32((__m512i)picked, second, (__m512i)picked, _mm512_set1_epi32(static_cast<int32_t>(1u << n)));
+#else
         const Ints second = b < a;
         after[n] = second ? b : a;
         picked |= second & static_cast<int32_t>(1u << n);
+#endif
     }
     return picked;
 }
@@ -62,11 +100,7 @@ void trellis(const float *x, size_t n, size_t d, size_t from, const Column *colu
     Floats *values = reinterpret_cast<Floats *>(steps + d);
     for (size_t i = from; i < from + n; i += kLanes) {
         const size_t rows = from + n - i < kLanes ? from + n - i : kLanes;
-        for (size_t j = 0; j < d; ++j) {
-            float lane[kLanes] = {};
-            for (size_t l = 0; l < rows; ++l) lane[l] = x[(i + l) * d + j];
-            std::memcpy(values + j, lane, sizeof lane);
-        }
+        columns_of(x + i * d, rows, d, values);
         Floats sums[2][kStates], cost[4];
         for (size_t s = 0; s < kStates; ++s) sums[0][s] = Floats{} + (s ? 1e30f : 0);
         for (size_t j = 0; j < d; ++j) {

@@ -87,18 +87,36 @@ nb::object sums_by_rows(Input<uint8_t, 2> rows, Input<float, 2> queries, Input<i
     return nb::cast(out.release());
 }
 
-nb::object turned(Input<float, 2> x, Input<float, 2> matrix) {
+// A matrix (d, k) in panels, for turn_packed.
+std::vector<float> panels_of(const float *matrix, size_t d, size_t k) {
+    constexpr size_t width = kTurnLines * 16;
+    std::vector<float> out((k + width - 1) / width * d * width);
+    for (size_t first = 0; first < k; first += width)
+        for (size_t j = 0; j < d; ++j) std::copy_n(matrix + j * k + first, std::min(width, k - first), out.data() + (first * d + j * width));
+    return out;
+}
+
+nb::object turned(Input<float, 2> x, Input<float, 2> matrix, std::optional<Input<float, 1>> mean, std::optional<Input<float, 1>> scale) {
     const size_t n = x.shape(0), d = x.shape(1), k = matrix.shape(1);
     if (matrix.shape(0) != d) throw nb::value_error("the matrix must have a row for each column of x");
+    if ((mean && mean->shape(0) != d) || (scale && scale->shape(0) != k)) throw nb::value_error("mean must have the columns of x, scale those of the matrix");
     Fresh<float> out({n, k});
     {
         nb::gil_scoped_release release;
-        constexpr size_t rows = 64, columns = 64;  // of a task: so many columns of the matrix stay in the cache
-        const size_t across = (k + columns - 1) / columns;
-        parallel_for((n + rows - 1) / rows * across, [&](size_t task) {
-            const size_t row = task / across * rows, first = task % across * columns;
-            COMPAND_DISPATCH(turn, x.data() + row * d, std::min(rows, n - row), d, matrix.data(), k, first, std::min(first + columns, k), out.data() + row * k);
-        });
+        if (n >= kTurnRows / 2 || mean || scale) {
+            const std::vector<float> panels = panels_of(matrix.data(), d, k);
+            parallel_for((n + kTurnRows - 1) / kTurnRows, [&](size_t task) {
+                const size_t row = task * kTurnRows;
+                COMPAND_DISPATCH(turn_packed, x.data() + row * d, std::min(kTurnRows, n - row), d, panels.data(), k, mean ? mean->data() : nullptr,
+                                 scale ? scale->data() : nullptr, out.data() + row * k);
+            });
+        } else {
+            constexpr size_t columns = 64;  // of a task: so many columns of the matrix stay in the cache
+            parallel_for((k + columns - 1) / columns, [&](size_t task) {
+                const size_t first = task * columns;
+                COMPAND_DISPATCH(turn, x.data(), n, d, matrix.data(), k, first, std::min(first + columns, k), out.data());
+            });
+        }
     }
     return nb::cast(out.release());
 }
@@ -113,8 +131,8 @@ size_t check_sizes(Input<int32_t, 1> sizes, size_t d) {
     return width;
 }
 
-// Ids of the nearest codeword of each group, x (n, d) in consecutive runs of sizes[g] columns, codebooks as for Index; <x, x_hat> and |x|^2.
-nb::tuple encode(Input<float, 2> x, Input<float, 1> codebooks, Input<float, 2> half, Input<int32_t, 1> sizes, size_t k) {
+// Ids of the nearest codeword of each group, y = x / unit (n, d) in consecutive runs of sizes[g] columns, codebooks as for Index; <y, y_hat> and |y|^2.
+nb::tuple encode(Input<float, 2> x, Input<float, 1> codebooks, Input<float, 2> half, Input<int32_t, 1> sizes, size_t k, float unit) {
     const size_t n = x.shape(0), d = x.shape(1), groups = sizes.shape(0);
     if (k < 1 || k > 256) throw nb::value_error("k must be from 1 to 256");
     if (half.shape(0) != groups || half.shape(1) != k) throw nb::value_error("half must have a value for each codeword");
@@ -123,14 +141,16 @@ nb::tuple encode(Input<float, 2> x, Input<float, 1> codebooks, Input<float, 2> h
     Fresh<float> dots({n}), squares({n});
     {
         nb::gil_scoped_release release;
-        constexpr size_t rows = 256;
+        constexpr size_t rows = 64;
         parallel_for((n + rows - 1) / rows, [&](size_t task) {
             const size_t first = task * rows, count = std::min(rows, n - first);
+            std::vector<float> own(count * d);
+            for (size_t i = 0; i < count * d; ++i) own[i] = x.data()[first * d + i] / unit;
             std::fill_n(dots.data() + first, count, 0.0f);
-            COMPAND_DISPATCH(squares, x.data() + first * d, count, d, squares.data() + first);
+            COMPAND_DISPATCH(squares, own.data(), count, d, squares.data() + first);
             for (size_t g = 0, at = 0; g < groups; ++g) {
                 const auto size = static_cast<size_t>(sizes.data()[g]);
-                COMPAND_DISPATCH(nearest, x.data() + first * d + at, count, d, codebooks.data() + at * k, half.data() + g * k, size, k,
+                COMPAND_DISPATCH(nearest, own.data() + at, count, d, codebooks.data() + at * k, half.data() + g * k, size, k,
                                  ids.data() + first * groups + g, groups, dots.data() + first);
                 at += size;
             }
@@ -190,10 +210,11 @@ void bind_scan(nb::module_ &m) {
           "typical"_a = 1.0f, "margin"_a = 1.0f, nb::keep_alive<0, 1>(), "Lay out packed ids for searching; units to margin as of Bounds in native/scan/scan.hpp.");
     m.def("scan_sums_of", &scan::sums_by_rows, "rows"_a.noconvert(), "queries"_a.noconvert(), "ids"_a.noconvert(), "zero"_a,
           "Inner products (q, m) of queries (q, c) with rows[ids] + zero, ids (q, m); float32, in a fixed order.");
-    m.def("scan_turned", &scan::turned, "x"_a.noconvert(), "matrix"_a.noconvert(),
-          "x (n, d) times matrix (d, k): float32, summed in a fixed order, by the threads that scan.");
+    m.def("scan_turned", &scan::turned, "x"_a.noconvert(), "matrix"_a.noconvert(), "mean"_a.noconvert() = nb::none(), "scale"_a.noconvert() = nb::none(),
+          "(x - mean) times matrix, times scale: x (n, d), matrix (d, k); float32, summed in a fixed order, by the threads that scan.");
     m.def("scan_encode", &scan::encode, "x"_a.noconvert(), "codebooks"_a.noconvert(), "half"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
-          "Ids (n, groups) of the nearest codewords, ties to the lowest, inner products (n) with them, and |x|^2 (n); float32, in a fixed order.");
+          "unit"_a = 1.0f,
+          "Ids (n, groups) of the codewords nearest to y = x / unit, ties to the lowest, inner products (n) with them, and |y|^2 (n); float32, in a fixed order.");
     m.def("scan_sums", &scan::sums, "x"_a.noconvert(), "ids"_a.noconvert(), "weights"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
           "Sums (width, k) and weights (groups, k) of the rows of each codeword.");
 }

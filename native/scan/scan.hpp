@@ -24,6 +24,8 @@ inline constexpr size_t kQueries = 4;  // queries that share one pass over the c
 inline constexpr size_t kClasses = 3;  // 6 and 8 bits: runs of groups that share a weight, a power of two
 inline constexpr size_t kMaxGroups = 4096;  // 512 for codewords of 6 and 8 bits, whose sums are kept below 2^16
 
+inline constexpr size_t kTurnRows = 48, kTurnLines = 2, kTurnDepth = 128;  // of turn_packed: rows of a call, lines of a panel, columns at once
+
 inline size_t padded_groups(size_t groups, unsigned bits) {
     const size_t step = bits == 4 ? 8 : bits == 6 ? 2 : 4;
     return (groups + step - 1) / step * step;
@@ -154,6 +156,9 @@ struct Query {
                  uint8_t *ids, size_t ids_stride, float *dots);                                                      \
     /* out (n, k), columns first to last: x (n, d) times matrix (d, k), j ascending, products rounded */                   \
     void turn(const float *x, size_t n, size_t d, const float *matrix, size_t k, size_t first, size_t last, float *out); \
+    /* out (n, k), at most kTurnRows rows: (x - mean) times matrix, times scale; both may be null; otherwise as turn. The matrix in */ \
+    /* panels of kTurnLines * 16 columns, each (d, columns), the last one padded with zeros */                          \
+    void turn_packed(const float *x, size_t n, size_t d, const float *panels, size_t k, const float *mean, const float *scale, float *out); \
     /* out[i] = |row i|^2 of n rows of d values */                                                                     \
     void squares(const float *x, size_t n, size_t d, float *out);
 namespace scalar {

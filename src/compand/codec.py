@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from . import _native
 from .array import Rows, array_namespace, cast, dtype_name, is_numpy, to_numpy
 from .array import like as as_like
 from .codes import Block, Codes, pack_part, unpack_part
@@ -55,11 +57,11 @@ class Codec:
 
     def layout(self, form: Form) -> dict[str, Part]:
         """The parts of the codes of such rows, as `Stage.layout` declares them; the last few are remembered."""
-        if form not in self._layouts:
+        if (found := self._layouts.get(form)) is None:
             if len(self._layouts) > 8:
                 self._layouts.clear()
-            self._layouts[form] = self.stage.layout(form)
-        return self._layouts[form]
+            self._layouts[form] = found = self.stage.layout(form)
+        return found
 
     @classmethod
     def from_faiss(cls, source) -> Codec:
@@ -182,16 +184,37 @@ class Codec:
             weight = self._weight(weight, y, form)
         self.stage.require(form)
         step = self.block_rows(form)
-        for at in range(0, form.n, step):
-            rows = self._flow(y[at:at + step], form, at)
-            if self._fused and beam == 1:
-                yield Block(rows.shape[0], {f"0.{name}": a for name, a in self._fused.encode_stored(rows).items()})
-                continue
-            layout = self.layout(form._replace(n=rows.shape[0]))
-            parts = encode(self.stage, rows, weight if weight is None or len(weight) == 1 else weight[at:at + step], beam)
-            if parts.keys() != layout.keys():
-                raise TypeError(f"{self.spec}: encode gave parts {sorted(parts)}, layout declares {sorted(layout)}")
-            yield Block(rows.shape[0], {path: pack_part(to_numpy(parts[path]), p) for path, p in layout.items()})
+        some = ((y[at:at + step], at, None if weight is None else weight if len(weight) == 1 else weight[at:at + step])
+                for at in range(0, form.n, step))
+        threads = _native.threads()
+        if self._fused or threads == 1 or -(-form.n // step) < 2 * threads or not (is_numpy(y) or isinstance(y, Rows)):
+            yield from (self._encode_block(*one, form, beam) for one in some)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(threads) as pool:  # what a stage does on one thread, as coding its symbols, others do for the next rows
+            waiting = deque()
+            try:
+                for one in some:
+                    waiting.append(pool.submit(self._encode_block, *one, form, beam))
+                    if len(waiting) > threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _encode_block(self, rows, at: int, weight, form: Form, beam: int) -> Block:
+        """The codes of rows that begin at row ``at`` of an array of this form."""
+        rows = self._flow(rows, form, at)
+        if self._fused and beam == 1:
+            return Block(rows.shape[0], {f"0.{name}": a for name, a in self._fused.encode_stored(rows).items()})
+        layout = self.layout(form._replace(n=rows.shape[0]))
+        parts = encode(self.stage, rows, weight, beam)
+        if parts.keys() != layout.keys():
+            raise TypeError(f"{self.spec}: encode gave parts {sorted(parts)}, layout declares {sorted(layout)}")
+        return Block(rows.shape[0], {path: pack_part(to_numpy(parts[path]), p) for path, p in layout.items()})
 
     @staticmethod
     def _weight(weight, y, form: Form):

@@ -262,10 +262,18 @@ def test_a_zero_of_halves_is_exact():
 def test_turned_queries_are_those_of_numpy_on_every_level(request):
     request.addfinalizer(lambda: _native.set_isa("auto"))
     rng = np.random.default_rng(3)
-    for n, d, k in [(0, 5, 3), (1, 384, 384), (7, 33, 1), (6, 20, 70), (9, 3, 85)]:
+    for n, d, k in [(0, 5, 3), (1, 384, 384), (7, 33, 1), (6, 20, 70), (9, 3, 85), (50, 130, 33), (97, 300, 1), (25, 128, 64)]:
         x, m = rng.standard_normal((n, d), dtype=np.float32), rng.standard_normal((d, k), dtype=np.float32)
         found = [_native.scan_turned(x, m) for level in LEVELS if _native.set_isa(level)]
         np.testing.assert_allclose(found[0], x @ m, rtol=1e-4, atol=1e-4)
         assert all(y.tobytes() == found[0].tobytes() for y in found)
+        alone = [_native.scan_turned(x[i:i + 1], m) for i in range(n)]  # one by one another loop does it
+        assert not n or np.concatenate(alone).tobytes() == found[0].tobytes()
+        mean, scale = rng.standard_normal(d, dtype=np.float32), rng.standard_normal(k, dtype=np.float32)
+        moved = [_native.scan_turned(x, m, mean, scale) for level in LEVELS if _native.set_isa(level)]
+        assert all(y.tobytes() == moved[0].tobytes() for y in moved)
+        assert moved[0].tobytes() == (_native.scan_turned(x - mean, m) * scale).tobytes()
     with pytest.raises(ValueError, match="row for each column"):
         _native.scan_turned(np.zeros((2, 3), np.float32), np.zeros((4, 3), np.float32))
+    with pytest.raises(ValueError, match="mean must have"):
+        _native.scan_turned(np.zeros((2, 3), np.float32), np.zeros((3, 4), np.float32), np.zeros(4, np.float32))

@@ -95,16 +95,18 @@ class Grouped(Quantizer, name="grouped"):
         fitted = replace(self, codewords_=codewords, sizes_=sizes.astype(np.uint16), unit_=np.float32([unit, 1, 0]))
         if self.gain:
             y = y[:: max(1, n >> 14)]
-            low, high = np.quantile(_gain(*fitted._ids(y)[1:]), [0.0005, 0.9995])
+            low, high = np.quantile(_gain(*fitted._ids(y, np.float32(1))[1:]), [0.0005, 0.9995])
             fitted = replace(fitted, unit_=np.float32([unit, low, (high - low) / 255]))
         return fitted
 
-    def _ids(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """ids (n, groups) of the nearest codewords, inner products (n,) with them and |x|² (n,), in units of unit."""
+    def _ids(self, x: np.ndarray, unit: np.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """ids (n, groups) of the codewords nearest to y = x / unit, inner products (n,) with them and |y|² (n,)."""
         from .. import _native
 
-        books = self.codebooks()
-        return _native.scan_encode(np.ascontiguousarray(x), books.ravel(), _half(books, self.sizes_), self.sizes_.astype(np.int32), self.k)
+        if (found := self.__dict__.get("_books")) is None:  # made once: stages cannot change
+            books = self.codebooks()
+            self.__dict__["_books"] = found = books.ravel(), _half(books, self.sizes_), self.sizes_.astype(np.int32)
+        return _native.scan_encode(np.ascontiguousarray(x), *found, self.k, float(unit))
 
     def values(self, ids: np.ndarray, d: int) -> np.ndarray:
         """Codewords of ids (n, groups), no gain: (n, d) float32."""
@@ -120,9 +122,10 @@ class Grouped(Quantizer, name="grouped"):
         return y
 
     def encode(self, x):
-        y = to_numpy(x)
-        y = np.ascontiguousarray(y / y.dtype.type(self.unit_[0]), np.float32)
-        ids, dots, squares = self._ids(y)
+        y, unit = to_numpy(x), self.unit_[0]
+        if y.dtype != np.float32:
+            y, unit = (y / y.dtype.type(unit)).astype(np.float32), np.float32(1)
+        ids, dots, squares = self._ids(y, unit)
         parts = {"ids": like(ids, x)}
         if self.gain:
             low, step = (float(v) for v in self.unit_[1:])

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import numpy as np
 
-from ..array import array_namespace, cast, dtype_name, like, to_numpy
+from .. import _native
+from ..array import array_namespace, cast, dtype_name, is_numpy, like, to_numpy
 from ..errors import FitError
 from ..stage import KW_ONLY, Part, Transform, replace
 
@@ -91,6 +92,8 @@ class Klt(Transform, name="klt"):
 
     def forward(self, x):
         mean, basis, scale = self._arrays(x)
+        if is_numpy(x) and x.dtype == np.float32 and _native.isa() != "scalar":
+            return _native.scan_turned(np.ascontiguousarray(x), basis, mean, scale), {}
         y = array_namespace(x).matmul(x - mean, basis)
         y *= scale
         return y, {}
