@@ -2,7 +2,7 @@
 
     python benchmarks/images.py --data FOLDER                   # FOLDER holds kodak/ and photos-test/
     python benchmarks/images.py --data FOLDER --only times      # under a minute, on an idle machine; also kodak, photos,
-                                                                # loss, tokens: parts are merged into the same JSON
+                                                                # loss, tokens, damage, seams, words: merged into one JSON
     pip install pillow imagecodecs                              # the peers (AVIF is part of Pillow)
 
 Rates count every byte of each file (of compand: the .cpd file, index included). PSNR is over all values of RGB, MS-SSIM the mean over
@@ -31,6 +31,7 @@ import compand
 from compand import Codec, _native
 from compand.metric import ms_ssim, psnr
 from compand.modality import pack
+from compand.modality.image import conceal
 from compand.report.plot import Series, line_plot
 
 ANCHOR = "webp"
@@ -54,12 +55,12 @@ def jpegxl():
             lambda data: imagecodecs.jpegxl_decode(data, numthreads=1)[..., :3])
 
 
-def packed(x, step):
-    """The bytes of the .cpd that the command line writes."""
+def packed(x, spec):
+    """The bytes of the .cpd that the command line writes; a number is the step of ``image``."""
     with tempfile.TemporaryDirectory() as folder:
         source, out = pathlib.Path(folder, "x.ppm"), pathlib.Path(folder, "x.cpd")
         source.write_bytes(b"P6\n%d %d\n255\n" % (x.shape[1], x.shape[0]) + x.tobytes())
-        pack(source, out, spec=f"image:{step:g}", check=False)
+        pack(source, out, spec=spec if isinstance(spec, str) else f"image:{spec:g}", check=False)
         return out.read_bytes()
 
 
@@ -193,6 +194,7 @@ def times(path: pathlib.Path) -> list[dict]:
     return rows
 
 
+PARTS = ("kodak", "photos", "times", "loss", "tokens", "damage", "seams", "words")
 SHARES = (0.05, 0.1, 0.2)
 
 
@@ -247,6 +249,73 @@ def tokens(paths) -> list[dict]:
     return table
 
 
+def damage(paths, spread: int = 20) -> list[dict]:
+    """Tokens dealt out to 20 chunks of a file: bytes of a share of the chunks, chosen at random, are changed, and `conceal` reads it."""
+    rows = []
+    for stages in (1, 2, 4, 8):
+        found = []
+        for i, path in enumerate(paths):
+            x = picture(path)
+            pixels = x.shape[0] * x.shape[1]
+            plain, data = (packed(x, f"tokens:{stages}{more}:model=tokens3") for more in ("", f":spread={spread}"))
+            with compand.open(data) as file:
+                spots = [file._container.offset(c) for c in file["image"]._record["parts"].values() for c in c]
+            order, got = np.random.default_rng(i).permutation(spread), []
+            for share in (0, *SHARES):
+                hurt = bytearray(data)
+                for part in order[:round(share * spread)]:
+                    hurt[spots[part]] ^= 255
+                with compand.open(bytes(hurt)) as file:
+                    restored, gone = conceal(file)
+                got += [psnr(x, restored.color, peak=255.0), 100 * gone.mean()]
+            found.append([8 * len(plain) / pixels, 8 * len(data) / pixels, *got])
+        labels = ["bpp of the file", f"with spread={spread}"]
+        for share in (0, *SHARES):
+            labels += [f"psnr, {share:.0%} of chunks damaged", f"indexes lost % at {share:.0%}"]
+        rows.append({"stages": stages, **{k: round(statistics.mean(v), 4) for k, v in zip(labels, zip(*found, strict=True), strict=True)}})
+    return rows
+
+
+def seams(paths, step: int = 60) -> list[dict]:
+    """PSNR of the eight pixels along the seams of tiles, and of the same pixels in pictures of one tile."""
+    whole, rows = Codec(f"image:{step}:tile=4096"), []
+    for tile in (512, 128, 64):
+        codec, sums = Codec(f"image:{step}:tile={tile}"), np.zeros(7)
+        for path in paths:
+            x = picture(path)
+            seam = np.zeros(x.shape[:2], bool)
+            for at in range(tile, max(x.shape), tile):
+                seam[at - 4:at + 4] = True
+                seam[:, at - 4:at + 4] = True
+            codes = codec.encode(x)
+            own, other = (np.square(x.astype(float) - y).mean(2) for y in (codec.decode(codes), whole.decode(whole.encode(x))))
+            sums += [own[seam].sum(), other[seam].sum(), seam.sum(), own[~seam].sum(), other[~seam].sum(), (~seam).sum(), 8 * codes.nbytes]
+        on, same, inside, rest = (round(float(10 * np.log10(255**2 * n / s)), 3)
+                                  for s, n in zip(sums[[0, 1, 3, 4]], sums[[2, 2, 5, 5]], strict=True))
+        rows.append({"tile": tile, "bpp": round(sums[6] / (sums[2] + sums[5]), 4), "psnr along seams": on, "there, in one tile": same,
+                     "psnr inside": inside, "inside, in one tile": rest})
+    return rows
+
+
+def words(paths) -> list[dict]:
+    """Several rates from the codebooks that ship: stages, and the most needed codewords of each."""
+    table = []
+    for stages in (1, 2, 3, 4, 6, 8):
+        for n in (16, 64, 256):
+            codec = Codec(f"tokens:{stages}:words={n}:model=tokens3")
+            rows = []
+            for path in paths:
+                x = picture(path)
+                codes = codec.encode(x)
+                rows.append((8 * codes.nbytes / (x.shape[0] * x.shape[1]), psnr(x, codec.decode(codes), peak=255.0)))
+            bpp, quality = (round(statistics.mean(v), 4) for v in zip(*rows, strict=True))
+            table.append({"stages": stages, "words": n, "bpp": bpp, "bpp of plain indexes": stages * math.log2(n) / 256, "psnr": quality})
+    return table
+
+
+ON_KODAK = {"loss": loss, "tokens": tokens, "damage": damage, "seams": seams, "words": words}
+
+
 def plot(points: list[dict], path: pathlib.Path, title: str) -> None:
     """PSNR over bits a pixel, both means over the pictures at each quality, as an SVG of its own."""
     series = []
@@ -268,7 +337,7 @@ def plot(points: list[dict], path: pathlib.Path, title: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with kodak/ and photos-test/")
-    parser.add_argument("--only", choices=("kodak", "photos", "times", "loss", "tokens"), action="append")
+    parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--seconds", type=float, default=1e9, help="leave out the pictures of Kodak or photos that are not done by then")
     parser.add_argument("--pictures", type=int, help="only so many")
@@ -278,7 +347,7 @@ def main() -> None:
     old = record.RESULTS / "images.json"
     kept = {r["part"]: r for r in json.loads(old.read_text())["rows"]} if old.exists() else {}
     start = time.time()
-    for part in args.only or ("kodak", "photos", "times", "loss", "tokens"):
+    for part in args.only or PARTS:
         points: list[dict] = []
         if part == "kodak":
             points = measure(kodak, structure=4, jobs=args.jobs, seconds=args.seconds)
@@ -289,7 +358,7 @@ def main() -> None:
                           "points": points}
             plot(points, record.RESULTS / f"images-{part}.svg", "Kodak" if part == "kodak" else "photos-test")
         else:
-            rows = times(args.data / "kodak" / "kodim23.png") if part == "times" else loss(kodak) if part == "loss" else tokens(kodak)
+            rows = times(args.data / "kodak" / "kodim23.png") if part == "times" else ON_KODAK[part](kodak)
             kept[part] = {"part": part, "pictures": 1 if part == "times" else len(kodak), "summary": rows, "machine": record.machine()}
         print(f"\n{part}\n" + record.table(kept[part]["summary"]), flush=True)
         if old.exists():  # another part may have been written meanwhile

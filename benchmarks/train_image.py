@@ -2,6 +2,7 @@
 
     python benchmarks/train_image.py DATA/images/photos-train photo.cpd        # about 20 minutes of one core; needs torch for the filter
     python benchmarks/train_image.py DATA/images/photos-train tokens3.cpd --tokens                                    # half a minute
+    python benchmarks/train_image.py DATA/images/photos-train orders.cpd --orders               # and around.cpd --around, a minute each
 
 The model that ships was made so on two cores shared with other work, from 36 of 41 photographs; every eighth is held out, and the
 choices of steps, rates of learning and lambda were made on those. It must never be replaced under its name: files name it. The first
@@ -268,6 +269,30 @@ def shared(x: np.ndarray, book: np.ndarray, source: np.ndarray, least: int, roun
     return book
 
 
+def vectors(m: dict, paths: list[Path], rng, each: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squares of photographs, each photograph also at half the size and all squares in other colours: (n, 64) int64, photographs (n,)."""
+    from compand.quantizer.tokens import KEPT, latents
+
+    x, source = [], []
+    colour, cosine = m["color"].astype(np.int64).reshape(3, 3), m["sixteen"][0].astype(np.int64)
+    for i, path in enumerate(paths):
+        for half in (False, True):
+            rows = pixels(path, half)
+            found = latents(rows.reshape(len(rows), -1), 3, 1, colour, cosine)
+            found = found[rng.permutation(len(found))[:each]]
+            other, (y, u, _) = found.astype(float), KEPT
+            for plane in (slice(y, y + u), slice(y + u, None)):
+                other[:, plane] *= rng.uniform(-1, 1, (len(found), 1))
+            x += [found, np.rint(other).astype(np.int64)]
+            source.append(np.full(2 * len(found), i))
+    return np.concatenate(x), np.concatenate(source)
+
+
+def pixels(path: Path, half: bool) -> np.ndarray:
+    picture = Image.open(path).convert("RGB")
+    return np.asarray(picture.resize((picture.width // 2, picture.height // 2), Image.LANCZOS) if half else picture)
+
+
 def codebooks(m: dict, paths: list[Path], rng, least: int = SHARED, each: int = 2000) -> np.ndarray:
     """Codebooks (stages, 256, 64) int32 of the stage ``tokens``: k-means of what the stages before leave over.
 
@@ -277,32 +302,81 @@ def codebooks(m: dict, paths: list[Path], rng, least: int = SHARED, each: int = 
     k-means++ begins with the rarest squares. The first codebook is then `shared`, unless ``least`` is 0.
     """
     from compand.fit.kmeans import kmeans
-    from compand.quantizer.tokens import KEPT, STAGES, K, latents
+    from compand.quantizer.tokens import STAGES, K
 
-    x, source = [], []
-    colour, cosine = m["color"].astype(np.int64).reshape(3, 3), m["sixteen"][0].astype(np.int64)
-    for i, path in enumerate(paths):
-        for half in (False, True):
-            picture = Image.open(path).convert("RGB")
-            rows = np.asarray(picture.resize((picture.width // 2, picture.height // 2), Image.LANCZOS) if half else picture)
-            found = latents(rows.reshape(len(rows), -1), 3, 1, colour, cosine)
-            found = found[rng.permutation(len(found))[:each]]
-            other, (y, u, _) = found.astype(float), KEPT
-            for plane in (slice(y, y + u), slice(y + u, None)):
-                other[:, plane] *= rng.uniform(-1, 1, (len(found), 1))
-            x += [found, np.rint(other).astype(np.int64)]
-            source.append(np.full(2 * len(found), i))
-    rest, books = np.concatenate(x), []
+    x, source = vectors(m, paths, rng, each)
+    rest, books = x, []
     for i in range(STAGES):
         rows = np.ascontiguousarray(rest, np.float32)
         book, ids = kmeans(rows, K, seed=i, iterations=20)
         if least and not i:
-            book = np.rint(shared(rows, book, np.concatenate(source), least))
+            book = np.rint(shared(rows, book, source, least))
             ids = _native.nearest(rows, book)
         books.append(np.rint(book).astype(np.int32))
         rest = rest - books[-1].astype(np.int64)[ids]
         print(f"codebook {i}: {np.sqrt(np.square(rest).sum(1).mean() / 768) / 16:.2f} levels left", flush=True)
     return np.stack(books)
+
+
+def order(x: np.ndarray, book: np.ndarray) -> np.ndarray:
+    """Codewords from the last to the first to be left out, when always that one goes whose rows of x lose least by taking others."""
+    far = np.square(x).sum(1)[:, None] - 2 * x @ book.T + np.square(book).sum(1)
+    rows, out = np.arange(len(x)), []
+    while len(out) < len(book):
+        own = far.argmin(1)
+        least = far[rows, own]
+        far[rows, own] = np.inf
+        other = far.min(1)
+        far[rows, own] = least
+        loss = np.bincount(own, weights=np.minimum(other - least, 1e30), minlength=len(book)).astype(np.float64)
+        loss[out] = np.inf
+        out.append(int(loss.argmin()))
+        far[:, out[-1]] = np.inf
+    return np.array(out[::-1], np.uint8)
+
+
+def orders(m: dict, paths: list[Path], rng, name: str, most: int = 12_000) -> np.ndarray:
+    """The `order` (stages, 256) uint8 of each codebook of a model that ships, on what the stages before leave over."""
+    from compand.quantizer.tokens import tables
+
+    rest, _ = vectors(m, paths, rng, 2000)
+    rest, found = rest[rng.permutation(len(rest))[:most]], []
+    for book in tables(name)[2]:
+        found.append(order(rest.astype(np.float32), book.astype(np.float32)))
+        rest = rest - book[_native.nearest(np.ascontiguousarray(rest, np.float32), np.ascontiguousarray(book, np.float32))]
+    return np.stack(found)
+
+
+def neighbours(paths: list[Path], rng, share: float = 0.2, least: int = 12) -> np.ndarray:
+    """(4 * 64, 64) int16 in 1/4096: cosines of a square that is missing from those of the squares around it (`squares.filled`).
+
+    Least squares over photographs as tokens of which a share is missing, plane by plane; weights below ``least`` become 0.
+    """
+    from compand.quantizer import squares, tokens
+
+    gram, cross = np.zeros((256, 256)), np.zeros((256, 64))
+    codec = compand.Codec("tokens:4:model=tokens3")
+    colour, cosine, books = tokens.tables("tokens3")
+    for path in paths:
+        for half in (False, True):
+            rows = pixels(path, half)
+            true = tokens.latents(rows.reshape(len(rows), -1), 3, 1, colour, cosine)
+            down, across = -(-rows.shape[0] // tokens.SIDE), -(-rows.shape[1] // tokens.SIDE)
+            ids = codec.encode(rows).symbols("ids")
+            known = sum(books[i][ids[:, i]] for i in range(4))
+            gone = rng.random(len(true)) < share
+            near, _ = squares.beside(np.flatnonzero(gone), down, across)
+            near = squares.means(known, gone, down, across, tokens.FLAT)[near].reshape(-1, 256).astype(float)
+            gram += near.T @ near
+            cross += near.T @ true[gone]
+    plane = np.repeat(np.arange(3), tokens.KEPT)
+    weights = np.zeros((256, 64))
+    for p in range(3):
+        own, to = np.flatnonzero(np.tile(plane == p, 4)), np.flatnonzero(plane == p)
+        some = gram[np.ix_(own, own)]
+        weights[np.ix_(own, to)] = np.linalg.solve(some + 1e-4 * np.trace(some) / len(some) * np.eye(len(some)), cross[np.ix_(own, to)])
+    found = np.rint(4096 * weights)
+    return np.where(np.abs(found) < least, 0, found).astype(np.int16)
 
 
 def write(path: Path, m: dict[str, np.ndarray]) -> None:
@@ -321,11 +395,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4000)
     parser.add_argument("--shared", type=int, default=SHARED, help="photographs that each of the first tokens must be used by")
     parser.add_argument("--tokens", action="store_true", help="codebooks of tokens only, on the colours and cosines that ship")
+    parser.add_argument("--orders", action="store_true", help="orders of the codewords of tokens3 only")
+    parser.add_argument("--around", action="store_true", help="what squares say of missing ones between them only")
     args = parser.parse_args()
     paths, _ = photographs(args.photographs)
-    if args.tokens:
+    if args.around:
+        return write(args.out, {"around": neighbours(paths, np.random.default_rng(0))})
+    if args.tokens or args.orders:
         with compand.open(Path(compand.__file__).parent / "models" / "photo.cpd") as shipped:
             m = {name: shipped[name].array() for name in ("color", "sixteen")}
+        if args.orders:
+            return write(args.out, {"tokens3": orders(m, paths, np.random.default_rng(0), "tokens3")})
         return write(args.out, {"codebooks": codebooks(m, paths, np.random.default_rng(0), args.shared)})
     rng = np.random.default_rng(0)
     colour = colours(paths)

@@ -114,7 +114,7 @@ def pack_part(value: Any, part: Part) -> np.ndarray:
     """What a quantizer gave for a part → what is stored."""
     if part.k is None:
         return np.ascontiguousarray(value, dtype_of(part.dtype))  # type: ignore[arg-type]
-    ids = np.ascontiguousarray(value).reshape(part.shape[0], -1)
+    ids = np.ascontiguousarray(value).reshape(part.shape[0], prod(part.shape[1:]))
     if not part.coder:
         return pack(ids, part.k)
     if not below(ids, part.k):

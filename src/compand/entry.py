@@ -12,7 +12,7 @@ import numpy as np
 from .array import like as like_array
 from .blocks import Plan, check_part, guarded
 from .codec import Codec, bits
-from .codes import Block, Codes
+from .codes import Block, Codes, unpack_part
 from .dtypes import dtype as dtype_of
 from .errors import CorruptError, InputError
 from .expression import used
@@ -160,6 +160,22 @@ class Entry:
         if len(chunks) != 1:
             raise InputError(f"{self.name}: part {path!r} has {len(chunks)} chunks, not one")
         return self._file._container.unchecked(chunks[0])
+
+    def intact(self) -> dict[str, np.ndarray]:
+        """The parts of the only block that are not damaged, symbols unpacked: for stages that foretell the others.
+
+        Raises `InputError` where there are several blocks."""
+        if self._plan.count != 1:
+            raise InputError(f"{self.name}: {self._plan.count} blocks, not one")
+        layout, found = self._plan.layouts[self._plan.block_rows(0)], {}
+        for path, chunks in self._record["parts"].items():
+            try:
+                with guarded("the codes cannot be read", entry=self.name):
+                    data = self._file._container.chunk(chunks[0], self.name)
+                    found[path] = unpack_part(self._plan.view(path, 0, data), layout[path])
+            except CorruptError:
+                continue
+        return found
 
     def _range(self, rows: slice | None) -> tuple[range, int, int]:
         """Rows asked for (of the first axis), and the first and last + 1 block that hold them."""

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import compand
+
 pytest.importorskip("PIL")
 
 
@@ -74,6 +76,27 @@ def test_damage_is_concealed_on_request(ok, run, photo):
     assert run("decompress", "b.cpd", "--conceal", "-o", "b.png").exit_code == 0
     found = json.loads(ok("eval", photo, "b.png", "--json"))
     assert found["quality"]["psnr"] > 25
+
+
+def test_lost_tokens_are_told_and_measured(ok, run, photo):
+    ok("compress", photo, "tokens:4:model=tokens3:spread=10", "-o", "a.cpd")
+    with compand.open("a.cpd") as file:
+        spots = [file._container.offset(i) for i in (2, 7)]
+    data = bytearray(Path("a.cpd").read_bytes())
+    for spot in spots:
+        data[spot] ^= 255
+    Path("b.cpd").write_bytes(data)
+    refused = run("decompress", "b.cpd", "-o", "b.png")
+    assert refused.exit_code == 1 and "--conceal" in refused.stderr
+    assert "of the indexes were lost" in run("decompress", "b.cpd", "--conceal", "-o", "b.png").stderr
+    lost = json.loads(ok("decompress", "b.cpd", "--conceal", "-f", "-o", "b.png", "--json"))["lost"]["indexes"]
+    assert 0.15 < lost < 0.25
+    whole, found = (json.loads(ok("eval", photo, name, "--conceal", "--json")) for name in ("a.cpd", "b.cpd"))
+    assert whole["lost"] == {"indexes": 0} and found["lost"] == {"indexes": lost}
+    assert whole["quality"]["psnr"] - 3 < found["quality"]["psnr"] < whole["quality"]["psnr"]
+    assert json.loads(ok("eval", photo, "b.png", "--json"))["quality"]["psnr"] == found["quality"]["psnr"]
+    assert "lost indexes" in ok("eval", photo, "b.cpd", "--conceal")
+    assert run("eval", "a.npy", "b.npy", "--conceal").exit_code != 0
 
 
 def test_tiles_do_not_undo_what_was_asked_for(run, photo):

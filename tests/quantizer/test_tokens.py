@@ -7,7 +7,8 @@ import pytest
 
 import compand
 from compand import Codec, CompandError, _native
-from compand.quantizer.tokens import STAGES, K, tables
+from compand.quantizer.squares import around, dealt, filled, shares
+from compand.quantizer.tokens import FLAT, STAGES, K, books, tables
 
 
 def scenes():
@@ -94,6 +95,82 @@ def test_missing_indexes_are_foretold():
     assert none < some < psnr(x, stage.restored(ids, form, lost=late).reshape(x.shape)) < whole
     with pytest.raises(CompandError, match="one flag"):
         stage.restored(ids, form, lost=lost[:, :2])
+
+
+@pytest.mark.parametrize("spread", [1, 2, 5, 16, 64])
+def test_squares_are_dealt_out_and_gathered(spread):
+    x = scenes()[:, :-3]
+    codec, plain = Codec(f"tokens:3:spread={spread}"), Codec("tokens:3")
+    codes = codec.encode(x)
+    found = {name: codes.symbols(name) for name in codec.stage.layout(codes.form)}
+    ids, gone = codec.stage.gather(found, codes.form)
+    assert len(found) == spread and not gone.any() and np.array_equal(ids, plain.encode(x).symbols("ids"))
+    assert np.array_equal(codec.decode(codes), plain.decode(plain.encode(x)))
+
+
+@pytest.mark.parametrize("spread, least", [(5, 5), (10, 10), (20, 20), (64, 52)])
+def test_squares_of_a_part_lie_apart(spread, least):
+    part = dealt(40, 70, spread).reshape(40, 70)
+    assert np.bincount(part.ravel()).tolist() == shares(40, 70, spread)
+    rows, columns = np.nonzero(part == 1)
+    far = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
+    assert far[far > 0].min() >= least
+
+
+def test_a_fifth_of_the_parts_missing_costs_little():
+    x = scenes()
+    codec = Codec("tokens:4:model=tokens3:spread=20")
+    codes = codec.encode(x)
+    parts = {name: codes.symbols(name) for name in codec.stage.layout(codes.form)}
+    whole = psnr(x, codec.stage.restored(parts, codes.form).reshape(x.shape))
+    left = {name: ids for i, (name, ids) in enumerate(parts.items()) if i % 5}
+    got = codec.stage.restored(left, codes.form).reshape(x.shape)
+    _, gone = codec.stage.gather(left, codes.form)
+    assert 0.19 < gone.mean() < 0.21 and whole - 2.5 < psnr(x, got) < whole
+    flat = codec.stage.restored(parts, codes.form).reshape(x.shape).copy()  # foretold is nearer than a grey square
+    flat[np.kron(gone.reshape(16, 20), np.ones((16, 16), bool))] = 128
+    assert psnr(x, got) > psnr(x, flat) + 1.5
+    with pytest.raises(CompandError, match="lost"):
+        codec.stage.restored({}, codes.form)
+
+
+def test_filled_squares_are_those_of_the_reference():
+    rng = np.random.default_rng(4)
+    down, across = 7, 9
+    values, gone = rng.integers(-9000, 9000, (down * across, 64)), rng.random(down * across) < 0.5
+    gone[:across * 2] = True
+    grid, there = np.where(gone[:, None], 0, values).reshape(down, across, 64), ~gone.reshape(down, across)
+    while not there.all():
+        new, now = grid.copy(), there.copy()
+        for r, c in np.argwhere(~there):
+            near = [(r + a, c + b) for a, b in ((-1, 0), (1, 0), (0, -1), (0, 1)) if 0 <= r + a < down and 0 <= c + b < across]
+            if near := [at for at in near if there[at]]:
+                new[r, c, FLAT] = sum(grid[at][list(FLAT)] for at in near) // len(near)
+                now[r, c] = True
+        grid, there = new, now
+    out = grid.copy()
+    for r, c in np.argwhere(gone.reshape(down, across)):
+        near = [grid[r + a, c + b] if 0 <= r + a < down and 0 <= c + b < across else grid[r, c]
+                for a, b in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+        out[r, c] = (np.concatenate(near) @ around() + 2048) >> 12
+    assert np.array_equal(filled(values, gone, down, across, FLAT), out.reshape(-1, 64))
+
+
+def test_fewer_words_are_shorter_ids_of_one_model():
+    x = scenes()
+    got, sizes = [], []
+    for words in (16, 64, 200, 256):
+        codec = Codec(f"tokens:3:words={words}:model=tokens3")
+        codes = codec.encode(x)
+        assert codes.symbols("ids").max() < words
+        got.append(psnr(x, codec.decode(codes)))
+        sizes.append(codes.nbytes)
+    assert np.all(np.diff(got) > 0) and np.all(np.diff(sizes) > 0)
+    small, all_ = books("tokens3", 64), books("tokens3", 256)
+    assert np.array_equal(small[:, :16], books("tokens3", 16))  # smaller ones are the first of larger ones
+    assert all({tuple(w) for w in own} <= {tuple(w) for w in every} for own, every in zip(small, all_, strict=True))
+    with pytest.raises(CompandError, match="model=tokens3"):
+        Codec("tokens:3:words=64")
 
 
 def test_damage_ends_in_an_error_or_a_picture():

@@ -299,7 +299,7 @@ def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: boo
 
             color = opened.pixels.color
             result["bits_per_pixel"] = 8 * result["bytes_out"] / (color.shape[0] * color.shape[1])
-            result["psnr"] = psnr(color, load(path).color, peak=65535.0 if color.dtype == "uint16" else 255.0)
+            result["psnr"] = psnr(color, load(path)[0].color, peak=65535.0 if color.dtype == "uint16" else 255.0)
     return {**result, "spec": used, "output": str(path), "input": str(source)}
 
 

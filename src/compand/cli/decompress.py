@@ -39,7 +39,8 @@ def decompress(
     frame: Annotated[int | None, typer.Option(min=0, help="A sequence of splats: only this frame, counted from 0.",
                                               show_default=False)] = None,
     base: Annotated[Path | None, typer.Option(help="The base model, if the file holds differences to one.", show_default=False)] = None,
-    conceal: Annotated[bool, typer.Option("--conceal", help="Pictures: restore damaged tiles from those around them.")] = False,
+    conceal: Annotated[bool, typer.Option("--conceal", help="Pictures: restore what is damaged from what lies around it, and tell how "
+                                         "much.")] = False,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     stdout: Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output.")] = False,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
@@ -77,7 +78,7 @@ def decompress(
         raise typer.Exit(1)
     set_threads(threads)
     file = arrived(file)
-    start = time.perf_counter()
+    start, lost = time.perf_counter(), {}
     with compand.open(file) as opened:
         path = out or default_name(file, opened, to or ("npy" if rows or entry else None))
         with tempfile.TemporaryDirectory(prefix="compand-") as folder:
@@ -88,13 +89,13 @@ def decompress(
             else:
                 target(path, force)
             if conceal:
-                concealed(opened, path, to, force, quiet)
+                lost = concealed(opened, path, to, force, quiet)
             else:
                 try:
                     restore(opened, path, to=to, rows=cut, entry=entry, base=base, force=force, quiet=quiet)
                 except compand.CorruptError:
                     if opened.meta.get("modality") == "image":
-                        note("--conceal restores damaged tiles from those around them", quiet)
+                        note("--conceal restores what is damaged from what lies around it", quiet)
                     raise
             if stdout:
                 with open(path, "rb") as f:
@@ -106,21 +107,24 @@ def decompress(
 
     seconds, nbytes = time.perf_counter() - start, size_on_disk(path)
     if json:
-        put_json({"input": str(file), "output": str(path), "bytes_in": before, "bytes_out": nbytes, "seconds": seconds})
+        put_json({"input": str(file), "output": str(path), "bytes_in": before, "bytes_out": nbytes, "seconds": seconds,
+                  **({"lost": lost} if lost else {})})
     elif not quiet:
         typer.echo(f"{file.name} → {path.name}: {size(before)} → {size(nbytes)}, {short(seconds)} s "
                    f"({nbytes / 1e6 / max(seconds, 1e-9):,.0f} MB/s)")
 
 
-def concealed(opened, path: Path, to: str | None, force: bool, quiet: bool) -> None:
-    """Write a picture in spite of damage, and say how much was lost."""
+def concealed(opened, path: Path, to: str | None, force: bool, quiet: bool) -> dict[str, float]:
+    """Write a picture in spite of damage, say how much was lost, and give it as shares."""
     from ..modality.image import conceal, write
+    from .pictures import lost_words, shares_lost
 
     pixels, gone = conceal(opened)
     write(path, pixels, overwrite=force, format=to)
+    found = shares_lost(gone, opened["image"].codec.stage.name)
     if gone.any():
-        note(f"{int(gone[:, 0].sum())} of {len(gone)} tiles were restored from their neighbours, {int((gone[:, 1] & ~gone[:, 0]).sum())} "
-             "have no details", quiet)
+        note(lost_words(found), quiet)
+    return found
 
 
 def slice_of(text: str) -> slice:

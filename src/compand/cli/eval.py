@@ -36,6 +36,7 @@ def evaluate(
     card: Annotated[bool, typer.Option("--card", help="With --text: keep what was measured in the .cpd file, where compand info "
                                        "shows it.")] = False,
     base: Annotated[Path | None, typer.Option(help="The base model, if B holds differences to one.", show_default=False)] = None,
+    conceal: Annotated[bool, typer.Option("--conceal", help="Pictures: B in spite of damage; how much of it was lost is told.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained report with plots.", show_default=False)] = None,
     views: Annotated[int, typer.Option(min=1, help="Splats: places around the scene to draw it from.")] = 24,
     width: Annotated[int, typer.Option(min=0, max=4096, help="Splats: width of the pictures.  \\[default: 640, or as the cameras say]",
@@ -89,8 +90,10 @@ def evaluate(
             note(f"wrote {html}", quiet)
         put_json(result) if json else scenes.show(result, quiet)
         return
+    if conceal and not (pictures.is_picture(a) and pictures.is_picture(b)):
+        raise usage("--conceal is for pictures")
     if pictures.is_picture(a) and pictures.is_picture(b):
-        result, x, y = pictures.compare(a, b)
+        result, x, y = pictures.compare(a, b, conceal)
         if html:
             write_text(html, pictures.report(result, x, y))
             note(f"wrote {html}", quiet)

@@ -28,24 +28,45 @@ def is_picture(path: Path) -> bool:
         return file.meta.get("modality") == "image"
 
 
-def load(path: Path) -> Pixels:
-    """The picture of a path. Raises `FormatError`."""
-    from ..modality.image import Picture, from_file
+def load(path: Path, conceal: bool = False) -> tuple[Pixels, dict[str, float]]:
+    """The picture of a path, and the shares of it that were lost, if damage is to be concealed. Raises `FormatError`."""
+    from ..modality import image
 
     if is_cpd(path):
         from ..file import open as open_file
 
         with open_file(path) as file:
-            return from_file(file)
-    return Picture(path).pixels
+            if conceal:
+                pixels, gone = image.conceal(file)
+                return pixels, shares_lost(gone, file[image.ENTRY].codec.stage.name)
+            return image.from_file(file), {}
+    return image.Picture(path).pixels, {}
 
 
-def compare(a: Path, b: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """The dict that `--json` prints, and both pictures. Raises `InputError` if they differ in size or channels."""
+def shares_lost(gone: np.ndarray, stage: str) -> dict[str, float]:
+    """What `conceal` could not use, as shares: of indexes, or of coarse parts and of details of tiles."""
+    n = max(len(gone), 1)
+    if stage == "tokens":
+        return {"indexes": float(gone.sum() / max(gone.size, 1))}
+    return {"tiles": float(gone[:, 0].sum() / n), "details": float((gone[:, 1] & ~gone[:, 0]).sum() / n)}
+
+
+def lost_words(lost: dict[str, float]) -> str:
+    """The sentence about them."""
+    if "indexes" in lost:
+        return f"{lost['indexes']:.1%} of the indexes were lost; their squares are foretold from those around"
+    return (f"{lost['tiles']:.1%} of the tiles were lost and are restored from their neighbours, "
+            f"{lost['details']:.1%} lost their details only")
+
+
+def compare(a: Path, b: Path, conceal: bool = False) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """The dict that `--json` prints, and both pictures; ``conceal``: of b in spite of damage.
+
+    Raises `InputError` if they differ in size or channels."""
     from ..errors import InputError
     from ..metric import ms_ssim, psnr, ssimulacra2
 
-    first, second = load(a), load(b)
+    (first, _), (second, lost) = load(a), load(b, conceal)
     x, y = first.color, second.color
     if x.shape != y.shape or x.dtype != y.dtype:
         raise InputError(f"cannot compare pictures of {x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}")
@@ -58,7 +79,7 @@ def compare(a: Path, b: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
         found["alpha_exact"] = one is not None and two is not None and bool((one == two).all())
     total = {"bytes_a": size_on_disk(a), "bytes_b": size_on_disk(b), "ratio": size_on_disk(a) / max(size_on_disk(b), 1),
              "width": x.shape[1], "height": x.shape[0], "bits_per_pixel": 8 * size_on_disk(b) / pixels}
-    return {"a": str(a), "b": str(b), "modality": "image", "total": total, "quality": found}, x, y
+    return {"a": str(a), "b": str(b), "modality": "image", "total": total, "quality": found} | ({"lost": lost} if lost else {}), x, y
 
 
 def _lines(result: dict) -> list[tuple[str, str]]:
@@ -69,6 +90,7 @@ def _lines(result: dict) -> list[tuple[str, str]]:
         out.append(("SSIMULACRA2", f"{q['ssimulacra2']:.1f}"))
     if "alpha_exact" in q:
         out.append(("alpha", "exact" if q["alpha_exact"] else "differs"))
+    out += [(f"lost {what}", f"{share:.1%}") for what, share in result.get("lost", {}).items()]
     return out
 
 

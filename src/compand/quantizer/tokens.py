@@ -10,24 +10,37 @@ import numpy as np
 
 from .. import _native  # type: ignore[attr-defined]
 from ..array import like, to_numpy
-from ..errors import InputError
+from ..errors import CorruptError, InputError
 from ..stage import KW_ONLY, Form, Part, Quantizer
 from .image import within
+from .squares import dealt, filled, shares
 
 SIDE, K, STAGES = 16, 256, 8
 KEPT = (40, 12, 12)  # cosines of lowest frequency that are kept of each plane
+FLAT = (0, KEPT[0], KEPT[0] + KEPT[1])  # the means of a square
 
 
 @cache
 def tables(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Colours (3, 3) in 1/4096, cosines (256, 256) in 1/4096, codebooks (stages, 256, 64) in 1/16 of a level; all int64."""
+    return _shipped("photo", "color").reshape(3, 3), _shipped("photo", "sixteen")[0], _shipped(name, "codebooks")
+
+
+@cache
+def books(name: str, words: int) -> np.ndarray:
+    """Codebooks (stages, words, 64) int64: all codewords, or those that are missed most where others stand in for the rest."""
+    every = tables(name)[2]
+    if words == K:
+        return every
+    order = _shipped("orders", name)
+    return np.stack([book[own[:words]] for book, own in zip(every, order, strict=True)])
+
+
+def _shipped(file: str, entry: str) -> np.ndarray:
     from ..file import open as open_file
 
-    found = []
-    for file, entries in (("photo", ("color", "sixteen")), (name, ("codebooks",))):
-        with open_file(resources.files("compand").joinpath("models", f"{file}.cpd").read_bytes()) as opened:
-            found += [opened[e].array().astype(np.int64) for e in entries]
-    return found[0].reshape(3, 3), found[1][0], found[2]
+    with open_file(resources.files("compand").joinpath("models", f"{file}.cpd").read_bytes()) as opened:
+        return opened[entry].array().astype(np.int64)
 
 
 def latents(rows: np.ndarray, channels: int, scale: int, colour: np.ndarray, cosines: np.ndarray) -> np.ndarray:
@@ -58,6 +71,11 @@ class Tokens(Quantizer, name="tokens"):
     stages : indexes of a square
     channels : 1 (grey) or 3 (red, green, blue)
     bits : 8 or 16 a value
+    words : codewords of each stage, of ``tokens3``: fewer are the first of an order in which each codeword left out is the least missed,
+        so that one model has ids of any number of bits (clustered codebooks of Mao et al., Extreme image compression using
+        fine-tuned VQGANs, 2023)
+    spread : squares are dealt out to so many parts, each in a chunk of its own with its own check, so that damage takes squares that lie
+        apart and `restored` foretells them from those around
     model : the codebooks. ``tokens3`` is nearest and uses most of its codewords on other pictures, ``tokens2`` came before it; ``tokens``
         is what specs without a model have always meant
 
@@ -72,13 +90,16 @@ class Tokens(Quantizer, name="tokens"):
     ((24, 4), True)
     """
 
-    examples = ("tokens:3", "tokens:8:channels=1:bits=16", "tokens:2:model=tokens2", "tokens:2:model=tokens3")
+    examples = ("tokens:3", "tokens:8:channels=1:bits=16", "tokens:2:model=tokens2", "tokens:2:model=tokens3",
+                "tokens:2:words=64:spread=5:model=tokens3")
     whole = True
 
     stages: Annotated[int, range(1, STAGES + 1)] = 4
     _: KW_ONLY
     channels: Literal[3, 1] = 3
     bits: Literal[8, 16] = 8
+    words: Annotated[int, range(2, K + 1)] = K
+    spread: Annotated[int, range(1, 65)] = 1
     model: Literal["tokens", "tokens2", "tokens3"] = "tokens"
 
     def patches(self, form: Form) -> tuple[int, int]:
@@ -88,27 +109,54 @@ class Tokens(Quantizer, name="tokens"):
         height, width = within(self, form.n, form.d // self.channels)
         return -(-height // SIDE), -(-width // SIDE)
 
+    def check(self):
+        if self.words < K and self.model != "tokens3":
+            raise self.fail(f"fewer than {K} words are of model=tokens3, not of {self.model}")
+
     @property
     def effort(self):
-        return 6
+        return 5 + self.spread
 
     def layout(self, form):
         down, across = self.patches(form)
-        return {"ids": Part((down * across, self.stages), k=K, coder="mixed")}
+        sizes = [down * across] if self.spread == 1 else shares(down, across, self.spread)
+        return {name: Part((n, self.stages), k=self.words, coder="mixed") for name, n in zip(self._names, sizes, strict=True)}
+
+    @property
+    def _names(self) -> list[str]:
+        return ["ids"] if self.spread == 1 else [f"ids{i}" for i in range(self.spread)]
 
     def encode(self, x):
-        colour, cosines, books = tables(self.model)
+        colour, cosines, _ = tables(self.model)
         rows, most = to_numpy(x), 65535 if self.bits == 16 else 255
         form = Form(*rows.shape)
         down, across = self.patches(form)
         ids = np.zeros((down * across, self.stages), np.uint8)
         if rows.size:
             rest = latents(np.rint(np.clip(rows, 0, most)), self.channels, most // 255, colour, cosines)
-            for i in range(self.stages):
-                book = np.ascontiguousarray(books[i], np.float32)
-                ids[:, i] = _native.nearest(np.ascontiguousarray(rest, np.float32), book)
-                rest -= books[i][ids[:, i]]
-        return {"ids": ids}
+            for i, book in enumerate(books(self.model, self.words)[:self.stages]):
+                ids[:, i] = _native.nearest(np.ascontiguousarray(rest, np.float32), np.ascontiguousarray(book, np.float32))
+                rest -= book[ids[:, i]]
+        return self.deal(ids, form)
+
+    def deal(self, ids: np.ndarray, form: Form) -> dict[str, np.ndarray]:
+        """Ids (squares, stages), row by row → the parts that hold them."""
+        part = dealt(*self.patches(form), self.spread)
+        return {name: ids[part == i] for i, name in enumerate(self._names)}
+
+    def gather(self, parts: dict[str, Any], form: Form) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (squares, stages) int64, row by row, and which squares are in parts that are not there, (squares,) bool.
+
+        Raises `CorruptError` if none is there."""
+        part = dealt(*self.patches(form), self.spread)
+        ids, gone = np.zeros((len(part), self.stages), np.int64), np.ones(len(part), bool)
+        for i, name in enumerate(self._names):
+            if name in parts:
+                ids[part == i] = to_numpy(parts[name])
+                gone[part == i] = False
+        if len(gone) and gone.all():
+            raise CorruptError(f"{self}: all indexes are lost")
+        return ids, gone
 
     def decode(self, parts, form):
         first = next(iter(parts.values()))
@@ -116,22 +164,22 @@ class Tokens(Quantizer, name="tokens"):
         return rows if isinstance(first, np.ndarray) else like(rows, first)
 
     def restored(self, parts: dict[str, Any], form: Form, *, lost: np.ndarray | None = None) -> np.ndarray:
-        """Rows (n, d) float32. ``lost`` (patches, stages) bool: indexes that are missing; the first of a square is then foretold by the
-        squares around it, later ones add nothing. Raises `InputError` if ``lost`` has another shape."""
-        colour, cosines, books = tables(self.model)
-        ids = to_numpy(parts["ids"]).astype(np.int64)
+        """Rows (n, d) float32. Parts may be missing, and ``lost`` (squares, stages) bool tells single indexes that are; the first of a
+        square is then foretold by the squares around it, later ones add nothing. Raises `InputError` if ``lost`` has another shape."""
+        colour, cosines, _ = tables(self.model)
+        ids, absent = self.gather(parts, form)
         down, across = self.patches(form)
         if lost is not None and lost.shape != ids.shape:
             raise InputError(f"{self}: lost is one flag for each of {list(ids.shape)} indexes, not {list(lost.shape)}")
         if not form.n or not form.d:
             return np.zeros((form.n, form.d), np.float32)
         values = np.zeros((len(ids), sum(KEPT)), np.int64)
-        gone = np.zeros(ids.shape, bool) if lost is None else lost
-        for i in range(ids.shape[1]):
+        gone = absent[:, None] | (np.zeros(ids.shape, bool) if lost is None else lost)
+        for i, book in enumerate(books(self.model, self.words)[:self.stages]):
             keep = ~gone[:, :i + 1].any(1)
-            values[keep] += books[i][ids[keep, i]]
+            values[keep] += book[ids[keep, i]]
         if gone[:, 0].any():
-            values = _filled(values, gone[:, 0], down, across)
+            values = filled(values, gone[:, 0], down, across, FLAT)
         planes = np.zeros((len(ids), self.channels, SIDE * SIDE), np.int64)
         at = 0
         for c, n in enumerate(KEPT[:self.channels]):
@@ -142,23 +190,3 @@ class Tokens(Quantizer, name="tokens"):
         scale, most = (257, 65535) if self.bits == 16 else (1, 255)
         x = np.clip((x * scale + 32768) >> 16, 0, most)[:form.n, :form.d // self.channels]
         return x.reshape(form.n, form.d).astype(np.float32)
-
-
-def _filled(values: np.ndarray, gone: np.ndarray, down: int, across: int) -> np.ndarray:
-    """Values of missing squares: the mean of those around that are there, from the rim of a hole inwards; only the lowest cosines."""
-    grid, hole = values.reshape(down, across, -1).copy(), gone.reshape(down, across).copy()
-    low = np.zeros(grid.shape[-1], bool)
-    low[[0, 1, 2, KEPT[0], KEPT[0] + KEPT[1]]] = True
-    while hole.any() and not hole.all():
-        total, count = np.zeros_like(grid), np.zeros((down, across, 1), np.int64)
-        for axis, shift in ((0, 1), (0, -1), (1, 1), (1, -1)):
-            there = np.roll(~hole, shift, axis)
-            edge = [slice(None), slice(None)]
-            edge[axis] = slice(0, 1) if shift == 1 else slice(-1, None)
-            there[tuple(edge)] = False
-            total += np.where(there[..., None], np.roll(grid, shift, axis), 0)
-            count += there[..., None]
-        fill = hole & (count[..., 0] > 0)
-        grid[fill] = np.where(low, total[fill] // count[fill], 0)
-        hole &= ~fill
-    return grid.reshape(values.shape)

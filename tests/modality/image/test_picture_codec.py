@@ -120,6 +120,32 @@ def test_damaged_file_is_concealed(tmp_path):
     assert gone.sum() == 1 and (pixels.color != good).any(2).mean() < 0.12
 
 
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_damaged_tokens_are_foretold(tmp_path, share):
+    x = np.tile(scene(128, 128), (2, 2, 1))
+    write(tmp_path / "a.png", x)
+    pack(tmp_path / "a.png", tmp_path / "a.cpd", spec="tokens:4:model=tokens3:spread=20")
+    with compand.open(tmp_path / "a.cpd") as file:
+        good, chunks = file["image"].array(), file._container
+        spots = [chunks.offset(i) + chunks.sizes[i] // 2 for i in range(20)]
+    data = bytearray((tmp_path / "a.cpd").read_bytes())
+    for spot in spots[3:3 + round(20 * share)]:
+        data[spot] ^= 16
+    (tmp_path / "b.cpd").write_bytes(data)
+    with compand.open(tmp_path / "b.cpd") as file:
+        with pytest.raises(CompandError, match="damaged"):
+            file["image"].array()
+        pixels, gone = conceal(file)
+    assert abs(gone.mean() - share) < 0.02 and (gone == gone[:, :1]).all()
+    same = (pixels.color == good).all(2).reshape(16, 16, 16, 16).all((1, 3)).reshape(-1)
+    assert np.array_equal(same, ~gone[:, 0]) and np.abs(pixels.color.astype(int) - good).mean() < 30 * share
+    for spot in spots:
+        data[spot] = 255 - data[spot]
+    (tmp_path / "c.cpd").write_bytes(data)
+    with compand.open(tmp_path / "c.cpd") as file, pytest.raises(CompandError):
+        conceal(file)
+
+
 def test_damaged_pictures_are_refused(tmp_path):
     rng = np.random.default_rng(0)
     originals = []

@@ -91,17 +91,24 @@ def from_file(file) -> Pixels:
 
 
 def conceal(file, lost: np.ndarray | None = None) -> tuple[Pixels, np.ndarray]:
-    """The picture in an open .cpd in spite of damage to its codes, and which parts of tiles were not used (tiles, 2).
+    """The picture in an open .cpd in spite of damage to its codes, and what of them was not used.
 
-    Tiles whose own check fails are restored from their neighbours, or left coarse; ``lost`` leaves out others on purpose.
-    Raises `CorruptError` if the table of tiles, or the alpha channel, is damaged.
+    Of ``image``: coarse part and details of each tile, (tiles, 2) bool. Tiles whose own check fails are restored from their neighbours,
+    or left coarse. Of ``tokens``: each index, (squares, stages) bool, row by row. Squares of parts whose check fails are foretold from
+    those around. ``lost``, of the same shape, leaves out others on purpose. Raises `CorruptError` if the table of tiles, all parts, or the
+    alpha channel are damaged.
     """
     entry = file[ENTRY] if ENTRY in file else None
-    if entry is None or entry.kind != "array" or entry.codec.stage.name != "image":
-        raise FormatError("this .cpd holds no picture coded with the stage 'image'")
-    codec = entry.codec
-    form = codec.form(entry.shape, entry.dtype)
-    rows, gone = codec.stage.restored({"codes": entry.unchecked("codes")}, form, lost=lost)
+    stage = entry.codec.stage if entry is not None and entry.kind == "array" else None
+    if entry is None or stage is None or stage.name not in ("image", "tokens"):
+        raise FormatError("this .cpd holds no picture coded with the stages 'image' or 'tokens'")
+    form = entry.codec.form(entry.shape, entry.dtype)
+    if stage.name == "image":
+        rows, gone = stage.restored({"codes": entry.unchecked("codes")}, form, lost=lost)
+    else:
+        parts = entry.intact()
+        rows = stage.restored(parts, form, lost=lost)
+        gone = np.repeat(stage.gather(parts, form)[1][:, None], stage.stages, 1) | (False if lost is None else lost)
     alpha = file[ALPHA].array() if ALPHA in file else None
     return Pixels(rows.astype(entry.dtype).reshape(entry.shape), alpha), gone
 
