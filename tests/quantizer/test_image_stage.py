@@ -103,6 +103,16 @@ def stream(x, spec):
     return codec.stage, codec.encode(x).blocks[0].parts, codec.form(x.shape, "uint8")
 
 
+@pytest.mark.parametrize("step", [8, 60])
+def test_tiles_change_no_pixel(step):
+    """Bases, filter and choices go over the seams; only bits are coded apart, so no overlap is wanted."""
+    x = picture(300, 340)
+    whole = Codec(f"image:{step}:tile=512")
+    for tile in (64, 128, 256):
+        codec = Codec(f"image:{step}:tile={tile}")
+        assert np.array_equal(codec.decode(codec.encode(x)), whole.decode(whole.encode(x)))
+
+
 def test_lost_parts_are_concealed():
     x = picture(256, 320)
     stage, parts, form = stream(x, "image:16:tile=64")
