@@ -11,52 +11,59 @@
 namespace compand::rans {
 namespace {
 
-Grouping group_ids(const Counts &counts, const std::vector<uint32_t> &order, uint64_t n, size_t m, double tolerance) {
+// Groups of ids whose counts (descending) differ by little; their ids are still to be told. sums: of the counts before each.
+Grouping group_counts(const Counts &counts, const Counts &sums, size_t unused, double tolerance) {
     Grouping g;
-    g.group.resize(m);
     g.counts.push_back(0);
     g.size_bits.push_back(0);
-    Counts sizes(1, m - order.size());
-    uint64_t left = n;
+    Counts sizes(1, unused);
+    const uint64_t n = sums.back();
     double raw_bits = 0;
-    for (size_t i = 0; i < order.size();) {
+    for (size_t i = 0; i < counts.size();) {
         int j = 0;
         size_t take = 1;
-        if (g.counts.size() == 1 && order.size() - i == 1) return g;
-        if (g.counts.size() > 1 && (left < n >> 11 || g.counts.size() == 255)) {  // what is left is too rare to part
-            take = order.size() - i;
+        if (g.counts.size() == 1 && counts.size() - i == 1) return g;
+        if (g.counts.size() > 1 && (n - sums[i] < n >> 11 || g.counts.size() == 255)) {  // what is left is too rare to part
+            take = counts.size() - i;
             j = bit_length(take - 1);
         } else {
-            const double top = static_cast<double>(counts[order[i]]), spread = tolerance * std::sqrt(top);
-            while (i + 2 * take <= order.size() && (g.counts.size() > 1 || i + 2 * take < order.size()) &&
-                   top - static_cast<double>(counts[order[i + 2 * take - 1]]) <= spread) {
+            const double top = static_cast<double>(counts[i]), spread = tolerance * std::sqrt(top);
+            while (i + 2 * take <= counts.size() && (g.counts.size() > 1 || i + 2 * take < counts.size()) &&
+                   top - static_cast<double>(counts[i + 2 * take - 1]) <= spread) {
                 take *= 2;
                 ++j;
             }
         }
-        uint64_t sum = 0;
-        for (size_t end = i + take; i < end; ++i) {
-            sum += counts[order[i]];
-            g.group[order[i]] = static_cast<uint8_t>(g.counts.size());
-        }
+        const uint64_t sum = sums[i + take] - sums[i];
         g.counts.push_back(sum);
         g.size_bits.push_back(j);
         sizes.push_back(take);
         raw_bits += static_cast<double>(sum) * j;
-        left -= sum;
+        i += take;
     }
     const Frequencies f = normalise(g.counts, kNarrowBits);
     g.bits = coded_bits(g.counts, f, kNarrowBits) + raw_bits + entropy_bits(sizes) + 12 * static_cast<double>(sizes.size());
+    g.sizes = std::move(sizes);
     return g;
 }
 
 }  // namespace
 
-Grouping choose_grouping(const Counts &counts, const std::vector<uint32_t> &order, uint64_t n, size_t m) {
+Grouping choose_grouping(const Counts &counts, const std::vector<uint32_t> &order, size_t m) {
+    Counts own(order.size()), sums(order.size() + 1);
+    for (size_t i = 0; i < order.size(); ++i) {
+        own[i] = counts[order[i]];
+        sums[i + 1] = sums[i] + own[i];
+    }
     Grouping best;
     for (const double tolerance : {2.0, 3.0, 4.5, 6.0, 9.0, 16.0, 64.0}) {
-        Grouping g = group_ids(counts, order, n, m, tolerance);
+        Grouping g = group_counts(own, sums, m - order.size(), tolerance);
         if (g.bits < best.bits) best = std::move(g);
+    }
+    best.group.resize(m);
+    const uint32_t *id = order.data();
+    for (size_t g = 1; g < best.sizes.size(); ++g) {
+        for (uint64_t left = best.sizes[g]; left; --left) best.group[*id++] = static_cast<uint8_t>(g);
     }
     return best;
 }

@@ -39,13 +39,13 @@ bool decode_bytes(Reader &in, Mode mode, uint8_t *ids, size_t n, uint32_t k, int
 // Ids of like counts in groups of 2^j (the last may be short), most frequent first; at most 255 groups.
 struct Grouping {
     std::vector<uint8_t> group;  // of each id, 0 = unused
-    Counts counts;               // of each group
+    Counts counts, sizes;        // of each group: occurrences, ids
     std::vector<int> size_bits;
     double bits = 1e300;
 };
 
 // The grouping that makes the stream shortest. order: the ids in use, most frequent first.
-Grouping choose_grouping(const Counts &counts, const std::vector<uint32_t> &order, uint64_t n, size_t m);
+Grouping choose_grouping(const Counts &counts, const std::vector<uint32_t> &order, size_t m);
 void encode_large(const uint16_t *ids, size_t n, size_t m, const Grouping &g, Bytes &out, int depth);
 bool decode_large_ids(Reader &in, uint16_t *ids, size_t n, uint32_t k, int depth);
 

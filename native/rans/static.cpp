@@ -57,19 +57,18 @@ Counts count_ids(const uint16_t *ids, size_t n) {
     return counts;
 }
 
-// Most frequent first, like counts in order of their ids: a radix sort.
+// Most frequent first, like counts in order of their ids: by counting, and those that occur often, mostly few, by comparing.
 void sort_by_count(std::vector<uint32_t> &order, const Counts &counts) {
-    uint64_t most = 0;
-    for (const uint64_t c : counts) most = std::max(most, c);
-    std::vector<uint32_t> other(order.size());
-    for (int shift = 0; most >> shift; shift += 11) {
-        uint32_t start[2049] = {};
-        const auto digit = [&](uint32_t id) { return 2047 - (counts[id] >> shift & 2047); };
-        for (const uint32_t id : order) ++start[digit(id) + 1];
-        for (size_t d = 1; d < 2049; ++d) start[d] += start[d - 1];
-        for (const uint32_t id : order) other[start[digit(id)]++] = id;
-        order.swap(other);
-    }
+    constexpr size_t often = 4096;
+    uint32_t start[often + 2] = {};
+    const auto place = [&](uint32_t id) { return often - std::min<uint64_t>(counts[id], often); };
+    for (const uint32_t id : order) ++start[place(id) + 1];
+    for (size_t d = 1; d <= often; ++d) start[d] += start[d - 1];
+    std::vector<uint32_t> sorted(order.size());
+    const auto rare = sorted.begin() + start[1];
+    for (const uint32_t id : order) sorted[start[place(id)]++] = id;
+    std::stable_sort(sorted.begin(), rare, [&](uint32_t a, uint32_t b) { return counts[a] > counts[b]; });
+    order.swap(sorted);
 }
 
 template <class Id> void put_raw(Bytes &out, const Id *ids, size_t n, int bits) {
@@ -129,6 +128,7 @@ template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth, cons
     }
     const Counts counts = given ? *given : count_ids(ids, n);
     std::vector<uint32_t> order;
+    order.reserve(counts.size());
     uint64_t counted = 0;
     for (size_t s = 0; s < counts.size(); ++s) {
         if (counts[s]) order.push_back(static_cast<uint32_t>(s));
@@ -166,7 +166,7 @@ template <class Id> Bytes encode_static(const Id *ids, size_t n, int depth, cons
         }
     } else if constexpr (sizeof(Id) == 2) {
         sort_by_count(order, counts);
-        Grouping best = choose_grouping(counts, order, counted, m);
+        Grouping best = choose_grouping(counts, order, m);
         best.bits *= share;
         if (best.bits < plain && depth < kDeepest) {
             start(large);
