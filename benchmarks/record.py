@@ -40,17 +40,20 @@ def machine() -> dict:
 
 
 def interleave(fns: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 60,
-               clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+               clock: Callable[[], float] = time.perf_counter, twice: bool = False) -> dict[str, float]:
     """Median seconds of each function; every round runs each of them once, so that all meet the same noise.
 
     Stops after ``seconds`` once three rounds are done. One run before the first round is not counted. ``clock``: for functions that use
-    one thread, `time.process_time` leaves out what the machine's other work takes.
+    one thread, `time.process_time` leaves out what the machine's other work takes. ``twice``: each runs twice in a row and the second
+    run counts, as the first may be the one that asks the system for memory which the function before has given back.
     """
     times: dict[str, list[float]] = {name: [] for name in fns}
     begin = time.perf_counter()
     for done in range(-1, rounds):
         for name, fn in fns.items():
             gc.collect()
+            if twice:
+                fn()
             start = clock()
             fn()
             if done >= 0:
