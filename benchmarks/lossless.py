@@ -12,7 +12,8 @@ file; --quick leaves out zstd -19, whose rows stay as well.
 
 `plain write` is what the machine takes for the bytes alone, in the same rounds: encode, a new file of the .cpd's size; decode, one of the
 .safetensors' (room reserved, pieces of 4 MiB, synced). A restored file takes the time of `file to arrays` and of that together, and a
-.cpd that of `memory` and its own: no faster file can be had than these sums. Writing in a second thread while decoding goes on was tried
+.cpd that of `memory` and its own: `sum` is the speed of these two one after the other in the same rounds, and no file written through the
+cache can be much faster. Writing in a second thread while decoding goes on was tried
 and dropped: it took a quarter more CPU time and no less wall time (pieces leave the cache that holds them, and the sync of the disk at
 the end stays). Pieces of 512 KiB to 4 MiB take the same 0.2 s a GB of the kernel, a map of the file 0.35. Past the cache (O_DIRECT) it is
 0.06, or 0.13 with the copy that aligned blocks need, by these sums 1.4 to 1.7 GB/s for a restored file; but a model just restored would
@@ -173,6 +174,11 @@ def measure(model: str, tensors: dict[str, np.ndarray], rounds: int, quick: bool
                          "encode MB/s": round(seen / encoded[name][0] / 1e6, 1), "decode MB/s": round(seen / decoded[name][0] / 1e6, 1),
                          "encode wall MB/s": round(seen / encoded[name][1] / 1e6, 1),
                          "decode wall MB/s": round(seen / decoded[name][1] / 1e6, 1)})
+    of = {row["method"]: row for row in rows}
+    for file, inside, back in (("compand file", "compand memory", "compand file to arrays"),
+                               ("compand file, one array", "compand one array", "compand one array")):
+        for way, method in (("encode", inside), ("decode", back)):
+            of[file][f"{way} sum MB/s"] = round(1 / sum(1 / of[m][f"{way} MB/s"] for m in (method, "plain write")), 1)
     return rows
 
 

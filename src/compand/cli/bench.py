@@ -53,6 +53,8 @@ def bench(
     *specs, last = words
     for spec in specs:
         parse(spec)
+    if not Path(last).exists():
+        raise FileNotFoundError(f"{last}: no such file or folder (the file to measure on comes last, after the specs)")
     if html:
         target(html, force)
     set_threads(threads)

@@ -66,6 +66,8 @@ def detect(path, *, exact: bool = False, keep: bool = False) -> Source:
         return Safetensors(path)
     if head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         raise FormatError(f"{path}: a pickle, which runs code when it is opened; convert it to .safetensors or .npy first")
+    if not head:
+        raise FormatError(f"{path}: the file is empty")
     raise FormatError(f"{path}: not a file compand compresses (starts with {head[:8]!r}); it reads {READS}")
 
 

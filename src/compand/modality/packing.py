@@ -186,7 +186,7 @@ def _ready(codec: Codec, item: Item, x) -> Codec:
         flat = x if isinstance(x, Rows) else x.reshape(form.n, form.d)
         for at in range(0, form.n, rows):
             if not np.isfinite(flat[at:at + rows].astype(np.float32, copy=False)).all():
-                raise InputError("it has NaN or infinite values, which a lossy spec cannot code")
+                raise InputError("it has NaN or infinite values, which a lossy spec cannot code; --lossless (planes,rans) keeps them")
     if fits:  # some stages know their layout only then
         codec = codec.fit(x)
         codec.stage.layout(form)
@@ -226,7 +226,7 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
     if kind not in WRITES:
         raise InputError(f"format must be one of {', '.join(WRITES)}, not {kind!r}")
     if kind == "gguf" and "gguf:container" not in file.names:
-        raise InputError("this file keeps no GGUF container (it was not packed with lossless=True); write safetensors")
+        raise InputError("this file keeps no GGUF container, which only --lossless (lossless=True) does; give a name that ends in .safetensors")
     if kind in ("hf", "gguf") and meta.get("format") != kind:
         raise InputError(f"a {kind} container can only be restored where the file came from one; write npz or safetensors")
     base_of = Base(base) if base is not None else None
