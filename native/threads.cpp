@@ -184,9 +184,9 @@ void set_threads(int n) {
     found.store(0, std::memory_order_relaxed);
 }
 
-void parallel_for(size_t n, const std::function<void(size_t)> &body) {
+void parallel_for(size_t n, const std::function<void(size_t)> &body, bool worth) {
     const int width = static_cast<int>(std::min<size_t>(static_cast<size_t>(threads()), n));
-    if (width <= 1 || inside) {
+    if (width <= 1 || inside || !worth) {
         for (size_t i = 0; i < n; ++i) body(i);
         return;
     }

@@ -9,6 +9,7 @@ int threads();            // COMPAND_THREADS, else the CPUs this process may use
 void set_threads(int n);  // 0: back to the default, which is then found out anew
 
 // Calls body(i) for i in [0, n) on up to threads() threads, in any order; returns when all are done. body must not throw.
-void parallel_for(size_t n, const std::function<void(size_t)> &body);
+// worth: false where all of it is so little that this thread does it alone: on busy CPUs, waiting for another takes milliseconds.
+void parallel_for(size_t n, const std::function<void(size_t)> &body, bool worth = true);
 
 }  // namespace compand

@@ -23,7 +23,8 @@ if not any((Path(folder) / "torch" / "__init__.py").exists() for folder in sys.p
 
 @pytest.fixture(autouse=True)
 def restore():
-    """Tests may choose an instruction set and a number of threads; the next one starts with the machine's own."""
+    """Tests may choose an instruction set, a number of threads and whose threads; the next one starts with the machine's own."""
+    _native.borrow_threads("")  # whatever has been imported
     yield
     _native.set_isa("auto")
     _native.set_threads(0)

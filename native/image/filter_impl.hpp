@@ -74,14 +74,14 @@ void restore(const Model &m, const Settings &s, size_t height, size_t width, con
             to[12] = x % 4 == 0 ? 256 : 0, to[13] = x % 4 == 3 ? 256 : 0;
             to[14] = y % 4 == 0 ? 256 : 0, to[15] = y % 4 == 3 ? 256 : 0;
         }
-    });
+    }, s.large());
     for (size_t k = 0; k < m.layers.size(); ++k) {
         const Layer &l = m.layers[k];
         auto next = std::make_unique<Sheet>(h, w, l.out);
         parallel_for(h, [&](size_t y) {
             const int16_t *rows[3] = {from->row(y), from->row(y + 1), from->row(y + 2)};
             layer_row(l, rows, w, k + 1 == m.layers.size(), next->inside(y));
-        });
+        }, s.large());
         from = std::move(next);
     }
     parallel_for(h, [&](size_t y) {
@@ -94,5 +94,5 @@ void restore(const Model &m, const Settings &s, size_t height, size_t width, con
                 }
             }
         }
-    });
+    }, s.large());
 }

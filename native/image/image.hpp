@@ -91,6 +91,7 @@ struct Settings {
     int bits;       // 8 or 16
     int step;       // quantizer's step in 1/64 of a step of 8 bits
     int tile;       // side of a tile, a multiple of 64
+    bool large() const { return height * width >= 1024; }  // worth several threads
 };
 
 size_t tiles_of(const Settings &s);  // their number

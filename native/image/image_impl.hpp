@@ -144,18 +144,18 @@ void encode(const float *rows, const Settings &s, float lambda, Model &m, bool l
                 }
             }
         }
-    });
+    }, s.large());
     std::vector<int32_t> coarse[3];
     parallel_for(static_cast<size_t>(channels), [&](size_t c) {
         low[c] = reduce(reduce(reduce(planes[c], f.height, f.width), f.height / 2, f.width / 2), f.height / 4, f.width / 4);
         coarse[c].assign(f.h8 * f.w8, 0);
-    });
+    }, s.large());
     const size_t n = tiles_of(s);
     std::vector<Bytes> first(n), second(n);
     auto shared = learn ? std::make_unique<Predictor>(m.state, kLearnLimit, kLearnSpeed) : nullptr;
     uint64_t *counts = learn ? m.counts.data() : nullptr;
     auto each = [&](const std::function<void(size_t)> &body) {
-        if (!learn) return parallel_for(n, body);
+        if (!learn) return parallel_for(n, body, s.large());
         for (size_t i = 0; i < n; ++i) body(i);
     };
     each([&](size_t i) {
@@ -168,7 +168,7 @@ void encode(const float *rows, const Settings &s, float lambda, Model &m, bool l
     parallel_for(static_cast<size_t>(channels), [&](size_t c) {
         const std::vector<int16_t> big = enlarge8(coarse[c], f.h8, f.w8);
         for (size_t i = 0; i < big.size(); ++i) planes[c][i] -= static_cast<float>(big[i]) / kFraction;
-    });
+    }, s.large());
     each([&](size_t i) {
         Tile t(s, i);
         t.coarse = coarse[0].data() + static_cast<size_t>(t.y / 8) * f.w8 + static_cast<size_t>(t.x / 8);
@@ -207,10 +207,10 @@ bool decode(const Spans &in, const Settings &s, const Model &m, bool conceal, ui
         if (lost[2 * i] || read_coarse(in.at[2 * i], in.size[2 * i], s, m, t, coarse, f.w8)) return;
         if (conceal) lost[2 * i] = 1;
         else good = false;
-    });
+    }, s.large());
     if (!good) return false;
     conceal_coarse(s, lost, coarse, f);
-    parallel_for(channels, [&](size_t c) { planes[c] = enlarge8(coarse[c], f.h8, f.w8); });
+    parallel_for(channels, [&](size_t c) { planes[c] = enlarge8(coarse[c], f.h8, f.w8); }, s.large());
     std::vector<int16_t> smooth[3];
     if (filtered && !m.layers.empty() && m.layers.back().out == 16) {
         for (size_t c = 0; c < channels; ++c) smooth[c] = planes[c];
@@ -223,7 +223,7 @@ bool decode(const Spans &in, const Settings &s, const Model &m, bool conceal, ui
         if (read_details(in.at[2 * i + 1], in.size[2 * i + 1], s, m, t, planes, f.width)) return;
         if (conceal) lost[2 * i + 1] = 1;
         else good = false;
-    });
+    }, s.large());
     if (!good) return false;
     if (filtered && !m.layers.empty() && m.layers.back().out == 16) restore(m, s, f.height, f.width, smooth, planes);
     const int32_t most = s.bits == 16 ? 65535 : 255;
@@ -240,7 +240,7 @@ bool decode(const Spans &in, const Settings &s, const Model &m, bool conceal, ui
                 to[x * channels + c] = static_cast<float>(std::clamp<int64_t>(v, 0, most));
             }
         }
-    });
+    }, s.large());
     return true;
 }
 

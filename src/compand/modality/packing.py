@@ -226,7 +226,7 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
     if kind not in WRITES:
         raise InputError(f"format must be one of {', '.join(WRITES)}, not {kind!r}")
     if kind == "gguf" and "gguf:container" not in file.names:
-        raise InputError("this file keeps no GGUF container, which only --lossless (lossless=True) does; give a name that ends in .safetensors")
+        raise InputError("this file keeps no GGUF container, which only --lossless (lossless=True) does; write safetensors")
     if kind in ("hf", "gguf") and meta.get("format") != kind:
         raise InputError(f"a {kind} container can only be restored where the file came from one; write npz or safetensors")
     base_of = Base(base) if base is not None else None
