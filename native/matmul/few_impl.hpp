@@ -69,19 +69,13 @@ COMPAND_INLINE __m512i two_of(__m512i a, __m512i b) {
     return _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(u, v, 0x88)), _mm512_castps_si512(_mm512_shuffle_ps(u, v, 0xdd)));
 }
 
-// Asks for the next four rows while four are read: one after the other, as the memory system likes them, into the cache that holds them.
+// Asks for rows to come while four are read: one after the other, as the memory system likes them. Four rows are read side by side, so
+// that all of the next four must be there, and what is asked for later than half of `kAhead` before it is used comes too late.
 struct Ahead {
     const char *next;
-    bool near;
-    Ahead(const Rows &w, size_t r) {
-        const size_t block = std::max<size_t>(4 * w.row_bytes, 2048);
-        next = reinterpret_cast<const char *>(w.bytes) + r * w.row_bytes + block;
-        near = block < 4096;
-    }
-    COMPAND_INLINE void operator()(size_t at) const {
-        if (near) _mm_prefetch(next + at, _MM_HINT_T0);
-        else _mm_prefetch(next + at, _MM_HINT_T1);
-    }
+    Ahead(const Rows &w, size_t r)
+        : next(reinterpret_cast<const char *>(w.bytes) + r * w.row_bytes + std::max(kAhead, 4 * w.row_bytes + kAhead / 2)) {}
+    COMPAND_INLINE void operator()(size_t at) const { _mm_prefetch(next + at, _MM_HINT_T1); }
 };
 
 // One line and four rows, a chunk at a time.
