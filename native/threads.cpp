@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <memory>
 #include <cstdlib>
+#include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -94,15 +95,82 @@ struct Job {
     }
 };
 
+// Threads that stay awake for the loops of one caller. A range is (turn, end, next) in one number, so that a thread which comes late to a
+// turn takes nothing of a later one; a loop's body and beginnings stand until all that was taken is done.
+class Crew {
+public:
+    explicit Crew(size_t width) : ranges_(width) {}
+
+    void run(size_t n, const std::function<void(size_t)> &body) {  // by the caller
+        const size_t width = ranges_.size();
+        each_ = n / (kMost * width) + 1;
+        const size_t units = (n + each_ - 1) / each_;
+        n_ = n;
+        body_ = &body;
+        done_.store(0, std::memory_order_relaxed);
+        const uint64_t turn = static_cast<uint32_t>(turn_.load(std::memory_order_relaxed) + 1);
+        for (size_t k = 0; k < width; ++k) {
+            ranges_[k].begin = units * k / width;
+            const uint64_t count = units * (k + 1) / width - ranges_[k].begin;
+            ranges_[k].state.store(turn << 32 | count << 16, std::memory_order_release);
+        }
+        turn_.store(static_cast<uint32_t>(turn), std::memory_order_release);
+        work(0, turn);
+        for (int spin = 0; done_.load(std::memory_order_acquire) < n; ++spin) wait(spin);
+    }
+    void serve(size_t own) {  // by the others
+        for (uint32_t seen = 0;;) {
+            uint32_t turn = 0;
+            for (int spin = 0; (turn = turn_.load(std::memory_order_acquire)) == seen; ++spin) {
+                if (over_.load(std::memory_order_acquire)) return;
+                wait(spin);
+            }
+            seen = turn;
+            work(own % ranges_.size(), turn);
+        }
+    }
+    void end() { over_.store(true, std::memory_order_release); }
+
+private:
+    static constexpr size_t kMost = 32767;  // units of a range
+    struct alignas(64) Range {
+        std::atomic<uint64_t> state{0};
+        size_t begin = 0;
+    };
+
+    static void wait(int spin) {
+        if (spin < 2000) pause();
+        else std::this_thread::yield();
+    }
+    void work(size_t own, uint64_t turn) {
+        for (size_t k = 0; k < ranges_.size(); ++k) {
+            Range &range = ranges_[(own + k) % ranges_.size()];
+            for (uint64_t state = range.state.load(std::memory_order_acquire); state >> 32 == turn && (state & 0xffff) < (state >> 16 & 0xffff);) {
+                if (!range.state.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+                const size_t first = (range.begin + (state & 0xffff)) * each_, last = std::min(n_, first + each_);
+                for (size_t i = first; i < last; ++i) (*body_)(i);
+                done_.fetch_add(last - first, std::memory_order_release);
+                ++state;
+            }
+        }
+    }
+
+    std::vector<Range> ranges_;
+    const std::function<void(size_t)> *body_ = nullptr;
+    size_t n_ = 0, each_ = 1;
+    alignas(64) std::atomic<uint32_t> turn_{0};
+    alignas(64) std::atomic<size_t> done_{0};
+    std::atomic<bool> over_{false};
+};
+
 // Workers spin briefly for the next job before they sleep, so that back-to-back small jobs start in about a microsecond.
 class Pool {
 public:
-    void run(size_t n, int width, const std::function<void(size_t)> &body) {
+    // body(i) for i < n on `width` threads of which this is one; `own`, if given, comes first here and ends before this helps.
+    // False, and nothing is done, while another thread's job runs: to wait for it could be to wait for oneself.
+    bool run(size_t n, int width, const std::function<void(size_t)> &body, const std::function<void()> *own = nullptr) {
         const std::unique_lock<std::mutex> one_job_at_a_time(entry_, std::try_to_lock);
-        if (!one_job_at_a_time) {  // another thread of the caller's has the workers: this one does its own work
-            for (size_t i = 0; i < n; ++i) body(i);
-            return;
-        }
+        if (!one_job_at_a_time) return false;
         auto job = std::make_shared<Job>(n, static_cast<size_t>(width), body);
         while (static_cast<int>(workers_) + 1 < width) {
             std::thread([this] { serve(); }).detach();
@@ -115,6 +183,7 @@ public:
             ticket_.fetch_add(1, std::memory_order_release);
         }
         wake_.notify_all();
+        if (own) (*own)();
         job->work(0);
         for (int spin = 0; job->done.load(std::memory_order_acquire) < n; ++spin) {
             if (spin < 200) pause();
@@ -122,6 +191,7 @@ public:
         }
         std::lock_guard<std::mutex> lock(mutex_);
         job_.reset();
+        return true;
     }
 
 private:
@@ -167,6 +237,19 @@ Pool &pool() {
 }
 
 thread_local bool inside = false;
+thread_local Crew *crew = nullptr;  // of this thread's `together`
+
+// The whole team of OpenMP, this thread as number 0: it ends and starts threads when their number changes.
+template <class F> void on_team(const Borrowed &own, const F &work) {
+    struct Team {
+        const F &work;
+        int (*number)();
+    } team{work, own.number};
+    own.parallel([](void *given) {
+        const Team &t = *static_cast<const Team *>(given);
+        t.work(static_cast<size_t>(t.number()));
+    }, &team, static_cast<unsigned>(threads()), 0);
+}
 
 }  // namespace
 
@@ -195,18 +278,39 @@ void parallel_for(size_t n, const std::function<void(size_t)> &body, bool worth)
         body(i);
         inside = false;
     };
+    if (crew) return crew->run(n, marked);
     const Borrowed *own = lent();
-    if (!own || own->most() != threads()) return pool().run(n, width, marked);
-    // always the whole team: OpenMP ends and starts threads when their number changes
-    struct Team {
-        Job job;
-        int (*number)();
-    } team{{n, static_cast<size_t>(width), marked}, own->number};
-    const auto work = [](void *given) {
-        Team &t = *static_cast<Team *>(given);
-        t.job.work(static_cast<size_t>(t.number()) % t.job.ranges.size());
+    if (!own || own->most() != threads()) {
+        if (!pool().run(n, width, marked))
+            for (size_t i = 0; i < n; ++i) body(i);
+        return;
+    }
+    Job job(n, static_cast<size_t>(width), marked);
+    on_team(*own, [&](size_t number) { job.work(number % job.ranges.size()); });
+}
+
+void together(const std::function<void()> &body) {
+    const int width = threads();
+    if (width <= 1 || inside || crew) return body();
+    Crew own(static_cast<size_t>(width));
+    std::exception_ptr fault;
+    const std::function<void()> first = [&] {
+        crew = &own;
+        try {
+            body();
+        } catch (...) {
+            fault = std::current_exception();
+        }
+        crew = nullptr;
+        own.end();
     };
-    own->parallel(work, &team, static_cast<unsigned>(threads()), 0);
+    const Borrowed *team = lent();
+    if (team && team->most() == width) {
+        on_team(*team, [&](size_t number) { number ? own.serve(number) : first(); });
+    } else if (!pool().run(static_cast<size_t>(width) - 1, width, [&](size_t i) { own.serve(i + 1); }, &first)) {
+        return body();
+    }
+    if (fault) std::rethrow_exception(fault);
 }
 
 bool borrow_threads([[maybe_unused]] const char *library) {

@@ -73,15 +73,17 @@ public:
         {
             nb::gil_scoped_release release;
             reserve(position_ + count);
-            for (size_t at = 0; at < count; at += kPrompt) {
-                const size_t m = std::min(kPrompt, count - at);
-                x_.resize(m * s_.d);
-                embed(tokens.data() + at, m);
-                for (Cached &l : layers_) run(l, m);
-                position_ += m;
-                if (every) logits(x_.data(), m, y.data() + at * vocabulary);
-                else if (at + m == count) logits(x_.data() + (m - 1) * s_.d, 1, y.data());
-            }
+            together([&] {
+                for (size_t at = 0; at < count; at += kPrompt) {
+                    const size_t m = std::min(kPrompt, count - at);
+                    x_.resize(m * s_.d);
+                    embed(tokens.data() + at, m);
+                    for (Cached &l : layers_) run(l, m);
+                    position_ += m;
+                    if (every) logits(x_.data(), m, y.data() + at * vocabulary);
+                    else if (at + m == count) logits(x_.data() + (m - 1) * s_.d, 1, y.data());
+                }
+            });
         }
         return y.release();
     }

@@ -108,7 +108,7 @@ public:
         residual(l.after, x, m);
         normalized(l.mlp_before, x, m, h_.data());
         times({&l.gate, &l.up}, h_.data(), m, {g_.data(), u_.data()});
-        const size_t step = 16384, pieces = (m * s.ff + step - 1) / step;
+        const size_t step = 2048, pieces = (m * s.ff + step - 1) / step;
         parallel_for(pieces, [&](size_t i) {
             const size_t count = std::min(step, m * s.ff - i * step);
             COMPAND_DISPATCH(activate, g_.data() + i * step, u_.data() + i * step, count, s.gelu);

@@ -11,6 +11,7 @@ constexpr size_t kNear = 3072;    // bytes that one stream is asked for, into th
 constexpr size_t kAhead = 16384;  // bytes that streams side by side are asked for, into the second cache, before they are used
 constexpr size_t kStrip = 16;     // rows of a strip of a trellis, see compand/quantizer/trellis.py
 inline size_t tile_of(size_t left) { return left >= 16 ? 16 : left >= 4 ? 4 : 1; }  // lines of activations that `strips` takes together
+constexpr size_t kAlone = 2048;   // columns of a job that prepares few lines, a multiple of 256
 inline size_t pairs_of(size_t block) { return (block / 2 + 1) / 2 * 2; }           // pairs of columns of a block, an even number
 
 // Rows of packed ids (low bits first, each row begins on a byte): weight = (level of id - offset + zero) * scale of its group.
@@ -91,6 +92,8 @@ struct Words {
     void quarters(const int8_t *q, size_t d, int offset, int32_t *sums, int32_t *start);                                      \
     /* see Line; d: a multiple of 64 * ways */                                                                                \
     void spread(const int8_t *q, size_t d, size_t ways, int8_t *out);                                                         \
+    /* see Pairs; of one line of a tile, `pairs` pairs of a block; gives the sum of q (block) */                              \
+    int32_t pairs(const int8_t *q, size_t block, size_t pairs, size_t tile, int32_t *to);                                     \
     /* y[t * stride + r] for rows first to last and the lines t < count */                                                    \
     void rows(const Rows &w, size_t first, size_t last, const Line *lines, size_t count, float *y, size_t stride);            \
     /* y[t * stride + 16 * s + r] for strips first to last */                                                                 \

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "matmul/matmul.hpp"
 #include "threads.hpp"
 
 namespace compand::matmul {
@@ -10,7 +11,7 @@ namespace {
 
 // Rows of a job: as many as make kJob weights, but fewer where many lines make few of them much work. Never by the number of threads.
 size_t rows_of(const Matrix &w, size_t m) {
-    const size_t rows = kJob / std::max<size_t>(1, w.d), eighth = m * w.d >= kJob / 16 ? (w.n + 7) / 8 : w.n;
+    const size_t job = m < kMany ? kJob / 2 : kJob, rows = job / std::max<size_t>(1, w.d), eighth = m * w.d >= kJob / 16 ? (w.n + 7) / 8 : w.n;
     return (std::max<size_t>(1, std::min(rows, eighth)) + kUnit - 1) / kUnit * kUnit;
 }
 

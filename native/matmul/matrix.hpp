@@ -7,7 +7,7 @@
 namespace compand::matmul {
 
 constexpr size_t kUnit = 16;              // jobs begin at a multiple of so many rows
-constexpr size_t kJob = size_t{1} << 18;  // weights of a job
+constexpr size_t kJob = size_t{1} << 18;  // weights of a job, of few lines half of it: what the last one takes, others wait for
 
 constexpr size_t kLines = 128;            // lines of activations that are worked on together: they and their results stay near
 

@@ -163,7 +163,7 @@ void tiles_of(const typename Kind::Value *w, size_t pitch, bool far, size_t d, s
                 size_t asked = far ? 0 : kTall * lines;
                 const auto ask = [&] {
                     for (const size_t to = std::min(asked + share, kTall * lines); asked < to; ++asked)
-                        __builtin_prefetch(reinterpret_cast<const void *>(next + asked / lines * pitch * sizeof(Value) + asked % lines * 64), 0, 2);
+                        __builtin_prefetch(reinterpret_cast<const void *>(next + asked / lines * pitch * sizeof(Value) + asked % lines * 64), 0, 3);
                 };
                 Waiting *own = sums + b * kTall * count;
                 size_t t = 0;

@@ -65,6 +65,24 @@ void spread(const int8_t *q, size_t d, size_t ways, int8_t *out) {
             for (size_t i = 0; i < 64; ++i) out[at + 64 * way + i] = q[at + ways * i + way];
 }
 
+int32_t pairs(const int8_t *q, size_t block, size_t pairs, size_t tile, int32_t *to) {
+    const auto both = [&](size_t p) {
+        uint16_t two;
+        std::memcpy(&two, q + 2 * p, 2);
+        const uint32_t a = std::endian::native == std::endian::little ? two & 255u : two >> 8, b = (two & 255u) + (two >> 8) - a;
+        return static_cast<int32_t>(a * 0x101u | b * 0x1010000u);
+    };
+    if (tile == 1)
+        for (size_t p = 0; p < pairs; ++p) to[p] = both(p);
+    else if (tile == 16)
+        for (size_t p = 0; p < pairs; ++p) to[16 * p] = both(p);
+    else
+        for (size_t p = 0; p < pairs; ++p) to[p / 2 * 2 * tile + p % 2] = both(p);
+    int32_t sum = 0;
+    for (size_t c = 0; c < block; ++c) sum += q[c];
+    return sum;
+}
+
 void rows(const Rows &w, size_t first, size_t last, const Line *lines, size_t count, float *y, size_t stride) {
     const size_t chunks = chunks_of(w);
     std::vector<uint32_t> groups(chunks);  // of the first column of each chunk

@@ -171,12 +171,21 @@ void wide(const Strips &w, Stream *s, size_t strips, const float *scale, const P
     for (size_t i = 0; i < blocks * strips; ++i) {
         const size_t b = i / strips, own_strip = i % strips, lo = b * w.block / 2, hi = std::min(pairs, (b + 1) * w.block / 2);
         Stream &from = s[own_strip];
-        for (size_t p = lo; p < hi; ++p) {
-            const __m512i data = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from.set(p))));
+        Product *made = products.data();
+        const auto make = [&](const uint8_t *set) {
+            const __m512i data = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(set)));
             const __m512i windows = _mm512_multishift_epi64_epi8(by, _mm512_permutexvar_epi8(at, data));
-            products[(p - lo) * many].bytes = _mm512_mullo_epi16(windows, c);
-            if (many == 2) products[(p - lo) * many + 1].bytes = _mm512_mullo_epi16(windows, e);
+            made[0].bytes = _mm512_mullo_epi16(windows, c);
+            if (many == 2) made[1].bytes = _mm512_mullo_epi16(windows, e);
+            made += many;
+        };
+        size_t p = lo;
+        const uint8_t *set = from.strip + lo * 4 * K;
+        for (const size_t middle = std::clamp(from.safe, lo, hi); p < middle; ++p, set += 4 * K) {
+            if (p % 4 == 0) _mm_prefetch(reinterpret_cast<const char *>(set + (hi - lo) * 4 * K), _MM_HINT_T0);  // what the next block needs
+            make(set);
         }
+        for (; p < hi; ++p) make(from.set(p));
         const __m512 own = _mm512_loadu_ps(scale + (own_strip * w.groups + b * w.block / w.group) * kStrip);
         for (size_t tile = 0; tile < tiles; ++tile) {
             const Pairs *x = lines + 16 * tile;
@@ -189,16 +198,18 @@ void wide(const Strips &w, Stream *s, size_t strips, const float *scale, const P
                     sum[t] = dot_of(sum[t], p[0].bytes, both);
                     if (many == 2) sum[t] = dot_of(sum[t], p[1].bytes, both);
                 }
-            float *to = out.data() + (own_strip * tiles + tile) * 256;
-            for (int t = 0; t < 16; ++t, to += 16) {
-                if (b + 1 == blocks && w.d % 2) {
+            if (b + 1 == blocks && w.d % 2)
+                for (int t = 0; t < 16; ++t) {
                     alignas(64) int32_t sums[16];
                     _mm512_store_si512(sums, sum[t]);
                     odd(w, from, x[t].q[w.d - 1], sums);
                     sum[t] = _mm512_load_si512(sums);
                 }
+            float *const to = out.data() + (own_strip * tiles + tile) * 256;
+#pragma GCC unroll 16
+            for (int t = 0; t < 16; ++t) {
                 const __m512 factor = _mm512_mul_ps(own, _mm512_set1_ps(x[t].scale[b]));
-                _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_mul_ps(_mm512_cvtepi32_ps(sum[t]), factor)));
+                _mm512_storeu_ps(to + 16 * t, _mm512_add_ps(_mm512_loadu_ps(to + 16 * t), _mm512_mul_ps(_mm512_cvtepi32_ps(sum[t]), factor)));
             }
         }
     }

@@ -25,18 +25,7 @@ namespace {
 
 float widen(uint16_t brain) { return std::bit_cast<float>(static_cast<uint32_t>(brain) << 16); }
 
-// Lines of activations as int8, in blocks.
-struct Activations : Prepared {
-    size_t m, blocks, width;
-    std::vector<int8_t> q;
-    std::vector<float> scale;
-
-    Activations(size_t m, size_t d, size_t block) : m(m), blocks(ceil(d, block)), width(blocks * block), q(m * width), scale(m * blocks) {}
-    void line(const float *x, size_t d, size_t block, float unit, size_t t) {
-        COMPAND_DISPATCH(quantize, x + t * d, d, block, unit, q.data() + t * width, scale.data() + t * blocks);
-    }
-};
-
+// Lines of activations as `Rows` wants them.
 struct Lines : Prepared {
     size_t m, width;
     std::vector<int8_t> q, spread;
@@ -47,49 +36,51 @@ struct Lines : Prepared {
     Lines(const float *x, size_t m, size_t d, float unit, int offset, size_t ways)
         : m(m), width(ceil(d, 256) * 256), q(m * width), spread(m < kMany && ways > 1 ? q.size() : 0), scale(q.size() / kChunk), sums(q.size() / 16),
           start(sums.size()), lines(m) {
-        parallel_for(ceil(m, 4), [&](size_t i) {
-            for (size_t t = 4 * i; t < std::min(m, 4 * i + 4); ++t) {
-                int8_t *own = q.data() + t * width, *apart = spread.empty() ? nullptr : spread.data() + t * width;
-                float *factor = scale.data() + t * (width / kChunk);
-                int32_t *sum = sums.data() + t * (width / 16), *begin = start.data() + t * (width / 16);
-                COMPAND_DISPATCH(quantize, x + t * d, d, kChunk, unit, own, factor);
-                COMPAND_DISPATCH(quarters, own, d, offset, sum, begin);
-                if (apart) COMPAND_DISPATCH(spread, own, width, ways, apart);
-                lines[t] = {own, apart, factor, begin, sum};
-            }
+        for (size_t t = 0; t < m; ++t)
+            lines[t] = {q.data() + t * width, spread.empty() ? nullptr : spread.data() + t * width, scale.data() + t * (width / kChunk),
+                        start.data() + t * (width / 16), sums.data() + t * (width / 16)};
+        pieces(m, width, kAlone, [&](size_t t, size_t from, size_t to) {
+            const size_t at = t * width + from, own = std::min(d, to) - std::min(d, from);
+            COMPAND_DISPATCH(quantize, x + t * d + from, own, kChunk, unit, q.data() + at, scale.data() + at / kChunk);
+            COMPAND_DISPATCH(quarters, q.data() + at, own, offset, sums.data() + at / 16, start.data() + at / 16);
+            if (!spread.empty()) COMPAND_DISPATCH(spread, q.data() + at, to - from, ways, spread.data() + at);
         });
     }
 };
 
-struct PairLines : Activations {
+// Lines of activations as `Strips` wants them.
+struct PairLines : Prepared {
+    size_t m, blocks, width;
+    std::vector<int8_t> q;
+    std::vector<float> scale;
     std::vector<int32_t> twice, start;
     std::vector<Pairs> lines;
 
     PairLines(const float *x, size_t m, size_t d, size_t block, size_t many)
-        : Activations(m, d, block), twice(m * blocks * pairs_of(block)), start(m * blocks), lines(m) {
-        std::vector<std::pair<size_t, size_t>> tiles;  // first line, lines
-        for (size_t t = 0; t < m; t += tiles.back().second) tiles.emplace_back(t, tile_of(m - t));
+        : m(m), blocks(ceil(d, block)), width(blocks * block), q(m * width), scale(m * blocks), twice(m * blocks * pairs_of(block)), start(m * blocks),
+          lines(m) {
+        const size_t room = pairs_of(block);
+        for (size_t first = 0; first < m; first += tile_of(m - first))
+            for (size_t t = first; t < first + tile_of(m - first); ++t)
+                lines[t] = {q.data() + t * width, twice.data() + first * blocks * room, scale.data() + t * blocks, start.data() + t * blocks};
         const int32_t mean = -255 * static_cast<int32_t>(many);
-        parallel_for(tiles.size(), [&](size_t i) {
-            const auto [first, tile] = tiles[i];
-            const size_t room = pairs_of(block);
-            int32_t *all = twice.data() + first * blocks * room;
-            for (size_t t = first; t < first + tile; ++t) {
-                line(x, d, block, 1.0f, t);
-                const int8_t *own = q.data() + t * width;
-                int32_t *begin = start.data() + t * blocks;
-                for (size_t b = 0; b < blocks; ++b) {
-                    const int8_t *from = own + b * block;
-                    int32_t *to = all + b * room * tile + (t - first) * (tile == 16 ? 1 : 2), sum = 0;
-                    for (size_t p = 0; p < std::min(block / 2, d / 2 - std::min(d / 2, b * block / 2)); ++p)
-                        to[tile == 16 ? 16 * p : p / 2 * 2 * tile + p % 2] =
-                            static_cast<int32_t>(static_cast<uint8_t>(from[2 * p]) * 0x101u | static_cast<uint8_t>(from[2 * p + 1]) * 0x1010000u);
-                    for (size_t c = 0; c < block; ++c) sum += from[c];
-                    begin[b] = mean * sum;
-                }
-                lines[t] = {own, all, scale.data() + t * blocks, begin};
+        pieces(m, width, ceil(kAlone, block) * block, [&](size_t t, size_t from, size_t to) {
+            const size_t first = tile_start(t, m), tile = tile_of(m - first), own = std::min(d, to) - std::min(d, from);
+            int8_t *line = q.data() + t * width;
+            COMPAND_DISPATCH(quantize, x + t * d + from, own, block, 1.0f, line + from, scale.data() + t * blocks + from / block);
+            for (size_t b = from / block; b < to / block; ++b) {
+                int32_t *into = twice.data() + first * blocks * room + b * room * tile + (t - first) * (tile == 16 ? 1 : 2);
+                const size_t count = std::min(block / 2, d / 2 - std::min(d / 2, b * block / 2));
+                start[t * blocks + b] = mean * COMPAND_DISPATCH(pairs, line + b * block, block, count, tile, into);
             }
         });
+    }
+
+private:
+    static size_t tile_start(size_t t, size_t m) {
+        size_t first = 0;
+        while (first + tile_of(m - first) <= t) first += tile_of(m - first);
+        return first;
     }
 };
 
@@ -190,17 +181,20 @@ void Trellis::row(size_t i, float *out) const {
     }
     const size_t k = static_cast<size_t>(w.k), bytes = 2 * d * k;
     const uint8_t *strip = w.bits + s * bytes;
-    for (size_t c = 0; c < d; ++c) {
+    for (size_t c = 0, group = w.group, g = 0; c < d; ++c, --group) {
+        if (group == 0) group = w.group, ++g;
         const size_t value = c == d - 1 && d % 2 ? c / 2 * 32 + r : c / 2 * 32 + 2 * r + c % 2, bit = value * k, at = bit / 8;
         uint32_t window = 0;  // wraps around
-        for (size_t j = 0; j < 3; ++j) window |= static_cast<uint32_t>(strip[(at + j) % bytes]) << (8 * j);
+        if (at + 3 <= bytes) window = strip[at] | static_cast<uint32_t>(strip[at + 1]) << 8 | static_cast<uint32_t>(strip[at + 2]) << 16;
+        else
+            for (size_t j = 0; j < 3; ++j) window |= static_cast<uint32_t>(strip[(at + j) % bytes]) << (8 * j);
         window >>= bit & 7;
         int level = 0;
         for (int f = 0; f < w.many; ++f) {
             const uint32_t p = static_cast<uint16_t>(window * w.factors[f]);
             level += static_cast<int>((p & 255) + (p >> 8)) - 255;
         }
-        out[c] = static_cast<float>(level) * w.scale[(s * w.groups + c / w.group) * kStrip + r];
+        out[c] = static_cast<float>(level) * w.scale[(s * w.groups + g) * kStrip + r];
     }
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -82,6 +83,30 @@ def test_instructions_and_threads_change_no_bit(tmp_path):
             _native.set_isa("auto")
             _native.set_threads(0)
             assert all(np.array_equal(found[0], y) for y in found[1:]), (family, spec)
+
+
+def test_models_at_work_at_once_disturb_nothing(tmp_path):
+    make(tmp_path, "llama")
+    spec = "hadamard,trellis:3:memory=12"
+    alone = load(tmp_path, spec=spec).logits(IDS[:30], every=True)
+    found = {}
+
+    def run(i):
+        model = load(tmp_path, spec=spec)
+        found[i] = np.concatenate([model.logits([t])[None] for t in IDS[:30]])
+
+    _native.set_threads(3)
+    try:
+        all_of_them = [threading.Thread(target=run, args=(i,)) for i in range(3)]
+        for t in all_of_them:
+            t.start()
+        for t in all_of_them:
+            t.join()
+    finally:
+        _native.set_threads(0)
+    assert len(found) == 3
+    for y in found.values():
+        np.testing.assert_array_equal(y, alone)
 
 
 @pytest.mark.parametrize("spec", ["int:8:group=32", "hadamard,int:6", "hadamard,trellis:4:memory=12",
