@@ -61,8 +61,7 @@ public:
         projected_ = true;
         nb::gil_scoped_release release;
         std::vector<float> k(std::min(kTogether, batch_ * n_) * s.kept()), v(k.size());
-        for (size_t at = 0; at < batch_ * n_; at += kTogether) {
-            const size_t m = std::min(kTogether, batch_ * n_ - at);
+        const auto some = [&](size_t at, size_t m) {
             steps_.project(l, x_.data() + at * s.d, m, q_.data() + at * s.queries(), k.data(), v.data());
             parallel_for((m + 7) / 8, [&](size_t eighth) {
                 std::vector<float> room(s.width);
@@ -81,7 +80,10 @@ public:
                     }
                 }
             });
-        }
+        };
+        together([&] {
+            for (size_t at = 0; at < batch_ * n_; at += kTogether) some(at, std::min(kTogether, batch_ * n_ - at));
+        });
     }
 
     // The rest of this layer. Row 0 of keys and values is at position `offset`, and the first token at `position`. A token sees no position
@@ -120,9 +122,11 @@ public:
                 }
             }
         };
-        parallel_for(batch_ * s.shared * ((n_ + 7) / 8), look);
-        for (size_t t = 0; t < batch_ * n_; t += kTogether)
-            steps_.finish(l, a_.data() + t * s.queries(), x_.data() + t * s.d, std::min(kTogether, batch_ * n_ - t));
+        together([&] {
+            parallel_for(batch_ * s.shared * ((n_ + 7) / 8), look);
+            for (size_t t = 0; t < batch_ * n_; t += kTogether)
+                steps_.finish(l, a_.data() + t * s.queries(), x_.data() + t * s.d, std::min(kTogether, batch_ * n_ - t));
+        });
     }
 
     // What the layers give, after the last norm: (batch, n, d).

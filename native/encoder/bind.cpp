@@ -77,7 +77,9 @@ public:
         const auto one = [&](size_t i) { run(groups[i], x.data(), y.data()); };
         if (anywhere_ && groups.size() >= 2 * static_cast<size_t>(threads())) parallel_for(groups.size(), one);
         else
-            for (size_t i = 0; i < groups.size(); ++i) one(i);
+            together([&] {
+                for (size_t i = 0; i < groups.size(); ++i) one(i);
+            });
         nb::gil_scoped_acquire back;
         return y.release();
     }
