@@ -122,7 +122,7 @@ public:
                 }
             }
         };
-        together([&] {
+        compand::together([&] {
             parallel_for(batch_ * s.shared * ((n_ + 7) / 8), look);
             for (size_t t = 0; t < batch_ * n_; t += kTogether)
                 steps_.finish(l, a_.data() + t * s.queries(), x_.data() + t * s.d, std::min(kTogether, batch_ * n_ - t));
