@@ -18,6 +18,7 @@ from ..stage import Stage
 SETTLED = 1024  # rows whose mean and spread are trusted half
 HASTE = 2.0     # of the window of moving means, as codewords lag or do not
 LONGEST = 1024  # batches that it reaches back over, at most, so that it can shrink again
+SOME = 4096     # codewords moved at a time
 BORN = 2.0      # rows that a codeword just put on a row is the mean of
 
 
@@ -163,8 +164,9 @@ def follow(words: np.ndarray, frame: np.ndarray, v: np.ndarray) -> None:
     new = np.stack([mean, np.maximum(sums[2] / sums[0] - mean * mean, 0)])
     if frame[1].any():
         new = frame + sums[0] / (sums[0] + SETTLED) * (new - frame)
-        scale = np.sqrt(np.clip(new[1] / np.where(frame[1] > 0, frame[1], 1), 0.25, 4.0))
-        words[:] = (words - frame[0]) * np.where(frame[1] > 0, scale, 1) + new[0]
+        scale = np.where(frame[1] > 0, np.sqrt(np.clip(new[1] / np.where(frame[1] > 0, frame[1], 1), 0.25, 4.0)), 1)
+        for at in range(0, len(words), SOME):  # float64 of all of a large codebook would be most of the memory
+            words[at:at + SOME] = (words[at:at + SOME] - frame[0]) * scale + new[0]
     frame[:] = new
 
 

@@ -105,6 +105,7 @@ class Running(nn.Module):
         if self.moves:
             own["window"] = np.asarray(books.refresh(words, own["mass"], own["step"], sums, counts, float(own["window"]),
                                                      1 / (1 - self.recipe.decay)))
+            del sums  # the largest array of all, where codewords are many
             if keeps:
                 self._settle(words, own, seen, float(counts.sum()))
         memory = max(self.recipe.decay, 1 - counts.sum() / (ROWS * len(counts)))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .layer import Quantize
 
 ROWS = 4096  # of a batch that moving statistics other than codebooks' are refitted to
-REFIT = 8    # steps from one such fit to the next, after as many at the start; four times as many after its square
+REFIT = 8    # steps from one such fit to the next, after as many at the start; four times as many after its square, eight after its cube
 ROUNDS = 4   # of prices a batch, with balanced assignment
 COMMIT = 0.25  # the weight of the commitment to codewords that has none
 NEAR = 1e-4  # of the variance: the least error that temperatures are in units of (none is made where each row has its codeword)
@@ -213,7 +213,7 @@ class Step:
     def _refit(self, path, stage, x):
         """Statistics follow the data: at each of the first steps, then at every few, then at every so many."""
         done = self.layer._steps
-        every = 1 if done < REFIT else REFIT if done < REFIT * REFIT else 4 * REFIT
+        every = 1 if done < REFIT else REFIT if done < REFIT ** 2 else 4 * REFIT if done < REFIT ** 3 else 8 * REFIT
         if self.recipe.update != "ema" or done % every:
             return
         arrays = stage.fit(books.gather(to_numpy(x), ROWS)).arrays()
