@@ -203,6 +203,11 @@ def narrow(make, d: int, inner: int) -> nn.Module:
     return nn.Sequential(nn.Linear(d, inner), Tail(make(inner), nn.Linear(inner, d)))
 
 
+def even(d: int) -> nn.Module:
+    """Features of mean 0 and variance 1."""
+    return nn.BatchNorm1d(d, affine=False)
+
+
 def library(kind="VectorQuantize", **options):
     return lambda d: Peer(kind, dim=d, codebook_size=1024, **options)
 
@@ -220,6 +225,8 @@ USE = {"compand vq:1024 (default)": ours(),
        "library SimVQ": library("SimVQ"),
        "compand fsq 8 x 8 x 4 x 4": lambda d: narrow(ours("fsq:8x8x4x4"), d, 4),
        "library FSQ": lambda d: Peer("FSQ", levels=[8, 8, 4, 4], dim=d),
+       "compand fsq 8 x 8 x 4 x 4, after batch norm": lambda d: narrow(lambda i: nn.Sequential(even(i), Ours("fsq:8x8x4x4", i)), d, 4),
+       "library FSQ, after batch norm": lambda d: nn.Sequential(even(d), Peer("FSQ", levels=[8, 8, 4, 4], dim=d)),
        "compand 10 bits (LFQ)": lambda d: narrow(ours(BITS, entropy=0.1), d, 10), "library LFQ": library("LFQ"),
        "compand, balance=4": ours(balance=4.0), "compand, straight-through": ours(estimator="straight"),
        "compand vq:32+vq:32": ours("vq:32+vq:32"), "compand pq:2x5": ours("pq:2x5"),

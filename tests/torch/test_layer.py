@@ -176,6 +176,17 @@ def test_a_frozen_codebook_follows_latents_that_grow(spec, through):
     assert np.array_equal(q.export().decode(q.export().encode(x.numpy())), q(x).y.detach().numpy())
 
 
+def test_a_frozen_codebook_follows_latents_that_fall_onto_a_line():
+    q = Quantize("vq:64", 4, through="linear")
+    along, errors = torch.tensor([1.0, -2.0, 0.5, 1.0]), []
+    for step in range(60):
+        x = rows(512, 4, seed=step)
+        thin = 0.9 ** step  # what is left of the other directions
+        x = thin * x + (1 - thin) * x[:, :1] * along
+        errors.append(float((q(x).y.detach() - x).square().mean() / x.var(0).mean()))
+    assert np.mean(errors[-5:]) < 0.02 and len(q(x).ids.unique()) > 32
+
+
 def test_frozen_codewords_differ_even_where_rows_are_few():
     for spec, m in (("vq:64", 1), ("pq:2x6", 2)):
         q = Quantize(spec, 4, through="linear").fit(rows(24, 4))
@@ -224,6 +235,13 @@ def test_collapse_is_told_once():
         q(narrow)
     q._steps = 199
     q(narrow)
+    q = Quantize("fsq:8x8x4x4", 4)
+    x = rows(512, 1) * torch.tensor([1.0, -2.0, 0.5, 1.0])
+    q.fit(x)
+    q._steps = 99
+    with pytest.warns(CollapseWarning, match="1 of its 4 directions"):
+        q(x + 0.05 * rows(512, 4, seed=3))
+    assert q.report(x + 0.05 * rows(512, 4, seed=3)).carried == 1 and q.fit(rows(512, 4)).report(rows(512, 4)).carried == 4
     q = Quantize("vq:64", 2, revive=0.0, decay=0.5).fit(rows(256, 2))
     with pytest.warns(CollapseWarning, match=r"set revive"):
         for _ in range(200):

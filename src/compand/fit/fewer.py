@@ -23,7 +23,7 @@ def fewer(codec: Codec, k: int, *, use: dict[str, np.ndarray] | None = None, see
     >>> x = np.random.default_rng(0).normal(size=(4096, 4)).astype(np.float32)
     >>> large = Codec("vq:64").fit(x)
     >>> small = fewer(large, 16)
-    >>> small.spec, small.encode(x).nbytes < large.encode(x).nbytes
+    >>> small.spec, bool(small.encode(x).symbols("ids").max() < 16)
     ('vq:16', True)
     """
     found = 0

@@ -170,6 +170,15 @@ def follow(words: np.ndarray, frame: np.ndarray, v: np.ndarray) -> None:
     frame[:] = new
 
 
+def bend(covariance: np.ndarray, v: np.ndarray) -> None:
+    """Moves a moving covariance (size, size) float64, zeros before the first batch, by the vectors v (n, size) of a batch, in place."""
+    v = v.astype(np.float64)
+    sums = reduce(np.concatenate([[np.full(v.shape[1], len(v))], [v.sum(0)], v.T @ v]))
+    mean = sums[1] / sums[0]
+    new = sums[2:] / sums[0] - mean * mean[:, None]
+    covariance += (sums[0, 0] / (sums[0, 0] + SETTLED) if covariance.any() else 1.0) * (new - covariance)
+
+
 def revive(words: np.ndarray, use: np.ndarray, error: np.ndarray, rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Moves codewords that are used less than ``share`` of an even use, and save little error, to rows; which ones.
 

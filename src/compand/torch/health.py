@@ -30,7 +30,8 @@ class Health(NamedTuple):
     """What `Quantize.report` found.
 
     `use` by codebook; `information`: bits a vector that all codes of a batch carry, each symbol by itself; `error`: |x - y|² in
-    units of the variance (1: no better than the mean); `dimensions` in which x varies, of `dim`; `twins`: share of codewords that
+    units of the variance (1: no better than the mean); `dimensions` in which x varies, of `dim`; `carried`: the directions of x of
+    whose variance most reaches y; `twins`: share of codewords that
     another one repeats (representation collapse, Zhao 2024); `listening`: root mean square of the gradient that reached y, in the
     largest seen (posterior collapse: 0, the decoder ignores the codes).
     """
@@ -40,6 +41,7 @@ class Health(NamedTuple):
     error: float
     dimensions: int
     dim: int
+    carried: int
     twins: float
     listening: float
 
@@ -55,6 +57,10 @@ class Health(NamedTuple):
             found.append(f"x varies in {self.dimensions} of its {self.dim} dimensions; a smaller commit "
                          f"({'default' if commit is None else commit} now), a normalisation "
                          "before the layer, or a smaller dim")
+        elif not self.use and self.carried <= self.dim / 4:
+            found.append(f"x varies by more than the error of its codes in {self.carried} of its {self.dim} directions; "
+                         f"nn.BatchNorm1d({self.dim}, affine=False) before the layer, a longer training, or a codebook (vq), "
+                         "which spends its bits where rows are")
         if self.information < 0.1:
             found.append(f"posterior collapse: nearly all vectors of the batch have the same code ({self.information:.2f} bits); "
                          "a smaller weight of the layer's loss, a larger learning rate of the encoder, or less noise before the layer")
@@ -91,6 +97,20 @@ def dimensions(x: torch.Tensor) -> int:
     """In how many directions rows x (n, d) vary by more than a hundredth of the widest one's standard deviation."""
     values = torch.linalg.eigvalsh(torch.cov(x.detach().double().T).reshape(x.shape[1], -1))
     return int((values > 1e-4 * values.max()).sum())
+
+
+@torch.no_grad()
+def carried(x: torch.Tensor, y: torch.Tensor) -> int:
+    """In how many principal directions of rows x (n, d) the rows y that stand for them keep half of the variance or more.
+
+    >>> x = torch.tensor([[5.0, 0.1], [-5.0, 0.1], [5.0, -0.1], [-5.0, -0.1]])
+    >>> carried(x, x.round()), carried(x, x)
+    (1, 2)
+    """
+    x, y = x.detach().double(), y.detach().double()
+    values, axes = torch.linalg.eigh(torch.cov(x.T).reshape(x.shape[1], -1))
+    lost = torch.cov((y - x).T).reshape(x.shape[1], -1)
+    return int(((axes * (lost @ axes)).sum(0) <= 0.5 * values).sum())
 
 
 def twins(words: np.ndarray, most: int = 4096) -> float:

@@ -134,7 +134,7 @@ class Quantize(nn.Module):
         if self.recipe.through:
             for path in self._leaves:
                 key = join(path, "codebook_")
-                found[key] = getattr(self, "through_" + _plain(path))(found[key], self.statistics(path).frame)
+                found[key] = getattr(self, "through_" + _plain(path))(found[key], self.statistics(path).shape)
         for path, part in self._declared.items():
             if part.dtype in ("bfloat16", "float16"):
                 found[path] = valued(found[path].to(getattr(torch, part.dtype)).float(), found[path])
@@ -260,7 +260,7 @@ class Quantize(nn.Module):
             if kind == "codebook":
                 self._moved(path, lambda words, path=path, seen=seen: self.statistics(path).learn(words, Seen(*seen), self._rng))
                 if self.recipe.through and not (frame := getattr(self, "through_" + _plain(path)).frame).any():
-                    frame.copy_(self.statistics(path).frame)
+                    frame.copy_(self.statistics(path).shape)
             else:
                 arrays, rate = seen
                 for name, a in arrays.items():
@@ -287,14 +287,15 @@ class Quantize(nn.Module):
         """The health of the layer on x (..., dim): use, information, error, dimensions, repeated codewords, a decoder that listens."""
         rows = self._rows(x).float()
         parts = self.encode(x)
-        error = float((self.decode(parts) - rows).square().mean() / rows.var(0, unbiased=False).mean().clamp_min(1e-30))
-        return self._health(rows, parts, error)
+        y = self.decode(parts)
+        error = float((y - rows).square().mean() / rows.var(0, unbiased=False).mean().clamp_min(1e-30))
+        return self._health(rows, parts, y, error)
 
-    def _health(self, rows, parts, error: float) -> health.Health:
+    def _health(self, rows, parts, y, error: float) -> health.Health:
         words = [health.twins(to_numpy(a)) for path, a in self._state().items() if path.rpartition(".")[2] == "codebook_"]
-        filled = health.dimensions(rows) if self.dim <= 256 else self.dim
+        filled, carried = (health.dimensions(rows), health.carried(rows, y)) if self.dim <= 256 else (self.dim, self.dim)
         heard = self._felt / self._loudest if self._loudest else 1.0
-        return health.Health(self.use, health.information(parts), error, filled, self.dim, max(words, default=0.0), heard)
+        return health.Health(self.use, health.information(parts), error, filled, self.dim, carried, max(words, default=0.0), heard)
 
     def _watch(self, rows, parts, y):
         """Every so many steps: warns, once, of what `health` finds."""
@@ -303,7 +304,7 @@ class Quantize(nn.Module):
             return
         if y.requires_grad:
             y.register_hook(self._feel)
-        faults = self._health(rows, parts, 0.0).faults(bool(self.recipe.revive), self.recipe.commit)
+        faults = self._health(rows, parts, y, 0.0).faults(bool(self.recipe.revive), self.recipe.commit)
         if faults:
             self.watch = False
             warnings.warn(f"{self.stage}: " + "; ".join(faults), health.CollapseWarning, stacklevel=4)

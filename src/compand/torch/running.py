@@ -50,6 +50,7 @@ class Running(nn.Module):
     ``window``    batches that a mean reaches back over, () float64
     ``step``      where the rows of the last batch that chose it lay from each codeword, (m·k, size) float32
     ``frame``     moving mean and variance of vectors, (m, 2, size) float64, see `codebook.follow`
+    ``bent``      moving covariance of vectors, where codebooks are a function of frozen codewords: (m, size, size) float64
     ``price``     of codewords, with balanced assignment: (3, m, k) float64, see `codebook.balanced`
     ============  ==================================================================================================
     """
@@ -60,6 +61,7 @@ class Running(nn.Module):
     window: torch.Tensor
     step: torch.Tensor
     frame: torch.Tensor
+    bent: torch.Tensor
     price: torch.Tensor
 
     def __init__(self, leaf: Stage, d: int, recipe: Recipe):
@@ -77,8 +79,15 @@ class Running(nn.Module):
             self.register_buffer("mass", torch.zeros(self.m * k, dtype=torch.float64))
             self.register_buffer("window", torch.tensor(1 / (1 - recipe.decay), dtype=torch.float64))
             self.register_buffer("step", torch.zeros(self.m * k, size))
+        if recipe.through:
+            self.register_buffer("bent", torch.zeros(self.m, size, size, dtype=torch.float64))
         if recipe.balance:
             self.register_buffer("price", torch.zeros(3, self.m, k, dtype=torch.float64))
+
+    @property
+    def shape(self) -> torch.Tensor:
+        """Mean and covariance of vectors, (m, 1 + size, size)."""
+        return torch.cat([self.frame[:, :1], self.bent], 1)
 
     def begin(self, ids: np.ndarray) -> None:
         """Starts from the rows that a codebook was fitted to."""
@@ -101,7 +110,9 @@ class Running(nn.Module):
         if self.moves or self.recipe.through:
             for j, some in enumerate(own["frame"]):
                 still = words[:0] if self.recipe.through else words.reshape(self.m, -1, words.shape[1])[j]
-                books.follow(still, some, seen.vectors.reshape(-1, self.m, words.shape[1])[:, j])
+                books.follow(still, some, vectors := seen.vectors.reshape(-1, self.m, words.shape[1])[:, j])
+                if self.recipe.through:
+                    books.bend(own["bent"][j], vectors)
         if self.moves:
             own["window"] = np.asarray(books.refresh(words, own["mass"], own["step"], sums, counts, float(own["window"]),
                                                      1 / (1 - self.recipe.decay)))
