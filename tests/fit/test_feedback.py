@@ -52,6 +52,21 @@ def test_two_trellises_have_the_error_of_their_bits_together(layer):
     assert error[0] < error[1] / 8 and error[0] < 0.8 * error[2]
 
 
+@pytest.mark.parametrize(("spec", "gain"), [
+    ("hadamard,trellis:2:memory=12", 1.04), ("trellis:3:memory=12:group=48", 1.02), ("hadamard,trellis:1:memory=12", 1.1),
+    ("hadamard,(trellis:4:memory=12+trellis:2:memory=12)", 1.04), ("int:3:group=32", 1.1), ("hadamard,table:gauss3", 1.1),
+])
+@pytest.mark.parametrize("rows", [70, 5])
+def test_sweeps_lower_the_error_further(layer, spec, gain, rows):
+    w, h = layer[0][:rows, :D - 1], layer[1][:D - 1, :D - 1]
+    error = []
+    for sweeps in (0, 1, 4):
+        codes = encode(spec, w, h, sweeps=sweeps)
+        assert np.array_equal(Codec.decompress(codes.to_bytes()), codes.codec.decode(codes))
+        error.append(loss(codes.codec.decode(codes) - w, damped(h, 0.01) * np.trace(h) / len(h)))
+    assert error[2] * (gain if rows > 16 else 1.0) < error[0] and error[2] <= error[1] <= error[0]
+
+
 def test_column_order_and_blocks(layer):
     w, h = layer
     error = {order: loss(c.codec.decode(c) - w, h) for order in ("natural", "activity") for c in (encode("int:2", w, h, order=order),)}

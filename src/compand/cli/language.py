@@ -48,7 +48,8 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
             result = language_distil.compress(source, path, planned.spec if planned else used, text, effort=effort, seed=seed or 0,
                                               overwrite=force, progress=bar.reach, **long)
         else:
-            result = language_fit.compress(source, path, planned.spec if planned else used, text, overwrite=force, progress=bar.reach)
+            result = language_fit.compress(source, path, planned.spec if planned else used, text, sweeps=language_fit.SWEEPS[effort],
+                                           overwrite=force, progress=bar.reach)
     for remark in result["notes"]:
         note(remark, quiet)
     if json:

@@ -25,6 +25,7 @@ from ..writer import Writer
 from .language import Language, transformers
 
 EFFORT = {"low": 12, "medium": 14, "high": 16}
+SWEEPS = {"low": 0, "medium": 2, "high": 4}  # of `feedback.encode`
 
 
 def specs_of(bits: int, effort: str = "medium") -> str:
@@ -38,7 +39,7 @@ def specs_of(bits: int, effort: str = "medium") -> str:
 
 
 def compress(model, out, spec: str | Callable[[str], str | None], calibration, *, embedding: str | None = None, sequences: int = 64,
-             length: int = 512, damping: float = 0.02, overwrite: bool = False,
+             length: int = 512, damping: float = 0.02, sweeps: int = 0, overwrite: bool = False,
              progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Write the model folder to the .cpd file ``out`` with second-order codes of every linear layer, embedding and head.
 
@@ -47,6 +48,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
     spec : spec of linear layers, or a callable from the name of a weight to a spec (None: without loss)
     calibration : text the layers are fitted to, or tokens (`language_generate`); the first sequences × length of it count
     embedding : spec of embedding and head; default: ``spec``
+    sweeps : of `compand.fit.feedback.encode`, for layers
     progress : called with (layers done, layers, name)
 
     Biases make up for the mean of what is lost. One layer is in memory at a time, beside the hidden states of the text. Finished layers
@@ -65,12 +67,13 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         ids = language.tokens(calibration, length, sequences)
         choose = spec if callable(spec) else lambda name: spec
         settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "embedding": embedding, "damping": damping,
-                    "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(), "shape": list(ids.shape), "text": digest(calibration),
+                    "sweeps": sweeps, "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(), "shape": list(ids.shape),
+                    "text": digest(calibration),
                     "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
         parts = Parts(out.with_name(out.name + ".parts"), settings)
         start = time.perf_counter()
         with torch.no_grad():
-            lost = _layers(language, ids, choose, embedding, damping, parts, progress or (lambda *_: None), calibration)
+            lost = _layers(language, ids, choose, embedding, damping, sweeps, parts, progress or (lambda *_: None), calibration)
         done = parts.codes()
         report = pack(language.source, out, spec=lambda name, shape, dtype: done.get(name), overwrite=overwrite, check=False)
         parts.remove()
@@ -81,7 +84,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         language.close()
 
 
-def _layers(language: Language, ids, choose, embedding, damping, parts: Parts, progress, text) -> dict[str, float]:
+def _layers(language: Language, ids, choose, embedding, damping, sweeps, parts: Parts, progress, text) -> dict[str, float]:
     """Fit every layer, then the head; relative squared error of the outputs by tensor."""
     language.load(language.embedding)
     hidden = [language.embedding(row[None]) for row in ids]
@@ -99,7 +102,7 @@ def _layers(language: Language, ids, choose, embedding, damping, parts: Parts, p
                 full, h = f"{module}.weight", inputs.matrix
                 if (spec := choose(full)) is not None:
                     w = language.weight(full)
-                    codes = feedback.encode(spec, w, h, damping=damping)
+                    codes = feedback.encode(spec, w, h, damping=damping, sweeps=sweeps)
                     found[full] = codes = replace(codes, dtype=language.items[full].dtype)
                     lost[full] = lost_of(w, codes, h)
                     if (bias := f"{module}.bias") in language.items:  # the mean of the outputs stays

@@ -45,6 +45,7 @@ FACTORS = {  # (factors, memory, bits): c and e, and the ratio of rms to the dev
     (2, 14, 3): ((28900, 58932), 1.08), (2, 14, 4): ((61988, 3860), 1.174), (2, 12, 1): ((50800, 35984), 0.96),
     (2, 12, 2): ((46928, 16272), 1.061), (2, 12, 3): ((5008, 53840), 1.112), (2, 12, 4): ((38416, 42704), 1.208),
 }
+_MOVED = 4    # columns that `Walk.descend` searches anew at a time, besides those that hold the windows of what comes before
 _AROUND = 48  # values on each side of the seam that choose the bits both ends share
 
 
@@ -136,9 +137,7 @@ class Walk:
         ratio = FACTORS[stage.factors, stage.memory, stage.bits][1]
         power = groups.statistic(np.square(x, dtype=np.float64), stage.group, "mean")
         self.scale = stored((np.sqrt(power) * (ratio / levels(stage).std())).astype(np.float32), "bfloat16")
-        whole = n // ROWS * ROWS
-        self.strips = [(lo, hi, np.zeros((m, (hi - lo) // m * d), np.uint8)) for lo, hi in ((0, whole), (whole, n)) if hi > lo
-                       for m in (max(1, (hi - lo) // ROWS),)]
+        self.strips = _strips(n, d)
         self.ends: list = [None] * len(self.strips)  # of each strip: the last window, and the bits that the first must end in
         self.level = np.zeros((n, d), np.int16)
 
@@ -182,14 +181,14 @@ class Walk:
 
     def values(self, lo: int, hi: int) -> np.ndarray:
         """What some columns decode to: float32 (n, hi - lo)."""
-        s = groups.spread(self.scale, self.x.shape[1], self.stage.group)
+        s = groups.spread(self.scale, self.level.shape[1], self.stage.group)
         return self.level[:, lo:hi].astype(np.float32) * (s if s.shape[1] == 1 else s[:, lo:hi])
 
-    def _search(self, t: np.ndarray, count: int, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    def _search(self, t: np.ndarray, count: int, start: np.ndarray, end: np.ndarray, table: np.ndarray | None = None) -> np.ndarray:
         """Windows (m, count) of the last ``count`` of the targets t (m, length)."""
         stage = self.stage
         down = np.ascontiguousarray(t[:, ::-1])
-        table = (levels(stage) * stage.fullscale).astype(np.int16)
+        table = (levels(stage) * stage.fullscale).astype(np.int16) if table is None else table
         return _native.trellis_search(down, count, start, end, stage.bits, stage.memory, table)[:, ::-1]
 
     def rescale(self, hessian: np.ndarray | None = None) -> None:
@@ -214,6 +213,62 @@ class Walk:
             best = np.where((total[0] > 0) & (total[1] > 0), total[0] / np.where(total[1] > 0, total[1], 1), self.scale)
         self.scale = stored(best.astype(np.float32), "bfloat16")
 
+    @classmethod
+    def of(cls, stage: Trellis, parts, form) -> Walk:
+        """The walk that ended in these codes."""
+        walk, at = cls.__new__(cls), 0
+        walk.stage, walk.scale, walk.ends = stage, groups.widen(to_numpy(parts["scale"])), []
+        n, d, k = *form[:2], stage.bits
+        bits = np.unpackbits(to_numpy(parts["bits"]), bitorder="little")
+        walk.strips, walk.level = _strips(n, d), np.zeros((n, d), np.int16)
+        for lo, hi, ids in walk.strips:
+            ids[:] = bits[at:at + ids.size * k].reshape(*ids.shape, k) @ (1 << np.arange(k, dtype=np.uint8))
+            at += ids.size * k
+            walk.level[lo:hi] = _unstream(levels(stage)[_windows(stage, ids)], (hi - lo) // len(ids)).reshape(hi - lo, d)
+        walk.x = walk.values(0, d)
+        return walk
+
+    def descend(self, gradient: np.ndarray, hessian: np.ndarray, importance: np.ndarray | None = None, *, least: float = 0.0) -> float:
+        """Move codes to where Σ gradient · e + ½ Σ_r importance_r e_r H e_rᵀ is less, e the change of values; what it is less by.
+
+        A few columns of a strip are searched anew between those beside them, which stay, and change if that wins more than ``least``.
+        ``gradient`` (n, d) float32 is that of the values as they are, and is moved with them. Scales stay.
+        """
+        stage, d = self.stage, self.level.shape[1]
+        k, fixed = stage.bits, (1 << (stage.memory - stage.bits)) - 1
+        table, h, total = (levels(stage) * stage.fullscale).astype(np.int16), hessian.astype(np.float32), 0.0
+        weight = np.ones(len(self.level), np.float32) if importance is None else np.asarray(importance, np.float32)
+        scale = np.broadcast_to(groups.spread(self.scale, d, stage.group), self.level.shape)
+        for top, bottom, ids in self.strips:
+            m, part = len(ids), slice(top, bottom)
+            rows, windows = (bottom - top) // m, _windows(stage, ids)
+            if rows * d * k < 2 * stage.memory:
+                continue
+            heavy, keep = weight[part].reshape(m, rows), -(-(stage.memory - k) // (k * rows) // 2) * 2  # columns that hold the lowest window
+            for hi in range(d + d % 2, 0, -_MOVED):
+                lo, hi = max(0, hi - _MOVED - keep), min(hi, d)
+                at, span = slice(lo, hi), slice(rows * lo, rows * hi)
+                s, level = (v[part, at].reshape(m, rows, -1) for v in (scale, self.level))
+                g = gradient[part, at].reshape(s.shape)
+                curve = (heavy * np.square(s).mean(2)).mean(1) * float(np.diag(h)[at].mean())
+                t = level - g * s / np.maximum(curve, 1e-30)[:, None, None]
+                t = np.rint(np.clip(t * stage.fullscale, -32640, 32640)).astype(np.int16)
+                end = (windows[:, span.start] & fixed).astype(np.int32)
+                fresh = self._search(_stream(t.reshape(m * rows, -1), m), t[0].size,
+                                     windows[:, span.stop % windows.shape[1]].astype(np.int32), end, table)
+                found = _unstream(levels(stage)[fresh], rows)
+                e = (found.astype(np.float32) - level) * s
+                won = -(g * e).sum((1, 2)) - 0.5 * np.einsum("mrw,wv,mrv,mr->m", e, h[at, at], e, heavy, optimize=True)
+                better = won > least
+                if better.any():
+                    total += float(won[better].sum())
+                    windows[:, span] = np.where(better[:, None], fresh, windows[:, span])
+                    self.level[part, at] = np.where(better[:, None, None], found, level).reshape(bottom - top, -1)
+                    e = (e * (heavy * better[:, None])[:, :, None]).reshape(bottom - top, -1)
+                    gradient[part] += e @ h[at]
+            ids[:] = windows & ((1 << k) - 1)
+        return total
+
     def parts(self) -> dict[str, np.ndarray]:
         """The parts of the codes; scales as float32 that bfloat16 holds."""
         packed = [pack(ids, 1 << self.stage.bits).reshape(-1) for _, _, ids in self.strips]
@@ -228,6 +283,20 @@ def levels(stage: Trellis) -> np.ndarray:
         p = s * np.uint32(c) & 65535
         total += ((p & 255) + (p >> 8)).astype(np.int32) - 255
     return total.astype(np.int16)
+
+
+def _strips(n: int, d: int) -> list[tuple[int, int, np.ndarray]]:
+    """First and last row, and ids (strips, values) of zeros, of the whole strips of n rows and of what is left."""
+    whole = n // ROWS * ROWS
+    return [(lo, hi, np.zeros((m, (hi - lo) // m * d), np.uint8)) for lo, hi in ((0, whole), (whole, n)) if hi > lo
+            for m in (max(1, (hi - lo) // ROWS),)]
+
+
+def _windows(stage: Trellis, ids: np.ndarray) -> np.ndarray:
+    """The window of each value: uint16, of ids (m, values), whose bits are circles."""
+    turns = range(-(-stage.memory // stage.bits))
+    found = sum((np.roll(ids, -j, 1).astype(np.uint32) << np.uint32(j * stage.bits) for j in turns), np.zeros(ids.shape, np.uint32))
+    return (found & np.uint32((1 << stage.memory) - 1)).astype(np.uint16)
 
 
 def _stream(y: np.ndarray, m: int) -> np.ndarray:
