@@ -11,7 +11,7 @@ from compand.errors import InputError
 torch = pytest.importorskip("torch")
 
 from compand.integration.activation_fit import coded, in_domain, quantize  # noqa: E402
-from compand.torch.activation import CodedInputs  # noqa: E402
+from compand.torch.activation import CodedInputs, condition  # noqa: E402
 
 nn = torch.nn
 
@@ -111,3 +111,36 @@ def test_attention_on_codes():
     torch.testing.assert_close(logits(own), before, atol=1e-2, rtol=1e-2)
     with pytest.raises(InputError, match="no place"):
         CodedAttention(own, heads="int:8")
+
+
+def test_scales_by_condition(subject):
+    net, data = copy.deepcopy(subject[0]), [torch.randn(64, 64) * (0.05 if i % 2 else 1.0) for i in range(6)]
+    one, table = copy.deepcopy(net), copy.deepcopy(net)
+    quantize(one, one, data, lambda *_: ("hadamard,int:4:per=tensor", "int:8"))
+    quantize(table, table, data, lambda *_: ("hadamard,int:4:per=tensor", "int:8"), conditions=[0, 1] * 3)
+    assert len(table[0].table) == 2 and len(one[0].table) == 1
+    lost = {}
+    for at, x in enumerate(data[2:4]):
+        condition(table, at)
+        y = net(x).detach()
+        lost[at] = [float((m(x) - y).square().mean() / y.square().mean()) for m in (one, table)]
+    assert lost[1][1] < 0.1 * lost[1][0] and lost[0][1] < 1.5 * lost[0][0]
+    with pytest.raises(InputError, match="condition 2"):
+        condition(table, 2)
+    for wrong in ([0, 1], [0, 2] * 3, []):
+        with pytest.raises(InputError, match="conditions"):
+            quantize(net, net, data, lambda *_: ("int:4:per=tensor", "int:8"), conditions=wrong)
+
+
+def test_first_tokens_stay():
+    torch.manual_seed(0)
+    net, data = nn.Sequential(nn.Linear(64, 32)).eval(), [torch.randn(8, 20, 64) for _ in range(4)]
+    for x in data:
+        x[:, 0] *= 300  # as the first token of a language model has
+    coded_, kept = copy.deepcopy(net), copy.deepcopy(net)
+    quantize(coded_, coded_, data, lambda *_: ("int:8:per=tensor", "int:8"))
+    quantize(kept, kept, data, lambda *_: ("int:8:per=tensor", "int:8"), first=1)
+    y = net(data[0]).detach()
+    lost = [float((m(data[0]) - y)[:, 1:].square().mean() / y[:, 1:].square().mean()) for m in (coded_, kept)]
+    assert lost[1] < 0.01 < lost[0]
+    assert float((kept(data[0]) - y)[:, 0].square().mean() / y[:, 0].square().mean()) < 1e-3

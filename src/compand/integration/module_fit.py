@@ -149,13 +149,17 @@ class Memory:
             except _Enough:
                 pass
 
-    def inputs(self, name: str, most: int) -> np.ndarray:
-        """Evenly spaced rows of what a linear module is given by all batches: float32 (at most about ``most``, d)."""
+    def inputs(self, name: str, most: int, first: int = 0) -> list[np.ndarray]:
+        """Evenly spaced rows of what a linear module is given by each batch: float32 (at most about ``most`` in all, d).
+
+        The ``first`` tokens of sequences (..., tokens, d) are left out.
+        """
         found: list[np.ndarray] = []
         share = max(1, most // len(self.batches))
 
         def see(_, args):
-            x = args[0].detach().reshape(-1, args[0].shape[-1])
+            x = args[0].detach()
+            x = (x[..., first:, :] if x.ndim > 2 and x.shape[-2] > first else x).reshape(-1, x.shape[-1])
             found.append(x[::max(1, len(x) // share)].float().numpy().copy())
             raise _Enough
 
@@ -164,7 +168,7 @@ class Memory:
             self.every()
         finally:
             hook.remove()
-        return np.concatenate(found)
+        return found
 
     def finished(self, names: Iterable[str]) -> None:
         """These layers compute with their codes now."""

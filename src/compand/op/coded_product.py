@@ -78,6 +78,22 @@ def product(x: np.ndarray, inputs: Codec, weights: Weights) -> np.ndarray:
     >>> bool(np.abs(y - x @ w.T).max() < 0.5)
     True
     """
+    y, quantizer = _transformed(x, inputs, weights)
+    form = Form(*y.shape)
+    parts = quantizer.encode(y)
+    own, other = levels(quantizer, parts, form), weights.levels
+    if own is None or other is None:
+        return np.asarray(quantizer.decode(parts, form), np.float32) @ weights.decoded.T
+    return integer_product(own, other)
+
+
+def whole(x: np.ndarray, inputs: Codec, weights: Weights) -> np.ndarray:
+    """As `product`, of x as it is: its transforms are applied and nothing is rounded."""
+    return _transformed(x, inputs, weights)[0] @ weights.decoded.T
+
+
+def _transformed(x: np.ndarray, inputs: Codec, weights: Weights) -> tuple[np.ndarray, Any]:
+    """What a codec's transforms make of x: float32 (m, d'), and its quantizer."""
     stage: Any = inputs.stage
     transforms, quantizer = (stage.transforms, stage.quantizer) if isinstance(stage, Chain) else ((), stage)
     if quantizer is None or quantizer.kind != "quantizer":
@@ -89,14 +105,9 @@ def product(x: np.ndarray, inputs: Codec, weights: Weights) -> np.ndarray:
             raise InputError(f"{t} keeps side information; activations go through transforms of whole columns (smooth, hadamard, permute, "
                              "scale:absmax:column), and scales of rows belong to the quantizer")
         y = np.asarray(y, np.float32)
-    form = Form(*y.shape)
     if y.shape[1] != weights.d:
         raise InputError(f"activations of {y.shape[1]} values, weights of {weights.d}")
-    parts = quantizer.encode(y)
-    own, other = levels(quantizer, parts, form), weights.levels
-    if own is None or other is None:
-        return np.asarray(quantizer.decode(parts, form), np.float32) @ weights.decoded.T
-    return integer_product(own, other)
+    return y, quantizer
 
 
 def integer_product(a: Levels, b: Levels) -> np.ndarray:

@@ -244,7 +244,8 @@ class Walk:
             rows, windows = (bottom - top) // m, _windows(stage, ids)
             if rows * d * k < 2 * stage.memory:
                 continue
-            heavy, keep = weight[part].reshape(m, rows), -(-(stage.memory - k) // (k * rows) // 2) * 2  # columns that hold the lowest window
+            heavy = weight[part].reshape(m, rows)
+            keep = -(-(stage.memory - k) // (k * rows) // 2) * 2  # columns that hold the lowest window
             for hi in range(d + d % 2, 0, -_MOVED):
                 lo, hi = max(0, hi - _MOVED - keep), min(hi, d)
                 at, span = slice(lo, hi), slice(rows * lo, rows * hi)
