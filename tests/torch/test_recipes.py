@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from compand import Codec  # noqa: E402
 from compand.errors import SpecError  # noqa: E402
 from compand.torch import CollapseWarning, Quantize, Recipe  # noqa: E402
 from compand.torch import assign as assignment  # noqa: E402
@@ -225,6 +226,24 @@ def test_group_residual_terms_refine_each_group():
         one, two = (np.square(codec.decode(codes, terms=t) - x.numpy())[:, columns].mean() for t in (1, 2))
         assert two < 0.5 * one
     assert codec.layout(codes.form)["0.ids"].shape == (2000, 2)
+
+
+def test_kmeans_moves_codewords_now_and_then_only():
+    q = Quantize("vq:16", 8, update="kmeans", revive=0.0)
+    moved, before = [], None
+    for step in range(60):
+        q(rows(256, seed=step))
+        now = q.export().state()["codebook_"]
+        now = (now - now.mean(0)) / now.std(0)  # all go with mean and spread of the rows
+        moved.append(before is not None and np.abs(now - before).max() > 1e-3)
+        before = now
+    assert 2 <= sum(moved) <= 4 and not any(moved[:8])
+    x = rows(2048, seed=99).numpy()
+    codec, fitted, first = q.eval().export(), Codec("vq:16").fit(rows(8192, seed=98).numpy()), Codec("vq:16").fit(rows(256).numpy())
+    error, offline, once = (np.square(c.decode(c.encode(x)) - x).mean() for c in (codec, fitted, first))
+    assert error < 1.02 * offline < once
+    with pytest.raises(SpecError, match="update='ema'"):
+        Quantize("vq:65536", 8, update="kmeans")
 
 
 def test_collapses_are_told_apart():

@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_type_hints
 from ..errors import SpecError
 
 Estimator = Literal["auto", "rotation", "straight", "noise", "diveq", "clip", "trust", "lsq", "gumbel", "soft", "bernoulli", "none"]
-Update = Literal["ema", "gradient", "frozen"]
+Update = Literal["ema", "kmeans", "gradient", "frozen"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class Recipe:
                    ``soft`` (differentiable k-means, eDKM 2023), ``bernoulli`` (a `sign` drawn with the logistic probability of
                    its value: binary latents, Raiko 2014), ``none``
     `temperature`  of ``gumbel`` and ``soft``, in mean squared errors of the nearest codeword; learnt where `update` is gradient
-    `update`       of what is fitted: ``ema`` (van den Oord 2017; fitted statistics follow the data), ``gradient``, ``frozen``
+    `update`       of what is fitted: ``ema`` (van den Oord 2017; fitted statistics follow the data), ``kmeans`` (codewords go with mean and
+                   spread of the rows, and else stand still but for a step of Lloyd's over recent rows now and then), ``gradient``,
+                   ``frozen``
     `decay`        of the moving averages, a step; codewords that no longer lag become means of more batches, see `codebook.refresh`
     `commit`       weight of |x - sg(y)|², in units of the variance of x; None: 0.25 where there are codebooks, 0 where there are
                    none, since a grid follows x, and both would shrink. With ``update=gradient`` of weights it dampens their

@@ -10,6 +10,7 @@ from torch import nn
 
 from .. import _native
 from ..array import to_numpy
+from ..errors import SpecError
 from ..stage import Form, Stage
 from . import codebook as books
 from .recipe import Recipe
@@ -74,7 +75,11 @@ class Running(nn.Module):
         size = leaf.state(Form(1, d))["codebook_"].shape[-1]
         for name, shape in {"use": (self.m * k,), "error": (self.m * k,), "frame": (self.m, 2, size)}.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-        self.moves = recipe.update == "ema" and not recipe.through
+        self.looks = not recipe.balance and BYTES >= 4 * size * LEAST * self.m * k
+        if recipe.update == "kmeans" and not self.looks:
+            raise SpecError(f"{leaf}: update=kmeans looks back at {LEAST} rows of each codeword in {BYTES >> 20} MB, without balance; "
+                            "use update='ema'")
+        self.moves = recipe.update in ("ema", "kmeans") and not recipe.through
         if self.moves:
             self.register_buffer("mass", torch.zeros(self.m * k, dtype=torch.float64))
             self.register_buffer("window", torch.tensor(1 / (1 - recipe.decay), dtype=torch.float64))
@@ -104,7 +109,7 @@ class Running(nn.Module):
         """Takes in a batch; moves words (m·k, size) float32, in place, as the recipe says."""
         own = {name: to_numpy(a) for name, a in self._buffers.items()}
         sums, counts, errors = books.statistics(seen, len(words))
-        keeps = self.moves and not self.recipe.balance and BYTES >= 4 * words.shape[1] * LEAST * len(words)
+        keeps = self.moves and self.looks
         if keeps:
             self._remember(words, seen)
         if self.moves or self.recipe.through:
@@ -114,8 +119,11 @@ class Running(nn.Module):
                 if self.recipe.through:
                     books.bend(own["bent"][j], vectors)
         if self.moves:
-            own["window"] = np.asarray(books.refresh(words, own["mass"], own["step"], sums, counts, float(own["window"]),
-                                                     1 / (1 - self.recipe.decay)))
+            if self.recipe.update == "ema":
+                own["window"] = np.asarray(books.refresh(words, own["mass"], own["step"], sums, counts, float(own["window"]),
+                                                         1 / (1 - self.recipe.decay)))
+            else:
+                own["window"] = np.asarray(float(books.LONGEST))  # all that is kept
             del sums  # the largest array of all, where codewords are many
             if keeps:
                 self._settle(words, own, seen, float(counts.sum()))

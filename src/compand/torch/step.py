@@ -214,7 +214,7 @@ class Step:
         """Statistics follow the data: at each of the first steps, then at every few, then at every so many."""
         done = self.layer._steps
         every = 1 if done < REFIT else REFIT if done < REFIT ** 2 else 4 * REFIT if done < REFIT ** 3 else 8 * REFIT
-        if self.recipe.update != "ema" or done % every:
+        if self.recipe.update not in ("ema", "kmeans") or done % every:
             return
         arrays = stage.fit(books.gather(to_numpy(x), ROWS)).arrays()
         self.layer._pending.append(("state", path, arrays, 1 - self.recipe.decay ** every))
