@@ -16,24 +16,28 @@ namespace compand::lists {
 namespace {
 
 std::unique_ptr<Lists> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits, Input<float, 1> gain, Input<float, 1> term,
-                            Input<float, 1> codebooks, Input<int32_t, 1> sizes, float zero, Input<int64_t, 1> starts, Input<float, 2> centroids,
-                            Input<float, 1> weight, Input<float, 1> cell_term) {
+                            Input<float, 1> codebooks, Input<int32_t, 1> sizes, float zero, Input<int64_t, 1> starts, Input<int64_t, 1> ends,
+                            Input<float, 2> centroids, Input<float, 1> weight, Input<float, 1> cell_term) {
     const size_t n = rows.shape(0);
     scan::check_codes(rows, groups, bits, gain, term, codebooks, sizes);
     if (starts.shape(0) < 2 || starts.data()[0] != 0 || starts.data()[starts.shape(0) - 1] != static_cast<int64_t>(n))
         throw nb::value_error("starts must run from 0 to the number of rows");
     const size_t lists = starts.shape(0) - 1;
     const bool coded = scan::is_coded(bits, sizes);
+    if (ends.shape(0) != lists) throw nb::value_error("every list must have an end");
     if (centroids.shape(0) != lists || weight.shape(0) != lists || (cell_term.shape(0) != lists && cell_term.shape(0) != 0))
         throw nb::value_error("every list must have a centroid, a weight and a term");
     if (lists >= size_t{1} << 32 || centroids.shape(1) < 1 || centroids.shape(1) > scan::kMaxGroups)
         throw nb::value_error("centroids must have 1 to 4096 coordinates");
     for (size_t i = 0; i < lists * centroids.shape(1); ++i)
         if (!std::isfinite(centroids.data()[i])) throw nb::value_error("a centroid is not finite");
-    Cells cells{centroids.data(), weight.data(), cell_term.shape(0) ? cell_term.data() : nullptr, centroids.shape(1), {}};
+    Cells cells{centroids.data(), weight.data(), cell_term.shape(0) ? cell_term.data() : nullptr, centroids.shape(1), {}, {}};
     for (size_t l = 0; l <= lists; ++l) {
         if (l && starts.data()[l] < starts.data()[l - 1]) throw nb::value_error("starts must not fall");
         cells.starts.push_back(static_cast<size_t>(starts.data()[l]));
+        if (l == lists) break;
+        if (ends.data()[l] < starts.data()[l] || ends.data()[l] > starts.data()[l + 1]) throw nb::value_error("a list must end before the next one starts");
+        cells.ends.push_back(static_cast<size_t>(ends.data()[l]));
     }
     nb::gil_scoped_release release;
     auto index = std::make_unique<Lists>(rows.data(), n, rows.shape(1), groups, bits, coded, gain.data(),
@@ -80,7 +84,7 @@ void bind_lists(nb::module_ &m) {
              "factors"_a.noconvert(), "offsets"_a.noconvert(), "k"_a, "shortlist"_a, "probes"_a, "allowed"_a.noconvert(),
              "Scores (q, k) falling and rows (q, k); -inf and -1 where there are fewer than k; and rows scanned.");
     m.def("lists_index", &lists::make, "rows"_a.noconvert(), "groups"_a, "bits"_a, "gain"_a.noconvert(), "term"_a.noconvert(),
-          "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "starts"_a.noconvert(), "centroids"_a.noconvert(),
+          "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "starts"_a.noconvert(), "ends"_a.noconvert(), "centroids"_a.noconvert(),
           "weight"_a.noconvert(), "cell_term"_a.noconvert(), nb::keep_alive<0, 1>(),
           "Lay out packed ids, list after list, for searching.");
 }

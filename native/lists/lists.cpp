@@ -54,7 +54,7 @@ struct Lists::Tile {
 
 Lists::Lists(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, bool coded, const float *gain, const float *term,
              const Cells &cells)
-    : Index(rows, n, row_bytes, groups, bits, coded, gain, term), d_(cells.d), bounds_(cells.starts) {
+    : Index(rows, n, row_bytes, groups, bits, coded, gain, term), d_(cells.d), bounds_(cells.starts), ends_(cells.ends) {
     const size_t count = lists();
     centroids_.assign(cells.centroids, cells.centroids + count * d_);
     weight_.assign(cells.weight, cells.weight + count);
@@ -68,7 +68,7 @@ Lists::Lists(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, uns
         const float step = top > 0 ? top / 127 : 1;
         for (size_t j = 0; j < d_; ++j) bytes_[l * d_ + j] = static_cast<uint8_t>(128 + std::lrint(c[j] / step));
         weight[l] = step * cells.weight[l];
-        if (bounds_[l] < bounds_[l + 1]) used_[l / kBlock] |= uint64_t{1} << l % kBlock;
+        if (bounds_[l] < ends_[l]) used_[l / kBlock] |= uint64_t{1} << l % kBlock;
     }
     chooser_.reset(new Lists(bytes_, count, d_, weight.data(), cells.term));
     chooser_->width_ = d_;
@@ -114,7 +114,7 @@ void Lists::choose(const Probe &p, size_t count, Tile &t) const {
 }
 
 void Lists::scan_list(const Probe &p, size_t list, size_t first_call, size_t last_call, Tile &t) const {
-    const size_t begin = bounds_[list], end = bounds_[list + 1];
+    const size_t begin = bounds_[list], end = ends_[list];
     const size_t block = begin / kBlock, blocks = (end + kBlock - 1) / kBlock - block;
     t.allow.resize(blocks);
     uint64_t any = 0;
@@ -272,7 +272,7 @@ void Lists::search_tile(const Probe &p, size_t first, size_t last, Tile &t, floa
 }
 
 size_t Lists::search(const Probe &p, float *scores, int64_t *rows) const {
-    constexpr size_t most_tile = 256;  // queries that pass over the lists together: their tables stay in the cache
+    constexpr size_t most_tile = 512;  // queries that pass over the lists together: their tables stay in the cache
     const size_t keep = std::max<size_t>(1, std::min(std::max(p.k, std::min(p.shortlist, n_)), n_));
     const size_t room = std::max<size_t>(1, (size_t{1} << 22) / keep);  // so that hits stay in bounds
     const size_t workers = static_cast<size_t>(std::max(1, threads()));

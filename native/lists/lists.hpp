@@ -9,12 +9,14 @@
 namespace compand::lists {
 
 // Where the lists are. A query visits those of which weight * <whole query, centroid> + term is largest, the centroid rounded to bytes.
+// Lists that begin with a block of 64 rows take fewer blocks to scan.
 struct Cells {
     const float *centroids;  // (lists, d)
     const float *weight;     // (lists)
     const float *term;       // (lists), or null
     size_t d;
-    std::vector<size_t> starts;  // (lists + 1): rows of list l are starts[l] up to starts[l + 1]
+    std::vector<size_t> starts;  // (lists + 1)
+    std::vector<size_t> ends;    // (lists): rows of list l are starts[l] up to ends[l], at most starts[l + 1]; others are never found
 };
 
 struct Probe {
@@ -54,7 +56,7 @@ private:
     void search_tile(const Probe &probe, size_t first, size_t last, Tile &tile, float *scores, int64_t *rows) const;
 
     size_t d_;
-    std::vector<size_t> bounds_;
+    std::vector<size_t> bounds_, ends_;
     std::vector<float> centroids_, weight_;
     std::vector<uint64_t> used_;  // bits of the lists that are not empty
     std::vector<uint8_t> bytes_;  // (lists, d) centroids, rounded

@@ -6,6 +6,7 @@ import pytest
 import compand
 from compand import _native
 from compand.errors import InputError
+from compand.op.leaf import leaf
 from compand.op.lists import ListScanner, cells
 from compand.op.refine import refiner
 from compand.op.search import search_reference
@@ -102,6 +103,21 @@ def test_a_recall_chooses_the_probes(encoded):
             compand.search(q, codes, 10, **wrong)
     with pytest.raises(InputError, match="no lists"):
         compand.search(q, compand.Codec("klt,grouped:12").fit(encoded[0]).encode(encoded[0]), probes=3)
+
+
+def test_lists_padded_to_blocks_give_what_lists_side_by_side_give(encoded, monkeypatch):
+    q, codes = encoded[1], encoded[2][SPECS[0]]
+    own = cells(codes)
+    found = []
+    for room in (0.0, 8.0):
+        monkeypatch.setattr("compand.op.lists._ROOM", room)
+        scanner = ListScanner(codes, own, leaf(codes, 2, 1), "ip")
+        assert (len(scanner.order) > len(own.ids)) == (room > 1)
+        allowed = np.arange(len(own.ids)) % 3 > 0
+        found.append([scanner.search(q, 10, mask, probes) for mask in (None, allowed) for probes in (1, 3, 16)] + [scanner.scanned])
+    for a, b in zip(found[0][:-1], found[1][:-1], strict=True):
+        assert all(np.array_equal(*both) for both in zip(a, b, strict=True))
+    assert found[0][-1] == found[1][-1]
 
 
 def test_filters_and_rows_out_of_order(encoded):

@@ -20,6 +20,8 @@ from .leaf import Leaf, leaf
 RECALL = 0.95       # of the true neighbours that lie in the lists visited, where nothing else is asked for
 _PSEUDO = 256       # rows used as queries to choose how many lists to visit
 _WORK = 1 << 29     # rows scanned for that, at most
+_BLOCK = 64         # rows of a block of the scan: lists begin with one where that takes no more than
+_ROOM = 1.4         # times the rows
 
 
 class Cells(NamedTuple):
@@ -64,20 +66,27 @@ class ListScanner:
 
         self.codes, self.cells, self.leaf, self.metric = codes, cells, leaf, metric
         self.turn = Turn(leaf.affine, leaf.columns, leaf.take)
-        order = None if (np.diff(cells.ids.astype(np.int64)) >= 0).all() else np.argsort(cells.ids, kind="stable")
-        self.order = order  # row of each place; None if rows are in order already
-        place = (lambda a: a) if order is None else (lambda a: np.ascontiguousarray(a[order]))
+        size = np.bincount(cells.ids, minlength=len(cells.centroids))
+        starts = np.concatenate([[0], np.cumsum(size)]).astype(np.int64)
+        in_order = bool((np.diff(cells.ids.astype(np.int64)) >= 0).all())
+        if not in_order and int((-(-size // _BLOCK)).sum()) * _BLOCK <= _ROOM * len(cells.ids):
+            starts = np.concatenate([[0], np.cumsum(-(-size // _BLOCK) * _BLOCK)]).astype(np.int64)
+        ends = starts[:-1] + size
+        self.order: np.ndarray | None = None  # row of each place, 0 where none is; None if rows are in order already
+        if not in_order:
+            self.order = np.zeros(int(starts[-1]), np.int64)
+            self.order[np.repeat(ends - np.cumsum(size), size) + np.arange(len(cells.ids))] = np.argsort(cells.ids, kind="stable")
+        place = (lambda a: a) if in_order else (lambda a: np.ascontiguousarray(a[self.order]))
         gain, term = leaf.gain, np.zeros(0, np.float32)
         if metric != "ip":
             norm2 = norms(codes, cells, leaf)
             gain, term = (gain / np.sqrt(norm2), 1 / np.sqrt(norm2)) if metric == "cosine" else (gain, -norm2)
-        starts = np.concatenate([[0], np.cumsum(np.bincount(cells.ids, minlength=len(cells.centroids)))]).astype(np.int64)
         c, none = cells.centroids, np.zeros(0, np.float32)
         self.half = np.einsum("ij,ij->i", c, c) / 2
         self.weight = np.ones(len(c), np.float32) if metric == "l2" else 1 / np.sqrt(np.maximum(2 * self.half, 1e-20))
         self.index = _native.lists_index(place(leaf.rows), leaf.groups, leaf.bits, place(np.ascontiguousarray(gain, np.float32)),
                                          place(np.ascontiguousarray(term, np.float32)) if len(term) else term, leaf.codebooks,
-                                         leaf.sizes, leaf.zero, starts, c, self.weight, -self.half if metric == "l2" else none)
+                                         leaf.sizes, leaf.zero, starts, ends, c, self.weight, -self.half if metric == "l2" else none)
         self.scanned = 0  # rows scanned by the last search, all queries together
         self._ranks: np.ndarray | None = None
 
