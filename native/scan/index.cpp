@@ -123,7 +123,7 @@ void Index::make_tables(const float *query, float factor, size_t scanned, Tables
     } else {
         t.exact.resize(groups_ * k);
         if (!t.rounded.get()) t.rounded = Aligned<uint8_t>(padded * k);
-        std::memset(t.rounded.get(), 0, padded * k);
+        std::memset(t.rounded.get() + scanned * k, 0, (padded - scanned) * k);
         std::vector<float> low(groups_), range(groups_);
         float top = 0;
         for (size_t g = 0; g < groups_; ++g) {
