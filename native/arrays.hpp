@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <memory>
 #include <new>
@@ -19,13 +20,19 @@
 
 namespace compand {
 
-// A C-contiguous array of T in this machine's memory, which the caller's object keeps; read only. Any object that nanobind takes for one.
+// A C-contiguous array of T in this machine's memory, which the caller's object keeps; read only. Any object that nanobind takes for one; a copy if
+// its values are not aligned.
 template <class T, int rank> class Input {
 public:
     using Any = nanobind::ndarray<const T, nanobind::ndim<rank>, nanobind::c_contig, nanobind::device::cpu>;
     Input() = default;
     explicit Input(Any other) : any_(std::move(other)), data_(any_.data()) {
         for (int i = 0; i < rank; ++i) shape_[i] = any_.shape(static_cast<size_t>(i));
+        if (reinterpret_cast<uintptr_t>(data_) % alignof(T) == 0) return;
+        void *copy;  // kernels read values where they are aligned
+        array_ = numpy::empty(numpy::kind_of<T>(), rank, shape_, copy);
+        std::memcpy(copy, data_, size() * sizeof(T));
+        data_ = static_cast<const T *>(copy);
     }
     bool look(nanobind::handle object) noexcept {  // false: not NumPy's
         const void *seen = numpy::look(object.ptr(), numpy::kind_of<T>(), rank, shape_);
@@ -105,7 +112,11 @@ template <class T, int rank> struct type_caster<compand::Input<T, rank>> {
         if (value.look(source)) return true;
         Other other;
         if (!other.from_python(source, flags, cleanup) || !other.value.is_valid()) return false;
-        value = Input(std::move(other.value));
+        try {
+            value = Input(std::move(other.value));
+        } catch (const python_error &) {  // no memory for a copy
+            return false;
+        }
         return true;
     }
 };
