@@ -23,10 +23,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from compand import Codec
 from compand.integration import adapter_fit
-from compand.modality import unpack
+from compand.modality import pack, unpack
 
 warnings.filterwarnings("ignore")
 SPECS = ("int:8", "int:4", "int:3", "int:2", *(f"ternary:keep={k},rans" for k in (0.5, 0.3, 0.2, 0.1, 0.05)), "sign")
+CHANGES = ("int:4:group=64", "int:2:group=64", *(f"ternary:keep={k},rans" for k in (0.5, 0.3, 0.1)), "sign")
 HEADS = ("int:8", "int:4", "hadamard,trellis:4:memory=12", *(f"vq:{k}" for k in (256, 128, 64)), *(f"vq:{k}+int:2" for k in (128, 64)),
          "vq:64+int:3")
 
@@ -90,6 +91,16 @@ def main() -> None:
             found = with_adapter(back)
             rows.append({"subject": "adapter", "spec": spec, "bits": result["bits"], "bytes": result["bytes"], "nats": found,
                          "gain kept": (before - found) / (before - after), "error of the change": result["error"]})
+        tuned, out = pathlib.Path(work, "tuned"), pathlib.Path(work, "tuned.cpd")
+        net = AutoModelForCausalLM.from_pretrained(args.stories, dtype=torch.float32)
+        peft.PeftModel.from_pretrained(net, whole).merge_and_unload().save_pretrained(tuned)
+        for spec in CHANGES:
+            report = pack(tuned, out, spec=spec, base=args.stories, overwrite=True)
+            back = pathlib.Path(work, "back-" + spec.replace(":", "_"))
+            unpack(out, back, base=args.stories)
+            found = loss(AutoModelForCausalLM.from_pretrained(back, dtype=torch.float32).eval(), test)
+            rows.append({"subject": "task vector", "spec": spec, "bits": 8 * report.file_bytes / sum(p.numel() for p in base.parameters()),
+                         "bytes": report.file_bytes, "nats": found, "gain kept": (before - found) / (before - after)})
     print(record.table(rows), flush=True)
     ids = tokens(args.data / "text/calib-tiny.txt.xz", tokenizer, -20000, None)
     with torch.no_grad():

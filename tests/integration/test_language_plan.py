@@ -72,7 +72,7 @@ def test_scales_of_some_rows_are_tuned_too():
 def test_frequent_rows_get_more_bits(model, tmp_path):
     plan = language_plan.plan(model, 4.2, TEXT, effort="low", sequences=6, length=64)
     (name,) = [n for n in plan.specs if "embed" in n]
-    assert len(plan.slopes[name]) == 5 and len(plan.slopes["model.layers.0.mlp.up_proj.weight"]) == 1
+    assert plan.slopes[name].shape == (5, 2) and plan.slopes["model.layers.0.mlp.up_proj.weight"].shape == (1,)
     spec = "(hadamard,trellis:3:memory=12)+salient:0.15:4"
     language_fit.compress(model, tmp_path / "out.cpd", "hadamard,trellis:3:memory=12", TEXT, embedding=spec, sequences=6, length=64)
     language = Language(model)

@@ -181,6 +181,22 @@ def test_a_fine_tune_is_stored_against_its_base(tmp_path):
     assert not {e["name"]: e["base"] for e in other.entries}["w2"]
 
 
+def test_the_change_of_a_fine_tune_is_coded(tmp_path):
+    a = {"w": rng.standard_normal((64, 128)).astype(np.float32), "b": np.ones(128, np.float32)}
+    b = {"w": a["w"] + 1e-3 * rng.standard_normal((64, 128)).astype(np.float32), "b": a["b"] + np.float32(0.25)}
+    for name, x in (("a", a), ("b", b)):
+        (tmp_path / name).write_bytes(small_tensors(**x))
+    report = pack(tmp_path / "b", tmp_path / "b.cpd", spec="ternary:keep=0.5,rans", base=tmp_path / "a")
+    assert {e["name"]: (e["base"], e["spec"]) for e in report.entries}["w"] == (True, "ternary:keep=0.5,rans")
+    unpack(tmp_path / "b.cpd", tmp_path / "back", base=tmp_path / "a")
+    back = {i.name: i.load() for i in detect(tmp_path / "back").items()}
+    error, change = np.square(back["w"] - b["w"]).sum(), np.square(b["w"] - a["w"]).sum()
+    assert np.array_equal(back["b"], b["b"]) and back["w"].dtype == np.float32
+    assert 0.01 * change < error < 0.5 * change and (tmp_path / "b.cpd").stat().st_size < 6000
+    with pytest.raises(InputError, match="base model"):
+        unpack(tmp_path / "b.cpd", tmp_path / "no")
+
+
 @pytest.mark.parametrize("name", ["float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "int8", "uint16", "int64"])
 def test_difference_is_exact_for_any_bits(name):
     from compand.dtypes import dtype

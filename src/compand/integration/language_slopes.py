@@ -4,14 +4,16 @@ Second-order codes of w leave an error e whose product with the Cholesky factor 
 each row in proportion to the row, as each has its scale.
 So their effect is simulated: noise of that shape goes into one tensor at a time, and the KL divergence from the original is measured. At
 rates where the model still works it adds up over tensors and is proportional to the noise, so that one measurement a tensor predicts
-every rate, and the sum of the cheapest choice is an exact knapsack (`compand.fit.allocate`).
+every rate, and the sum of the cheapest choice is an exact knapsack (`compand.fit.allocate`). Noise in the rows of a head is not like that:
+logits with noise of variance s weigh exp(s / 2) times as much in the sum over the vocabulary, so seldom rows cost little at 3 bits and much
+at 2. Those are measured with more noise too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from .language_fit import norm_of
 
 CLASSES = (0.02, 0.06, 0.15, 0.3, 1.0)  # ends of classes of rows, in parts of all: the rows that matter most first
 REFERENCE = 2.0 ** -6  # power of the noise that is put in, in parts of the weights'
+COARSE = 2.0 ** -4  # the same for rows of embedding and head, a second time: of about 2 bits a value
 
 
 @cache
@@ -48,10 +51,11 @@ def noise_of(spec: str, d: int = 1024) -> float:
 def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, importance: Mapping[str, np.ndarray] | None = None,
            measured: int | None = None, damping: float = 0.02, seed: int = 0,
            progress: Callable[[int, int, str], None] | None = None) -> dict[str, np.ndarray]:
-    """KL divergence (nats a token) for each unit of relative noise power in each weight, by name: float64 (1,).
+    """KL divergence (nats a token) for each unit of relative noise power in each weight, by name: float64 (1,), or (classes, 2) of rows.
 
     ``ids`` are the sequences to measure on (a few hundred tokens), ``hessians`` those of the inputs by weight; without one the noise
-    is white. Of weights whose rows have an ``importance`` (n,), each of `CLASSES` of rows is measured, the most important first. The others
+    is white. Of weights whose rows have an ``importance`` (n,), each of `CLASSES` of rows is measured, the most important first, with noise
+    of `REFERENCE` and of `COARSE`. The others
     are measured on the first ``measured`` sequences only: words that matter least are seldom met in so few. The whole model is in memory.
     """
     torch, _ = transformers()
@@ -73,19 +77,20 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
                 lower = np.linalg.cholesky(damped(np.asarray(h, np.float64), damping))
                 e = e @ np.linalg.inv(lower / np.diag(lower)).astype(np.float32)
             each = []
-            for rows in classes(importance[name]) if importance and name in importance else [slice(None)]:
+            by_row = bool(importance) and name in importance
+            for rows, power in product(classes(importance[name]), (REFERENCE, COARSE)) if by_row else [(slice(None), REFERENCE)]:
                 noisy = w.copy()
-                noisy[rows] += e[rows]
+                noisy[rows] += e[rows] * np.float32((power / REFERENCE) ** 0.5)
                 p.data = torch.from_numpy(noisy)
-                if importance and name in importance:  # noise in the rows of unlikely tokens gives them probability
+                if by_row:  # noise in the rows of unlikely tokens gives them probability
                     now = before.states(before.layer(name))
                     kl = [_divergence(q, language.logits(h[::step])) for h, q in zip(now, whole, strict=True)]
                 else:
                     now = before.states(before.layer(name), measured)
                     kl = [float(language.divergence(h, *one)) for h, one in zip(now, wanted, strict=False)]
-                each.append(max(float(np.mean(kl)), 0.0) / REFERENCE)
+                each.append(max(float(np.mean(kl)), 0.0) / power)
             p.data = kept
-            found[name] = np.array(each)
+            found[name] = np.array(each).reshape(-1, 2) if by_row else np.array(each)
             if progress:
                 progress(i + 1, len(names), name)
     return found
@@ -138,6 +143,9 @@ def lost(spec: str, d: int, slope: np.ndarray) -> float:
 
     >>> bool(lost("hadamard,int:3", 64, np.ones(5)) > 3 * lost("(hadamard,int:3)+salient:0.15:4", 64, np.array([3, 1, 1, 0, 0])))
     True
+    >>> rise = np.array([[1, 4]])
+    >>> [round(lost(s, 1024, rise) / lost(s, 1024, rise[:, 0]), 1) for s in ("hadamard,trellis:2", "hadamard,trellis:4")]
+    [4.7, 1.0]
     """
     stage = parse(spec)
     items = stage.items if isinstance(stage, Sum) else (stage,)
@@ -146,6 +154,9 @@ def lost(spec: str, d: int, slope: np.ndarray) -> float:
     left = np.full(len(slope), noise_of(str(Sum(tuple(base)) if len(base) > 1 else base[0]), d))
     for s in extra:
         left[:int(np.searchsorted(CLASSES, s.share + 1e-9, side="right"))] *= noise_of(str(s.grid), d)
+    if slope.ndim == 2:  # a power of the noise between the two that were measured, and beyond
+        low, high = np.maximum(slope, 1e-12).T
+        slope = low * np.maximum(high / low, 1.0) ** (np.log(np.maximum(left / REFERENCE, 1.0)) / np.log(COARSE / REFERENCE))
     return float(slope @ left)
 
 

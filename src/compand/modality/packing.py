@@ -62,7 +62,8 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
     lossless : bool
         Keep every bit of everything; safetensors, model folders and GGUF are then restored bit by bit.
     base : path or Source
-        A model this one was tuned from: tensors of the same name, shape and dtype are stored as differences (lossless).
+        A model this one was tuned from: tensors of the same name, shape and dtype are stored as differences, those that ``spec`` applies
+        to as what it makes of them (``ternary:keep=0.1,rans``: ComPEFT, Yadav et al. 2023), all others without loss.
     progress : callable
         Called with (bytes done, bytes in all, name) after each array.
 
@@ -104,6 +105,9 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
                                            "nbytes": item.nbytes, "base": False})
                     continue
                 x, attrs = item.load(), dict[str, Any]()
+                whole, change = x, against.change(item, x) if against and codec is not None else None
+                if change is not None:
+                    x, attrs = change[0], {"base": change[1]}
                 if codec is not None:
                     if progress and not codec.state() and codec.stage.state(codec.form(item.shape, item.dtype)):
                         progress(done, total, f"fitting {codec.spec} to {item.name}")
@@ -114,7 +118,7 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
                         if src.modality != "weights":
                             raise type(e)(f"{item.name}: {e}") from e
                         report.notes.append(f"{item.name} is kept without loss: {e}")
-                        codec = None
+                        codec, x, attrs = None, whole, {}
                 if codec is None:
                     delta = against.against(item, x) if against else None
                     if delta is not None:

@@ -117,9 +117,20 @@ class Base:
             return None
         return d, {"name": item.name, "dtype": item.dtype, "xxh3_128": digest(base)}
 
+    def change(self, item: Item, x: np.ndarray) -> tuple[np.ndarray, dict] | None:
+        """x minus the base's tensor of floats, as float32, and the attribute that says so; None if there is none."""
+        base = self.find(item) if is_float(item.dtype) else None
+        if base is None:
+            return None
+        d = x.astype(np.float32) - base.astype(np.float32)
+        return d, {"name": item.name, "dtype": item.dtype, "xxh3_128": digest(base)}
+
 
 def from_base(d: np.ndarray, attr: dict, base: Base | None, needed: dict) -> np.ndarray:
-    """The tensor whose difference to the base is d. Raises `InputError`, naming the base, if it is not the right one."""
+    """The tensor whose difference to the base is d: integers of `difference`, or float32 to be added.
+
+    Raises `InputError`, naming the base, if it is not the right one.
+    """
     which = f"{needed.get('name', '?')!r} (SHA-256 {needed.get('sha256', '?')})"
     if base is None:
         raise InputError(f"this file holds differences to the base model {which}; give it: base=PATH, on the command line --base PATH")
@@ -127,6 +138,8 @@ def from_base(d: np.ndarray, attr: dict, base: Base | None, needed: dict) -> np.
     own = base.items.get(name) if isinstance(name, str) else None
     if own is None or own.dtype != dtype or own.shape != d.shape or digest(x := own.load()) != attr.get("xxh3_128"):
         raise InputError(f"{name!r} of {base.source.path} is not the tensor this file was made against; the base is {which}")
+    if d.dtype == np.float32 and is_float(own.dtype):
+        return (x.astype(np.float32) + d).astype(x.dtype)
     if d.dtype != np.dtype(f"u{dtype_of(own.dtype).itemsize}"):
         raise CorruptError(f"{name!r}: a difference of {d.dtype.name} cannot give {own.dtype}")
     return restore(d, np.ascontiguousarray(x))
