@@ -30,7 +30,7 @@ from ..fit.hessian import Hessian
 from ..modality import pack
 from ..writer import Writer
 from .language import Language, transformers
-from .language_fit import SWEEPS, Parts, digest, gather, importance_of, lost_of
+from .language_fit import Parts, digest, gather, importance_of, lost_of
 from .language_target import Target
 from .language_tune import Tuner, rate_of, rescaled
 
@@ -56,7 +56,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
     ----------
     spec, calibration, embedding, damping : as in `language_fit.compress`; each layer is fitted to the first third of the sequences. An
         embedding that is the head too may be given as codes that were made before
-    effort : how many groups of layers and steps of 4 sequences, see `GROUPS`, and sweeps over the codes of a layer (`language_fit.SWEEPS`)
+    effort : how many groups of layers and steps of 4 sequences, see `GROUPS`
     rate : of Adam, in parts of the root mean square of each tensor; default: `language_tune.rate_of`
     progress : called with (steps done, steps, what is done next)
 
@@ -76,8 +76,8 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         choose, rate = spec if callable(spec) else lambda name: spec, rate or rate_of(language)
         settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "damping": damping, "rate": rate,
                     "embedding": str(embedding.codec.spec) if isinstance(embedding, Codes) else embedding,
-                    "seed": seed, "groups": GROUPS[effort], "sweeps": SWEEPS[effort],
-                    "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(), "shape": list(ids.shape), "text": digest(calibration),
+                    "seed": seed, "groups": GROUPS[effort], "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
+                    "shape": list(ids.shape), "text": digest(calibration),
                     "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
         parts = Parts(out.with_name(out.name + ".parts"), settings)
         run = Run(language, ids, choose, embedding or choose, parts, text=calibration, effort=effort, damping=damping, rate=rate, seed=seed,
@@ -104,7 +104,6 @@ class Run:
         self.embedding = embedding if callable(embedding) else lambda name: embedding
         language.whole()
         groups, self.each, self.last = GROUPS[effort]
-        self.sweeps = SWEEPS[effort]
         self.bounds = sorted({round(i * len(language.layers) / groups) for i in range(groups + 1)})
         self.done, self.total = 0, (len(self.bounds) - 1) * (self.each + 1) - self.each + self.last + 2
         self.progress, self.codes, self.lost = progress, {}, {}
@@ -185,7 +184,7 @@ class Run:
                         if (spec := self.choose(full)) is None:
                             continue
                         w, h = self.tuner.linear[module].weight.numpy(), inputs.matrix
-                        codes = feedback.encode(spec, w, h, damping=self.damping, sweeps=self.sweeps)
+                        codes = feedback.encode(spec, w, h, damping=self.damping)
                         lost[full] = lost_of(w, codes, h)
                         found[full] = replace(codes, dtype=language.items[full].dtype)
                         self.tuner.coded(module, found[full])
