@@ -12,14 +12,16 @@ from ..errors import InputError
 from ..op.buffers import bytes_shape, codes_of, places_of
 from ..op.matmul import matmul
 from ..stage import Form
+from .device import Matrix, product
 
 
 class CodedLinear(nn.Module):
     """``nn.Linear`` with weights (out_features, in_features) in the codes of ``spec``; made empty, see `code` and `of`.
 
     All parts of the codes and fitted arrays are uint8 buffers, which no cast of the model touches: ``weight`` holds the largest part,
-    ``weight_PATH`` the others. On the CPU the product is `compand.matmul` (``activations`` as there), elsewhere the weights are decoded
-    for each product. Gradients reach the input, as adapters need; the weights are fixed.
+    ``weight_PATH`` the others. On the CPU the product is `compand.matmul` (``activations`` as there). On CUDA it is a kernel in Triton
+    where `compand.hf.device` has one for the codes, which are then on the device twice, and elsewhere the weights are decoded for each
+    product. Gradients reach the input, as adapters need; the weights are fixed.
 
     Raises `InputError` for a spec whose codes have no size known before (``sparse``, entropy coders), or that keeps every bit.
 
@@ -41,6 +43,7 @@ class CodedLinear(nn.Module):
         else:
             self.register_parameter("bias", None)
         self._codes: tuple[int, Codes] | None = None
+        self._device_product: tuple[int, Matrix | None] | None = None
 
     @classmethod
     def of(cls, linear: nn.Linear, spec: str, *, activations: str = "int8") -> CodedLinear:
@@ -74,6 +77,13 @@ class CodedLinear(nn.Module):
             self._codes = here, codes_of(self.codec, self.form, buffers, self.places)
         return self._codes[1]
 
+    def device_product(self) -> Matrix | None:
+        """The product by a kernel of the layer's device, see `compand.hf.device`; None where there is none."""
+        here = self.weight.data_ptr()
+        if self._device_product is None or self._device_product[0] != here:
+            self._device_product = here, product(self.codes, self.weight.device)
+        return self._device_product[1]
+
     def dequantized(self) -> torch.Tensor:
         """The weights decoded: float32, on the layer's device."""
         codes = self.codes
@@ -96,7 +106,10 @@ class CodedLinear(nn.Module):
 def _product(x: torch.Tensor, layer: CodedLinear) -> torch.Tensor:
     """x times the layer's weights, no gradients: a tensor of its own."""
     if x.device.type != "cpu":
-        return x @ layer.dequantized().to(x.dtype).T
+        kernel = layer.device_product() if x.device.type == "cuda" else None
+        if kernel is None:
+            return x @ layer.dequantized().to(x.dtype).T
+        return kernel(x.detach().reshape(-1, x.shape[-1]).contiguous()).reshape(*x.shape[:-1], -1).to(x.dtype)
     return matmul(x.detach().to(torch.float32), layer.codes, activations=layer.activations).to(x.dtype)
 
 

@@ -9,7 +9,7 @@ block.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from .. import _native
 from ..array import like, to_numpy
 from ..codes import Codes, unpack_part
 from ..dtypes import is_float
-from ..errors import CompandError, CorruptError, InputError
+from ..errors import CompandError, CorruptError, InputError, UnsupportedError
 from ..expression import Chain, Sum
 from ..stage import Form, Stage, Transform
 from .affine import affine
@@ -96,6 +96,24 @@ def matrix(codes: Codes) -> _native.Matrix:
     return _native.Called(*codes.form[:2], lambda x: np.ascontiguousarray(found(x), np.float32), row)
 
 
+def product_on(kinds: Any, codes: Codes) -> Any:
+    """The product of codes made of other classes than the native ones, which take the same arguments: ``kinds.Ids``, ``kinds.Trellis``,
+    ``kinds.Rotated``, ``kinds.Added``, all of them ``kinds.Matrix``. None where the expression asks for more than they can.
+
+    >>> import numpy as np, compand
+    >>> codes = compand.Codec("hadamard,int:4").encode(np.eye(16, 64, dtype=np.float32))
+    >>> type(product_on(_native, codes)).__name__
+    'Rotated'
+    """
+    if not is_float(codes.dtype):
+        return None
+    try:
+        found = _product(codes, codes.codec.stage, codes.form, "", "", kinds)
+    except UnsupportedError:
+        return None
+    return found if isinstance(found, kinds.Matrix) else None
+
+
 def matmul_reference(x: np.ndarray, codes: Codes) -> np.ndarray:
     """`matmul` in plain NumPy, x not rounded: float64."""
     return np.asarray(x, np.float64) @ codes.codec.decode(codes).reshape(codes.form.n, -1).astype(np.float64).T
@@ -116,23 +134,23 @@ def rounded(x: np.ndarray, block: int) -> np.ndarray:
     return out
 
 
-def _product(codes: Codes, stage: Stage, form: Form, path: str, coder: str) -> Product:
+def _product(codes: Codes, stage: Stage, form: Form, path: str, coder: str, kinds: Any = _native) -> Product:
     """The product with what a stage of the codes decodes to."""
     if isinstance(stage, Sum):
-        terms = [_product(codes, s, form, f"{path}{i}.", coder) for i, s in enumerate(stage.items)]
-        if all(isinstance(t, _native.Matrix) for t in terms):
-            return _native.Added(terms)
+        terms = [_product(codes, s, form, f"{path}{i}.", coder, kinds) for i, s in enumerate(stage.items)]
+        if all(isinstance(t, kinds.Matrix) for t in terms):
+            return kinds.Added(terms)
         return lambda x: _added([term(x) for term in terms])
     if not isinstance(stage, Chain):
-        return product(Leaf(codes, stage, form, path, coder)) or _decoded(codes, stage, form, path)
+        return product(Leaf(codes, stage, form, path, coder, kinds)) or _decoded(codes, stage, form, path)
     forms = [form]
     for t in stage.transforms:
         forms.append(t.out(forms[-1]))
     if stage.raw or any(f.n != form.n for f in forms):
         return _decoded(codes, stage, form, path)
-    inner = _product(codes, stage.quantizer, forms[-1], f"{path}{len(stage.transforms)}.", str(stage.coder or coder))
+    inner = _product(codes, stage.quantizer, forms[-1], f"{path}{len(stage.transforms)}.", str(stage.coder or coder), kinds)
     for i, t in reversed(list(enumerate(stage.transforms))):
-        moved = _moved(codes, t, forms[i], f"{path}{i}.", inner)
+        moved = _moved(codes, t, forms[i], f"{path}{i}.", inner, kinds)
         if moved is None:
             return _decoded(codes, stage, form, path)
         inner = moved
@@ -146,10 +164,10 @@ def _added(terms: list[np.ndarray]) -> np.ndarray:
     return total
 
 
-def _moved(codes: Codes, t: Transform, form: Form, path: str, inner: Product) -> Product | None:
+def _moved(codes: Codes, t: Transform, form: Form, path: str, inner: Product, kinds: Any = _native) -> Product | None:
     """The product with t.inverse(w), given the one with w; None where t is not linear."""
-    if t.name == "hadamard" and isinstance(inner, _native.Matrix):
-        return _native.Rotated(inner, form.d, t.rounds(form.d))
+    if t.name == "hadamard" and isinstance(inner, kinds.Matrix):
+        return kinds.Rotated(inner, form.d, t.rounds(form.d))
     if t.name in _ORTHOGONAL:
         return lambda x: inner(np.ascontiguousarray(t.forward(x)[0], np.float32))
     if t.name == "center":

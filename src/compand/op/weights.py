@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,7 @@ class Leaf:
     form: Form
     path: str
     coder: str
+    kinds: Any = _native  # the classes of products: native ones, or those of another device by the same names
 
     def part(self, name: str) -> np.ndarray:
         """One part over all rows, as stored."""
@@ -59,7 +61,7 @@ class Leaf:
 
 
 def product(leaf: Leaf) -> Product | None:
-    """The native product of a leaf; None where there is none."""
+    """The product of a leaf by a kernel of its kinds; None where there is none."""
     make = {"int": _int, "table": _table, "float": _float, "sign": _sign, "ternary": _ternary, "trellis": _trellis, "lattice": _lattice,
             "vq": _vq, "pq": _pq, "lowrank": _lowrank, "sparse": _sparse, "salient": _salient,
             "ranks": _ranks, "raw": _raw}.get(leaf.stage.name)
@@ -100,7 +102,7 @@ def _rows(leaf: Leaf, k: int, scale: np.ndarray, group: int | None, *, values: n
             offset = 64 + 127 * 128
     brain = scale.view(np.uint16) if scale.dtype.name == "bfloat16" else None
     wide = None if brain is not None else np.ascontiguousarray(scale, np.float32)
-    return _native.Ids(d, ids, bits, offset, unit, group, brain, wide, low, high, free)
+    return leaf.kinds.Ids(d, ids, bits, offset, unit, group, brain, wide, low, high, free)
 
 
 def _integers(values: np.ndarray) -> tuple[np.ndarray, float] | None:
@@ -206,7 +208,7 @@ def _words(leaf: Leaf, k: int, book: np.ndarray | None, *, scale=None, group: in
         wide = scale.astype(np.float32) * np.float32(1 if fraction else unit)
         arrays["scale"] = np.ascontiguousarray(wide)
     dim = 1 if book is None else book.shape[2]
-    return _native.Words(d, leaf.ids(k), bits, dim, **arrays, group=min(group or d, d) if scale is not None else d, fraction=fraction,
+    return leaf.kinds.Words(d, leaf.ids(k), bits, dim, **arrays, group=min(group or d, d) if scale is not None else d, fraction=fraction,
                          unit=unit)
 
 
@@ -262,7 +264,7 @@ def _trellis(leaf: Leaf) -> Product | None:
         rest = np.ascontiguousarray(q.decode(tail, Form(left, d)).astype(np.int16))
     factors = np.array(q.multipliers, np.uint16)
     behind = np.ascontiguousarray(scale[strips * ROWS:])
-    return _native.Trellis(d, bits, q.bits, factors, block, group, own, rest, behind)
+    return leaf.kinds.Trellis(d, bits, q.bits, factors, block, group, own, rest, behind)
 
 
 # -- every bit kept ------------------------------------------------------------------------------------------------------------
@@ -274,7 +276,7 @@ def _ranks(leaf: Leaf) -> Product | None:
         mantissa, rank, count, escapes, exponents = (b.parts[leaf.path + p] for p in ("mantissa", "rank", "count", "escapes", "exponents"))
         blocks.append((mantissa, rank, count[:, 0].astype(np.uint32), escapes, checked(exponents, escapes)))
     try:
-        return _native.Ranks(leaf.form.d, blocks)
+        return leaf.kinds.Ranks(leaf.form.d, blocks)
     except (TypeError, ValueError) as e:
         raise CorruptError(f"{leaf.stage} cannot decode these parts: {e}") from e
 
@@ -283,7 +285,7 @@ def _raw(leaf: Leaf) -> Product | None:
     if leaf.form.dtype not in ("bfloat16", "float32"):
         return None
     values = np.ascontiguousarray(leaf.part("values"))
-    return _native.Plain(values.view(np.uint16) if leaf.form.dtype == "bfloat16" else values)
+    return leaf.kinds.Plain(values.view(np.uint16) if leaf.form.dtype == "bfloat16" else values)
 
 
 # -- terms of sums -------------------------------------------------------------------------------------------------------------
@@ -330,4 +332,4 @@ def _salient(leaf: Leaf) -> Product | None:
         return lambda x: np.zeros((len(x), n), np.float32)
     few = replace(leaf, form=leaf.form._replace(n=len(number)))
     inner = _rows(few, q.grid.k, np.concatenate(scale), None, zero=q.grid.z, ids=np.concatenate(ids))
-    return inner and _native.Some(inner, n, number)
+    return inner and leaf.kinds.Some(inner, n, number)
