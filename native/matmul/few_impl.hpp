@@ -54,7 +54,7 @@ template <bool small> void factors_of(const Rows &w, const uint32_t *groups, con
 struct Four {
     std::vector<float> groups, factors, zeros;
     explicit Four(const Rows &w)
-        : groups(4 * (w.groups + 32)), factors(16 * (padded(chunks_of(w)) + 4)), zeros(w.zero ? factors.size() : 0) {}
+        : groups(4 * (w.groups + 32)), factors(16 * (padded(chunks_of(w)) + 8)), zeros(w.zero ? factors.size() : 0) {}
 };
 
 // Vectors of the partial sums of four rows: of one chunk lane 4 L + r is quarter L of row r; of two chunks (4 bits, low and high halves of
@@ -233,6 +233,44 @@ template <int kind> void planes(const Rows &w, size_t r, size_t rows, const Four
     for (size_t i = 0; i < rows; ++i) y[i] = total(sum[i]);
 }
 
+// The same of one bit, by planes: an AND and a count for each bit of the activations, whose products with 16 columns are 16-bit lanes.
+// Multiplied (kind 1: by what the two levels are apart, and the first of them added) they are the integers that `line` has. ABQ-LLM (2024).
+template <int kind> void counts(const Rows &w, size_t r, size_t rows, const Four &four, const Line &x, float *y) {
+    const size_t bytes = w.row_bytes;
+    const int first = kind == 1 ? w.levels[0] : 0, apart = kind == 1 ? w.levels[1] - first : 1;
+    const __m512i lane = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+    const __m512i low = _mm512_set1_epi32(first), step = _mm512_set1_epi32(apart);
+    const Ahead ahead(w, r);
+    for (size_t i = 0; i < rows; ++i) {
+        const uint8_t *from = w.bytes + (r + i) * bytes;
+        const __m512i own = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(i)));
+        __m512 sum = _mm512_setzero_ps();
+        for (size_t p = 0; 64 * p < bytes; ++p) {  // 512 columns
+            ahead(64 * (p * rows + i));
+            const __m512i ids = _mm512_maskz_loadu_epi8(~__mmask64{0} >> (64 - std::min<size_t>(64, bytes - 64 * p)), from + 64 * p);
+            const auto count = [&](size_t bit) {
+                return _mm512_popcnt_epi16(_mm512_and_si512(ids, _mm512_loadu_si512(x.spread + 512 * p + 64 * bit)));
+            };
+            __m512i dot = _mm512_sub_epi16(count(0), _mm512_slli_epi16(count(7), 7));
+            dot = _mm512_add_epi16(dot, _mm512_add_epi16(_mm512_slli_epi16(count(1), 1), _mm512_slli_epi16(count(2), 2)));
+            dot = _mm512_add_epi16(dot, _mm512_add_epi16(_mm512_slli_epi16(count(3), 3), _mm512_slli_epi16(count(4), 4)));
+            dot = _mm512_add_epi16(dot, _mm512_add_epi16(_mm512_slli_epi16(count(5), 5), _mm512_slli_epi16(count(6), 6)));
+            const auto add = [&](__m256i half, size_t at) {  // 256 columns, in the lanes that a row is summed in
+                __m512i n = _mm512_cvtepi16_epi32(half);
+                if (kind == 1) n = _mm512_add_epi32(_mm512_mullo_epi32(n, step), _mm512_mullo_epi32(low, _mm512_loadu_si512(x.sums + at)));
+                __m512 f = _mm512_cvtepi32_ps(_mm512_add_epi32(n, _mm512_loadu_si512(x.start + at)));
+                if (kind == 0 && w.zero)
+                    f = _mm512_add_ps(f, _mm512_mul_ps(_mm512_permutexvar_ps(own, _mm512_loadu_ps(four.zeros.data() + at)),
+                                                       _mm512_cvtepi32_ps(_mm512_loadu_si512(x.sums + at))));
+                sum = _mm512_add_ps(sum, _mm512_mul_ps(f, _mm512_permutexvar_ps(own, _mm512_loadu_ps(four.factors.data() + at))));
+            };
+            add(_mm512_castsi512_si256(dot), 32 * p);
+            add(_mm512_extracti64x4_epi64(dot, 1), 32 * p + 16);
+        }
+        y[i] = total(sum);
+    }
+}
+
 template <int kind, bool small> void few(const Rows &w, size_t first, size_t last, const uint32_t *groups, const Line *lines, size_t count, float *y, size_t stride) {
     const Unpack unpack(w.bits);
     Four four(w);
@@ -245,7 +283,8 @@ template <int kind, bool small> void few(const Rows &w, size_t first, size_t las
         four_rows(w, r, rows, false, four.groups.data());
         for (size_t t = 0; t < count; ++t) {
             factors_of<small>(w, groups, four.groups.data(), lines[t].scale, four.factors.data());
-            if (!small && w.bits == 2) planes<kind>(w, r, rows, four, lines[t], y + t * stride + r);
+            if (!small && kind < 2 && w.bits == 1) counts<kind>(w, r, rows, four, lines[t], y + t * stride + r);
+            else if (!small && w.bits == 2) planes<kind>(w, r, rows, four, lines[t], y + t * stride + r);
             else if (w.bits == 4) halves<kind, small>(w, r, rows, four, lines[t], y + t * stride + r);
             else line<kind, small>(w, unpack, r, rows, four, lines[t], y + t * stride + r);
         }

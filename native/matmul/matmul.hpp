@@ -11,7 +11,7 @@ constexpr size_t kNear = 3072;    // bytes that one stream is asked for, into th
 constexpr size_t kAhead = 16384;  // bytes that streams side by side are asked for, into the second cache, before they are used
 constexpr size_t kStrip = 16;     // rows of a strip of a trellis, see compand/quantizer/trellis.py
 inline size_t tile_of(size_t left) { return left >= 16 ? 16 : left >= 4 ? 4 : 1; }  // lines of activations that `strips` takes together
-constexpr size_t kAlone = 2048;   // columns of a job that prepares few lines, a multiple of 256
+constexpr size_t kAlone = 2048;   // columns of a job that prepares few lines, a multiple of 512
 inline size_t pairs_of(size_t block) { return (block / 2 + 1) / 2 * 2; }           // pairs of columns of a block, an even number
 
 // Rows of packed ids (low bits first, each row begins on a byte): weight = (level of id - offset + zero) * scale of its group.
@@ -26,12 +26,13 @@ struct Rows {
     const float *zero;     // (n, groups) or null
     size_t groups, group;  // a group is 16 or 32 columns, or a multiple of 64
 };
-inline size_t ways_of(int bits) { return bits == 4 ? 2 : bits == 2 ? 4 : 1; }  // ids of a byte that are used as they lie
+inline size_t ways_of(int bits) { return bits == 4 ? 2 : bits == 2 ? 4 : bits == 1 ? 8 : 1; }  // ids of a byte that are used as they lie
 constexpr size_t kMany = 4;       // lines from which on rows are laid out for many
-// One line of activations for `Rows`: blocks of 64 columns, zeros behind the last, up to a multiple of 256 columns.
+// One line of activations for `Rows`: blocks of 64 columns, zeros behind the last, up to a multiple of 512 columns.
 struct Line {
     const int8_t *q;
-    const int8_t *spread; // of each 64 * ways columns those of each way: columns 0, ways, 2 * ways...; for fewer than kMany lines
+    const int8_t *spread; // of each 64 * ways columns those of each way: columns 0, ways, 2 * ways...; of 8 ways the bits 0, 1, ... 7
+                          // of all 512 columns; for fewer than kMany lines
     const float *scale;   // (blocks)
     const int32_t *start; // (blocks, 4): -offset * sums
     const int32_t *sums;  // (blocks, 4): of each 16 columns

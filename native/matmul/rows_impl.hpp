@@ -60,6 +60,27 @@ void quarters(const int8_t *q, size_t d, int offset, int32_t *sums, int32_t *sta
 }
 
 void spread(const int8_t *q, size_t d, size_t ways, int8_t *out) {
+    if (ways == 8) {
+#if LEVEL == 2
+        for (size_t at = 0; at < d; at += 64) {
+            const __m512i v = _mm512_loadu_si512(q + at);
+            int8_t *const to = out + at / 512 * 512 + at % 512 / 8;
+            const auto plane = [&](auto bit) {
+                constexpr int n = decltype(bit)::value;
+                const uint64_t own = _mm512_movepi8_mask(_mm512_slli_epi16(v, 7 - n));  // bits that cross into the next byte are below its sign
+                std::memcpy(to + 64 * n, &own, 8);
+            };
+            [&]<int... n>(std::integer_sequence<int, n...>) { (plane(std::integral_constant<int, n>{}), ...); }(std::make_integer_sequence<int, 8>{});
+        }
+        return;
+#endif
+        std::memset(out, 0, d);
+        for (size_t at = 0; at < d; at += 512)
+            for (size_t i = 0; i < 512; ++i)
+                for (size_t bit = 0; bit < 8; ++bit)
+                    out[at + 64 * bit + i / 8] = static_cast<int8_t>(out[at + 64 * bit + i / 8] | (static_cast<uint8_t>(q[at + i]) >> bit & 1) << i % 8);
+        return;
+    }
     for (size_t at = 0; at < d; at += 64 * ways)
         for (size_t way = 0; way < ways; ++way)
             for (size_t i = 0; i < 64; ++i) out[at + 64 * way + i] = q[at + ways * i + way];

@@ -34,7 +34,7 @@ struct Lines : Prepared {
     std::vector<Line> lines;
 
     Lines(const float *x, size_t m, size_t d, float unit, int offset, size_t ways)
-        : m(m), width(ceil(d, 256) * 256), q(m * width), spread(m < kMany && ways > 1 ? q.size() : 0), scale(q.size() / kChunk), sums(q.size() / 16),
+        : m(m), width(ceil(d, 512) * 512), q(m * width), spread(m < kMany && ways > 1 ? q.size() : 0), scale(q.size() / kChunk), sums(q.size() / 16),
           start(sums.size()), lines(m) {
         for (size_t t = 0; t < m; ++t)
             lines[t] = {q.data() + t * width, spread.empty() ? nullptr : spread.data() + t * width, scale.data() + t * (width / kChunk),
