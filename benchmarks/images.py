@@ -278,16 +278,19 @@ def damage(paths, spread: int = 20) -> list[dict]:
 
 def seams(paths) -> list[dict]:
     """What tiles change: bits, and pixels that differ from those of a picture of one tile (none, as only bits are coded apart)."""
-    rows = []
+    tiles, rows = (64, 128, 512, 4096), []
     for step in (24, 60):
-        whole = Codec(f"image:{step}:tile=4096")
-        for tile in (64, 128, 512, 4096):
-            codec, found = Codec(f"image:{step}:tile={tile}"), []
-            for path in paths:
-                x = picture(path)
-                codes, y = codec.encode(x), whole.decode(whole.encode(x))
-                found.append((8 * codes.nbytes / (x.shape[0] * x.shape[1]), 100 * (codec.decode(codes) != y).mean()))
-            bpp, differ = (round(statistics.mean(v), 4) for v in zip(*found, strict=True))
+        found: dict[int, list] = {tile: [] for tile in tiles}
+        for path in paths:
+            x, whole = picture(path), None
+            for tile in reversed(tiles):
+                codec = Codec(f"image:{step}:tile={tile}")
+                codes = codec.encode(x)
+                y = codec.decode(codes)
+                whole = y if whole is None else whole
+                found[tile].append((8 * codes.nbytes / (x.shape[0] * x.shape[1]), 100 * (y != whole).mean()))
+        for tile, own in found.items():
+            bpp, differ = (round(statistics.mean(v), 4) for v in zip(*own, strict=True))
             rows.append({"step": step, "tile": tile, "bpp": bpp, "pixels that differ %": differ})
     return rows
 
