@@ -1,5 +1,7 @@
 """The default recipe keeps its codebook in use on real data, and its codewords are no worse than k-means: half a minute's version."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +71,27 @@ def test_the_default_uses_its_codebook_and_matches_kmeans(data):
 
 def test_without_revival_it_would_not():
     assert learnt(*patches(), 0, revive=0.0)[0] < 0.7
+
+
+def test_a_large_codebook_trains_in_little_memory():
+    """262,144 codewords in less than 100 MB beside what torch itself holds, by the peak of a process of its own."""
+    code = """
+import torch
+from compand.torch import Quantize
+def peak():
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+torch.set_num_threads(1)
+def step(q, x):
+    out = q(x.requires_grad_())
+    (out.y.sum() + out.loss).backward()
+step(Quantize("vq:4", 2), torch.randn(64, 2))
+before, q = peak(), Quantize("vq:262144", 8)
+for _ in range(4):
+    step(q, torch.randn(16384, 8))
+print(peak() - before)
+"""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak of a process is read from /proc")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 90
