@@ -15,11 +15,13 @@ K = 10
 
 class Faiss:
     def __init__(self, factory: str, d: int):
-        self.name = f"faiss {factory}"
+        self.name, self.rows = f"faiss {factory}", 1 << 40
         self.index = faiss.index_factory(d, factory, faiss.METRIC_INNER_PRODUCT)
+        if factory.startswith("RQ"):  # its own setting trains for over ten minutes
+            self.rows, self.index.rq.cp.niter, self.index.rq.train_type = 10_240, 10, faiss.ResidualQuantizer.Train_default
 
     def train(self, x):
-        self.index.train(x[:20_000] if "RQ" in self.name and "fs" not in self.name and "RaBit" not in self.name else x)
+        self.index.train(x[:self.rows])
 
     def add(self, x):
         self.index.add(x)

@@ -90,7 +90,7 @@ def contestants(budget: int, d: int, slow: bool, folder: str) -> list:
         found.append(Faiss(f"PQ{2 * budget}x4fs", d))
     scalar = {1 / 8: f"RR{d},RaBitQfs", 1 / 4: f"RR{d},RaBitQfs2", 1 / 2: "SQ4", 1: "SQ8"}
     found += [Faiss(scalar[share], d)] if share in scalar else []
-    slower = [Faiss(f"RQ{budget}x8", d)] if share <= 1 / 16 else []
+    slower = [Faiss(f"RQ{budget}x8_Nnone", d)] if share <= 1 / 8 else []
     slower += [Scann(d // (2 * budget), folder)] if share <= 1 / 2 else []
     slower += [Rabitq(bits, folder) for at, bits in {1 / 8: 1, 1 / 4: 2, 1 / 2: 4}.items() if at == share]
     slower += [UsearchSigns()] if share == 1 / 8 else [Lvq(folder)] if share == 1 / 2 else []

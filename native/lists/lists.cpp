@@ -16,7 +16,9 @@ namespace {
 void dispatch(const Store &store, size_t first, size_t last, Query *queries, size_t count, size_t groups) {
     COMPAND_DISPATCH(scan, store, first, last, queries, count, groups);
 }
-void products(const float *x, const float *table, size_t d, size_t k, float *out) { COMPAND_DISPATCH(products, x, table, d, k, out); }
+void products(const float *x, const float *values, const size_t *starts, const size_t *offsets, size_t groups, size_t k, float *out) {
+    COMPAND_DISPATCH(products_of_groups, x, values, starts, offsets, groups, k, out, nullptr, nullptr);
+}
 }  // namespace
 }  // namespace compand::scan
 
@@ -164,13 +166,9 @@ void Lists::scan_list(const Probe &p, size_t list, size_t first_call, size_t las
 // Leaves out hits that rounding of the tables has not kept from the k best: six standard deviations, at most half a step a group.
 void Lists::settle(const Tables &t, size_t k, std::vector<Found> &hits) const {
     if (!coded_ || hits.size() <= k) return;
-    float all = 0, squares = 0;
-    for (size_t g = 0; g < groups_; ++g) {
-        const auto weight = static_cast<float>(t.weights[g]);
-        all += weight;
-        squares += weight * weight;
-    }
-    const float most = std::min(0.5f * all, 6 * std::sqrt(squares / 12)) + 1;
+    int32_t all = 0, squares = 0;
+    for (size_t g = 0; g < groups_; ++g) all += t.weights[g], squares += t.weights[g] * t.weights[g];
+    const float most = std::min(0.5f * static_cast<float>(all), 6 * std::sqrt(static_cast<float>(squares) / 12)) + 1;
     const auto room = [&](const Hit &hit) { return most * std::fabs(gain_.get()[hit.id]) + std::fabs(hit.score) * 1e-5f; };
     std::nth_element(hits.begin(), hits.begin() + static_cast<std::ptrdiff_t>(k) - 1, hits.end(), scan::better);
     float least = std::numeric_limits<float>::infinity();
@@ -209,11 +207,7 @@ void Lists::finish(const Probe &p, size_t q, Tile &t) const {
     }
     settle(tables, p.k, t.hits);
     const float *query = p.queries + (t.first + q) * p.stride;
-    if (coded_) {
-        for (size_t g = 0; g < groups_; ++g)
-            scan::products(query + starts_[g], codebooks_.data() + offsets_[g], starts_[g + 1] - starts_[g], size_t{1} << bits_,
-                           t.table.data() + (g << bits_));
-    }
+    if (coded_) scan::products(query, codebooks_.data(), starts_.data(), offsets_.data(), groups_, size_t{1} << bits_, t.table.data());
     t.tables[q].exact.swap(t.table);
     for (Found &hit : t.hits) {
         const float base = p.times * t.exact[hit.visit] + p.shift[t.first + q];

@@ -32,7 +32,9 @@ void products(const float *x, const float *table, size_t d, size_t k, float *out
         for (size_t c = 0; c < k; ++c) out[c] += x[j] * table[j * k + c];
 }
 
-void bounds(const float *table, size_t k, float *least, float *most) {
+namespace {
+// Least and largest of k values, k a multiple of 16.
+inline void bounds(const float *table, size_t k, float *least, float *most) {
     typedef float Line __attribute__((vector_size(64)));
     Line low, high, next, other;
     std::memcpy(&low, table, sizeof low);
@@ -55,12 +57,26 @@ void bounds(const float *table, size_t k, float *least, float *most) {
     *least = low[0], *most = high[0];
 }
 
-void round(const float *table, size_t k, float least, float scale, float most, uint8_t *out) {
+inline void round(const float *table, size_t k, float least, float scale, float most, uint8_t *out) {
     for (size_t c = 0; c < k; ++c) {
         float v = (table[c] - least) * scale + 0.5f;
         v = v < most ? v : most;
         out[c] = static_cast<uint8_t>(static_cast<int32_t>(v));
     }
+}
+
+}  // namespace
+
+void products_of_groups(const float *x, const float *values, const size_t *starts, const size_t *offsets, size_t groups, size_t k, float *out,
+                        float *least, float *most) {
+    for (size_t g = 0; g < groups; ++g) {
+        products(x + starts[g], values + offsets[g], starts[g + 1] - starts[g], k, out + g * k);
+        if (least) bounds(out + g * k, k, least + g, most + g);
+    }
+}
+
+void round_groups(const float *tables, size_t groups, size_t k, const float *least, const float *scale, float most, uint8_t *out) {
+    for (size_t g = 0; g < groups; ++g) round(tables + g * k, k, least[g], scale[g], most, out + g * k);
 }
 
 namespace {

@@ -124,14 +124,12 @@ void Index::make_tables(const float *query, float factor, size_t scanned, Tables
         t.exact.resize(groups_ * k);
         if (!t.rounded.get()) t.rounded = Aligned<uint8_t>(padded * k);
         std::memset(t.rounded.get() + scanned * k, 0, (padded - scanned) * k);
-        std::vector<float> low(groups_), range(groups_);
+        std::vector<float> low(groups_), range(groups_), scales(groups_);
+        COMPAND_DISPATCH(products_of_groups, query, codebooks_.data(), starts_.data(), offsets_.data(), groups_, k, t.exact.data(), low.data(),
+                         range.data());
         float top = 0;
         for (size_t g = 0; g < groups_; ++g) {
-            float *table = t.exact.data() + g * k;
-            COMPAND_DISPATCH(products, query + starts_[g], codebooks_.data() + offsets_[g], starts_[g + 1] - starts_[g], k, table);
-            float high = 0;
-            COMPAND_DISPATCH(bounds, table, k, &low[g], &high);
-            range[g] = high - low[g];
+            range[g] -= low[g];
             if (g < scanned) top = std::max(top, range[g]);
         }
         const int most = bits_ == 4 ? 255 : 127;
@@ -162,8 +160,9 @@ void Index::make_tables(const float *query, float factor, size_t scanned, Tables
         for (size_t g = 0; g < scanned; ++g) {
             least += static_cast<double>(low[g]);
             if (!g || t.weights[g] != t.weights[g - 1]) scale = 1 / (step * t.weights[g]);  // divisions take as long as all else here
-            COMPAND_DISPATCH(round, t.exact.data() + g * k, k, low[g], static_cast<float>(scale), static_cast<float>(most), t.rounded.get() + g * k);
+            scales[g] = static_cast<float>(scale);
         }
+        COMPAND_DISPATCH(round_groups, t.exact.data(), scanned, k, low.data(), scales.data(), static_cast<float>(most), t.rounded.get());
         bias = least / step;
     }
     t.step = step;

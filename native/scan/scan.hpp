@@ -146,10 +146,11 @@ struct Query {
     float length(const uint8_t *row, const float *units, size_t columns, float zero);                                 \
     /* out[c] = sum_j x[j] * table[j * k + c], j ascending, products rounded */                                       \
     void products(const float *x, const float *table, size_t d, size_t k, float *out);                                \
-    /* least and largest of k values, k a multiple of 16 */                                                           \
-    void bounds(const float *table, size_t k, float *least, float *most);                                             \
-    /* out = (table - least) * scale to the nearest integer, at most `most`; scale >= 0 */                             \
-    void round(const float *table, size_t k, float least, float scale, float most, uint8_t *out);                      \
+    /* products of all groups: of g the columns from starts[g] and values from offsets[g] on; least and most of each, or null */ \
+    void products_of_groups(const float *x, const float *values, const size_t *starts, const size_t *offsets, size_t groups, size_t k, \
+                            float *out, float *least, float *most);                                                   \
+    /* out = (tables - least) * scale to the nearest integer, at most `most`, of all groups, each with its own; scale >= 0 */ \
+    void round_groups(const float *tables, size_t groups, size_t k, const float *least, const float *scale, float most, uint8_t *out); \
     /* nearest of k codewords (table as above, half = |c|^2/2) to each of n rows: id of the largest x.c - half; */     \
     /* adds x.c of that codeword to dots */                                                                           \
     void nearest(const float *x, size_t n, size_t stride, const float *table, const float *half, size_t d, size_t k,  \
