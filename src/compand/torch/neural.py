@@ -52,6 +52,9 @@ def train_neural(codec: Codec, x, *, epochs: float = 4, batch: int = 512, rate: 
     weights["leave_"] /= scale
     weights["enter_"] *= scale
     weights["context_"] *= scale
+    sizes = _sizes(weights["codewords_"], y[:2048])  # what a step can change is learnt in units of what is left before it
+    for name in ("codewords_", "leave_"):
+        weights[name] /= sizes
     parameters = {name: w.requires_grad_() for name, w in weights.items()}
     optimizer = torch.optim.Adam([{"params": [w], "times": _SLOWER if name == "codewords_" else 1} for name, w in parameters.items()],
                                  lr=rate, betas=(0.9, 0.98))
@@ -65,43 +68,52 @@ def train_neural(codec: Codec, x, *, epochs: float = 4, batch: int = 512, rate: 
         for group in optimizer.param_groups:
             group["lr"] = rate * group["times"] * min(1.0, (done + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * done / batches))
         optimizer.zero_grad(set_to_none=True)
-        error = _loss(parameters, own, tries)
+        error = _loss(parameters, sizes, own, tries)
         optimizer.step()
         if tell:
             tell(done, error)
     found = {name: w.detach() for name, w in parameters.items()}
-    found["codewords_"] = found["codewords_"] * scale
+    found["codewords_"] = found["codewords_"] * sizes * scale
     found["enter_"], found["context_"] = found["enter_"] / scale, found["context_"] / scale
-    found["leave_"] = found["leave_"] * scale
+    found["leave_"] = found["leave_"] * sizes * scale
     arrays = {name: np.clip(w.numpy(), -65504, 65504).astype(np.float16) for name, w in found.items()}
     trained = replace(neural, **arrays).with_gains(flow)
     return Codec(Chain((*stage.items[:len(stage.transforms)], trained, *stage.items[len(stage.transforms) + 1:]))
                  if isinstance(stage, Chain) else trained)
 
 
-def _loss(w: dict[str, Tensor], x: Tensor, tries: int) -> float:
+def _sizes(words: Tensor, x: Tensor) -> Tensor:
+    """Root mean square of what is left of x before each step, without networks: (steps, 1, 1)."""
+    out = torch.ones(len(words), 1, 1)
+    for m, own in enumerate(words):
+        out[m] = x.square().mean().sqrt().clamp_min(1e-6)
+        x = x - own[(own.square().sum(1) - 2 * x @ own.T).argmin(1)]
+    return out
+
+
+def _loss(w: dict[str, Tensor], sizes: Tensor, x: Tensor, tries: int) -> float:
     """Adds the gradients of all steps' squared errors; the last one's over that of x."""
     near = torch.zeros_like(x)
-    for m in range(len(w["codewords_"])):
-        words = w["codewords_"][m]
+    for m, size in enumerate(sizes):
+        step = {"words": w["codewords_"][m] * size, "leave": w["leave_"][m] * size}
+        step |= {name: w[name + "_"][m] for name in ("enter", "context", "bias")}
+        words = step["words"]
         with torch.no_grad():
             far = words.square().sum(1) - 2 * (x - near) @ words.T
             tried = far.topk(min(tries, len(words)), dim=1, largest=False).indices
             if m and tries > 1:
-                bent = _bent(w, m, near[:, None], tried)
-                best = (x[:, None] - near[:, None] - bent).square().sum(2).argmin(1, keepdim=True)
+                best = (x[:, None] - near[:, None] - _bent(step, near[:, None], tried)).square().sum(2).argmin(1, keepdim=True)
                 tried = tried.gather(1, best)
             tried = tried[:, 0]
-        after = near + (_bent(w, m, near, tried) if m else words[tried])
-        loss = (x - after).square().sum(1).mean() / x.shape[1]
+        after = near + (_bent(step, near, tried) if m else words[tried])
+        loss = (x - after).square().sum(1).mean() / x.shape[1] / size[0, 0] ** 2
         loss.backward()
         near = after.detach()
     return float((x - near).square().sum() / x.square().sum().clamp_min(1e-30))
 
 
-def _bent(w: dict[str, Tensor], m: int, near: Tensor, ids: Tensor) -> Tensor:
+def _bent(step: dict[str, Tensor], near: Tensor, ids: Tensor) -> Tensor:
     """What codewords ids (..., ) add to rows near (..., d)."""
-    words = w["codewords_"][m]
-    entered = words @ w["enter_"][m] + w["bias_"][m]
-    inner = torch.relu(entered[ids] + near @ w["context_"][m])
-    return words[ids] + inner @ w["leave_"][m]
+    entered = step["words"] @ step["enter"] + step["bias"]
+    inner = torch.relu(entered[ids] + near @ step["context"])
+    return step["words"][ids] + inner @ step["leave"]
