@@ -4,8 +4,8 @@ Second-order codes of w leave an error e whose product with the Cholesky factor 
 each row in proportion to the row, as each has its scale.
 So their effect is simulated: noise of that shape goes into one tensor at a time, and the KL divergence from the original is measured. At
 rates where the model still works it adds up over tensors and is proportional to the noise, so that one measurement a tensor predicts
-every rate, and the sum of the cheapest choice is an exact knapsack (`compand.fit.allocate`). Rows of embedding and head, many of which few texts
-meet, are measured with the noise of 2 bits too, and a matrix that is both with the damping that it is coded with.
+every rate, and the sum of the cheapest choice is an exact knapsack (`compand.fit.allocate`). Rows of embedding and head are
+measured with the noise of 2 bits too, and a matrix that is both with the damping that it is coded with.
 """
 
 from __future__ import annotations
