@@ -55,6 +55,17 @@ def test_info_tells_bits_by_stage(ok, photo):
     groups = json.loads(ok("info", "a.cpd", "--json"))["bytes_by_group"]
     assert groups["coarse"] > 0 and groups["details"] > groups["tiles"] > 0
     assert "details" in ok("info", "a.cpd")
+    for spread in (1, 3):
+        ok("compress", photo, f"tokens:3:spread={spread}", "-f", "-o", "a.cpd")
+        facts = json.loads(ok("info", "a.cpd", "--json"))
+        stages = [facts["bytes_by_group"][f"stage {i}"] for i in (1, 2, 3)]
+        assert min(stages) > 0 and sum(stages) == facts["entries"][0]["bytes"]
+    data = bytearray(Path("a.cpd").read_bytes())
+    with compand.open("a.cpd") as file:
+        at = data.index(file["image"].unchecked("ids1").tobytes())
+    data[at] ^= 255
+    Path("a.cpd").write_bytes(data)
+    assert "symbols" in ok("info", "a.cpd")
 
 
 def test_report(ok, photo):

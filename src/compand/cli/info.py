@@ -11,6 +11,7 @@ import typer
 from .console import console, put_json, short, size
 
 GROUPS = ("symbols", "scales", "codebooks", "files", "index")
+READ = {"image": 1 << 60, "tokens": 1 << 26}  # stages whose codes tell the bytes of steps, and up to how many values they are asked
 OWN: dict[str, dict[str, str]] = {  # stages whose parts say more than symbols and scales, and names for them
     "splat": {}, "image": {}, "neighbours": {"columns": "tables of columns", "coded": "foretold values", "raw": "last bits"}}
 MANY = 40
@@ -67,18 +68,21 @@ def describe(file: Path) -> dict:
         splats = modality_of(f) == "splats"
         for name, e in f.items():
             groups: dict[str, int] = defaultdict(int)
-            stored = e.parts()
+            stored, told = e.parts(), False
             if e.kind == "file":
                 groups["files"] = e.nbytes
                 exact = lossless = True
             else:
                 stage = e.codec.stage
                 layout = stage.layout(e.codec.form(e.shape, e.dtype)) if _size(e) else {}
-                if stage.name == "image" and _size(e):
-                    stored = {**stage.sizes({"codes": e.unchecked("codes")}, e.codec.form(e.shape, e.dtype))}
+                if stage.name in READ and 0 < _size(e) <= READ[stage.name]:
+                    held = {"codes": e.unchecked("codes")} if stage.name == "image" else e.intact()
+                    own = stage.sizes(held, e.codec.form(e.shape, e.dtype))
+                    told = sum(own.values()) == sum(stored.values())
+                    stored = own if told else stored
                 named = OWN.get(stage.name, {})
                 for path, n in stored.items():
-                    groups[named.get(path, path) if stage.name in OWN else name if splats else part_group(e, path, layout)] += n
+                    groups[named.get(path, path) if told or stage.name in OWN else name if splats else part_group(e, path, layout)] += n
                 groups["codebooks"] = e.nbytes - sum(stored.values())
                 exact, lossless = stage.exact, stage.raw
             for group, n in groups.items():

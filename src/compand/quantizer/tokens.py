@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _native  # type: ignore[attr-defined]
 from ..array import like, to_numpy
+from ..entropy.mixed import Mixed
 from ..errors import CorruptError, InputError
 from ..stage import KW_ONLY, Form, Part, Quantizer
 from .image import within
@@ -157,6 +158,14 @@ class Tokens(Quantizer, name="tokens"):
         if len(gone) and gone.all():
             raise CorruptError(f"{self}: all indexes are lost")
         return ids, gone
+
+    def sizes(self, parts: dict[str, Any], form: Form) -> dict[str, int]:
+        """Bytes of each stage's indexes: what those up to it take, over those before; empty unless every part is there."""
+        if parts.keys() != set(self._names):
+            return {}
+        ids = [to_numpy(part) for part in parts.values()]
+        upto = [sum(Mixed().encode(np.ascontiguousarray(part[:, :i + 1]), self.words).size for part in ids) for i in range(self.stages)]
+        return {f"stage {i + 1}": int(n) for i, n in enumerate(np.diff(upto, prepend=0))}
 
     def decode(self, parts, form):
         first = next(iter(parts.values()))
