@@ -92,7 +92,7 @@ class Neural(Quantizer, name="neural"):
         for own in words:
             own[:] = codebook.learn(rest, _K)
             rest = rest - own.astype(np.float32)[codebook.nearest(rest, own.astype(np.float32))]
-        size = max(float(np.sqrt(np.square(y / y.dtype.type(unit), dtype=np.float64).sum(axis=1).mean())), 1e-3)
+        size = max(float(np.sqrt(total(np.square(y / y.dtype.type(unit), dtype=np.float64))[:, 0].mean())), 1e-3)
         enter = np.random.default_rng(0).standard_normal((self.steps, 2 * d, self.hidden)) / size  # where training starts
         fitted = replace(self, codewords_=words, enter_=enter[:, :d].astype(np.float16), context_=enter[:, d:].astype(np.float16),
                          bias_=np.zeros((self.steps, self.hidden), np.float16), leave_=np.zeros((self.steps, self.hidden, d), np.float16),
@@ -153,8 +153,8 @@ class Neural(Quantizer, name="neural"):
             for step in steps:
                 words, beams = step[0], near.shape[1]
                 rest = (rows[:, None] - near).reshape(-1, d)
-                far = np.einsum("ij,ij->i", words, words) - 2 * _native.scan_turned(rest, np.ascontiguousarray(words.T))
-                tried = np.sort(np.argpartition(far, _TRIES - 1, axis=1)[:, :_TRIES], axis=1)  # (rows · beams, tries)
+                far = total(np.square(words))[:, 0] - 2 * _native.scan_turned(rest, np.ascontiguousarray(words.T))
+                tried = _least(far, _TRIES)  # (rows · beams, tries)
                 base = np.ascontiguousarray(near.reshape(-1, d))
                 after = (base[:, None] + self._bent(step, base, tried)).reshape(len(rows), -1, d)
                 error = total(np.square(rows[:, None] - after).reshape(-1, d))[:, 0].reshape(len(rows), -1)
@@ -178,6 +178,13 @@ class Neural(Quantizer, name="neural"):
     def decode(self, parts, form):
         y = self._near(to_numpy(parts["ids"])).astype(np.float64) * (self.gains(parts).astype(np.float64) * float(self.unit_[0]))[:, None]
         return cast(like(np.clip(y, -3.4e38, 3.4e38).astype(np.float32), parts["ids"]), form[2])
+
+
+def _least(x: np.ndarray, count: int) -> np.ndarray:
+    """Columns of the least values of each row, in order of columns; of equal values the first, on every machine."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.int32).astype(np.int64)
+    keys = ((bits ^ (bits >> 31 & 0x7FFFFFFF)) << 8) + np.arange(x.shape[1])
+    return np.sort(np.partition(keys, count - 1, axis=1)[:, :count] & 255, axis=1)
 
 
 def _gain(x: np.ndarray, y: np.ndarray) -> np.ndarray:
