@@ -9,6 +9,7 @@ import numpy as np
 from ..array import cast, like, to_numpy, total
 from ..errors import FitError
 from ..stage import KW_ONLY, Part, Quantizer, replace
+from .gain import coded, gain, gain_of, span
 from .groups import chunks, concat
 
 _ENDS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # classes of columns, each with its own table of probabilities
@@ -88,9 +89,7 @@ class Ecsq(Quantizer, name="ecsq"):
         sample = np.ascontiguousarray(x[:: max(1, len(x) // _SAMPLE)], np.float64)
         fitted, near = self._fit_trellis(sample) if self.trellis else self._fit_scalar(sample)
         if self.gain:
-            squares, dots = total(sample * sample)[:, 0], total(sample * near)[:, 0]
-            low, high = np.quantile(_gain(squares, dots), [0.0005, 0.9995])
-            fitted = replace(fitted, range_=np.float32([fitted.range_[0], low, (high - low) / 255]))
+            fitted = replace(fitted, range_=np.float32([fitted.range_[0], *span(gain_of(sample, near))]))
         return fitted
 
     def _fit_scalar(self, sample: np.ndarray) -> tuple[Ecsq, np.ndarray]:
@@ -193,9 +192,7 @@ class Ecsq(Quantizer, name="ecsq"):
 
     def _gains(self, squares, dots, x):
         """The part of gains |x|² / ⟨x, y⟩ where y points the way of x, else 1."""
-        low, step = (float(v) for v in self.range_[1:])
-        g = _gain(squares, dots)
-        return {"gain": like(np.clip(np.rint((g - low) / step if step else g * 0), 0, 255).astype(np.uint8)[:, None], x)}
+        return {"gain": like(coded(gain(squares, dots), *map(float, self.range_[1:])), x)}
 
     def gains(self, parts) -> np.ndarray:
         """The gain of each row: (n,) float32."""
@@ -216,13 +213,6 @@ class Ecsq(Quantizer, name="ecsq"):
     def decode(self, parts, form):
         y = (self.integers(parts) + np.float32(self.shift)) * self.factors_ * self.gains(parts)[:, None]
         return cast(like(y.astype(np.float32), parts["ids0"]), form.dtype)
-
-
-def _gain(squares: np.ndarray, dots: np.ndarray) -> np.ndarray:
-    """|x|² / ⟨x, y⟩ where y points the way of x, else 1."""
-    squares, dots = squares.astype(np.float64), dots.astype(np.float64)
-    fair = dots > 0.05 * squares
-    return np.where(fair, squares / np.where(fair, dots, 1), 1)
 
 
 def _ids(x: np.ndarray, step: float) -> np.ndarray:

@@ -10,6 +10,7 @@ from ..array import cast, like, to_numpy, total
 from ..errors import FitError
 from ..stage import KW_ONLY, Part, Quantizer, replace
 from . import codebook
+from .gain import coded, gain_of, span
 
 _K = 256
 _TRIES = 8         # nearest codewords that are bent
@@ -104,8 +105,7 @@ class Neural(Quantizer, name="neural"):
         if not self.gain:
             return self
         y = self._scaled(x[:: max(1, len(x) >> 11)])
-        low, high = np.quantile(_gain(y, self._near(self._ids(y))), [0.0005, 0.9995])
-        return replace(self, unit_=np.float32([self.unit_[0], low, (high - low) / 255]))
+        return replace(self, unit_=np.float32([self.unit_[0], *span(gain_of(y, self._near(self._ids(y))))]))
 
     def _scaled(self, x: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(x / x.dtype.type(self.unit_[0]), np.float32)
@@ -170,9 +170,7 @@ class Neural(Quantizer, name="neural"):
         ids = self._ids(y)
         parts = {"ids": like(ids, x)}
         if self.gain:
-            low, step = (float(v) for v in self.unit_[1:])
-            g = _gain(y, self._near(ids))
-            parts["gain"] = like(np.clip(np.rint((g - low) / step if step else g * 0), 0, 255).astype(np.uint8)[:, None], x)
+            parts["gain"] = like(coded(gain_of(y, self._near(ids)), *map(float, self.unit_[1:])), x)
         return parts
 
     def decode(self, parts, form):
@@ -185,11 +183,3 @@ def _least(x: np.ndarray, count: int) -> np.ndarray:
     bits = np.ascontiguousarray(x, np.float32).view(np.int32).astype(np.int64)
     keys = ((bits ^ (bits >> 31 & 0x7FFFFFFF)) << 8) + np.arange(x.shape[1])
     return np.sort(np.partition(keys, count - 1, axis=1)[:, :count] & 255, axis=1)
-
-
-def _gain(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """|x|² / ⟨x, y⟩ where y points the way of x, else 1."""
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    squares, dots = total(x * x)[:, 0], total(x * y)[:, 0]
-    fair = dots > 0.05 * squares
-    return np.where(fair, squares / np.where(fair, dots, 1), 1)

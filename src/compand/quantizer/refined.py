@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ..array import cast, like, to_numpy, total
+from ..array import cast, like, to_numpy
 from ..stage import KW_ONLY, Form, Part, Quantizer, replace
 from .ecsq import Ecsq
+from .gain import coded, gain_of, span
 from .grouped import Grouped
 
 
@@ -82,9 +83,8 @@ class Refined(Quantizer, name="refined"):
         fine = self.fine.fit(y - near)
         some = slice(None, None, max(1, len(y) >> 14))
         near = near[some] + fine.decode(fine.encode(y[some] - near[some]), Form(*near.shape, "float32"))
-        low, high = np.quantile(_gain(y[some], near), [0.0005, 0.9995])
         return replace(self, codewords_=coarse.codewords_, sizes_=coarse.sizes_, unit_=coarse.unit_, factors_=fine.factors_,
-                       reach_=fine.reach_, range_=fine.range_, price_=fine.price_, whole_=np.float32([low, (high - low) / 255]))
+                       reach_=fine.reach_, range_=fine.range_, price_=fine.price_, whole_=np.float32(span(gain_of(y[some], near))))
 
     def encode(self, x):
         y = np.ascontiguousarray(to_numpy(x), np.float32)
@@ -92,9 +92,7 @@ class Refined(Quantizer, name="refined"):
         parts = coarse.encode(y)
         near = coarse.values(parts["ids"], y.shape[1])
         rest = fine.encode(y - near)
-        low, step = (float(v) for v in self.whole_)
-        g = _gain(y, near + fine.decode(rest, Form(*y.shape, "float32")))
-        whole = np.clip(np.rint((g - low) / step if step else g * 0), 0, 255).astype(np.uint8)[:, None]
+        whole = coded(gain_of(y, near + fine.decode(rest, Form(*y.shape, "float32"))), *map(float, self.whole_))
         return {path: like(a, x) for path, a in (parts | rest | {"whole": whole}).items()}
 
     def decode(self, parts, form):
@@ -102,11 +100,3 @@ class Refined(Quantizer, name="refined"):
         y = self.coarse.values(to_numpy(parts["ids"]), form.d) + rest
         y = np.clip(y * self.gains(parts)[:, None].astype(np.float64), -3.4e38, 3.4e38).astype(np.float32)
         return cast(like(y, parts["ids"]), form.dtype)
-
-
-def _gain(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """|x|² / ⟨x, y⟩ where y points the way of x, else 1."""
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    squares, dots = total(x * x)[:, 0], total(x * y)[:, 0]
-    fair = dots > 0.05 * squares
-    return np.where(fair, squares / np.where(fair, dots, 1), 1)
