@@ -116,6 +116,68 @@ def test_what_cannot_be_done(shards, tmp_path):
         jobs.join(tmp_path / "none", tmp_path / "all.cpd")
 
 
+def test_an_id_in_two_shards(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    def write(name, ids):
+        parquet.write_table(pa.table({"id": ids, "v": list(X[:len(ids)])}), tmp_path / name)
+        return tmp_path / name
+
+    for kind, one in (("int", int), ("str", str)):
+        a, b, c = (write(f"{kind}{i}.parquet", [one(j) for j in range(at, at + 40)]) for i, at in enumerate((0, 39, 1000)))
+        jobs.encode([a, c, b], tmp_path / kind, "int:8", ids="id")
+        with pytest.raises(InputError, match=rf"the id {one(39)!r} occurs in .*{kind}0.parquet and in .*{kind}1.parquet"):
+            jobs.join(tmp_path / kind, tmp_path / f"{kind}.cpd")
+        assert not (tmp_path / f"{kind}.cpd").exists()
+        jobs.encode([a, c], tmp_path / f"{kind}-fine", "int:8", ids="id")
+        index = jobs.join(tmp_path / f"{kind}-fine", tmp_path / f"{kind}.cpd")
+        assert index.delete([one(39), one(1000)]) == 2 and len(index) == 78
+    jobs.encode([tmp_path / "int0.parquet", tmp_path / "str2.parquet"], tmp_path / "mixed", "int:8", ids="id")
+    with pytest.raises(InputError, match="integers.*strings"):
+        jobs.join(tmp_path / "mixed", tmp_path / "mixed.cpd")
+    assert not (tmp_path / "mixed.cpd").exists()
+
+
+def test_a_shard_changed_after_its_part_was_made(shards, tmp_path):
+    folder = tmp_path / "job"
+    jobs.encode(shards, folder, SPEC)
+    right = content(folder)
+    os.utime(shards[0])  # another time, the same content
+    jobs.encode(shards, folder, SPEC)
+    np.save(shards[2], X[1001:2200] * np.float32(2))  # of the same size
+    with pytest.raises(InputError, match=r"2.npy has changed since part-00002"):
+        jobs.encode(shards, folder, SPEC)
+    assert content(folder) == right
+    jobs.part(folder, 2).unlink()
+    jobs.encode(shards, folder, SPEC)
+    jobs.encode(shards, folder, SPEC)
+    assert content(folder)["part-00002.cpd"] != right["part-00002.cpd"]
+
+
+def test_memory_of_a_worker(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((9000, 512)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    held = []
+    batches = jobs.Shard.batches
+    monkeypatch.setattr(jobs.Shard, "batches", lambda self, rows: held.append(rows) or batches(self, rows))
+    codec = compand.Codec("klt,grouped:16").fit(x[:2000])
+    jobs.encode([tmp_path / "x.npy"], tmp_path / "free", codec)
+    jobs.encode([tmp_path / "x.npy"], tmp_path / "tight", codec, memory=4096 * 512 * 4 * jobs.COPIES)
+    assert held[-1] == 4096 < held[0] and content(tmp_path / "free") == content(tmp_path / "tight")
+    with pytest.raises(InputError, match="a block of 2,048 rows"):
+        jobs.encode([tmp_path / "x.npy"], tmp_path / "none", codec, memory=1 << 20)
+
+
+def test_a_bad_row_is_named_with_its_shard(shards, tmp_path):
+    bad = X[1001:2200].copy()
+    bad[1001, 3] = np.inf
+    np.save(shards[2], bad)
+    for codec in (SPEC, compand.Codec(SPEC).fit(X)):  # in the sample, and while encoding
+        with pytest.raises(InputError, match=r"2\.npy: row 1001 has NaN"):
+            jobs.encode(shards, tmp_path / f"job{isinstance(codec, str)}", codec)
+
+
 CHILD = """
 import sys
 from concurrent.futures import ProcessPoolExecutor

@@ -161,6 +161,12 @@ def test_damaged_files_are_named(path):
             file.write(entry, array, "raw")
         with pytest.raises(CorruptError):
             Index(path)
+    path.unlink()
+    with compand.Writer(path) as file:
+        file.write("vectors", X[:300], "int:8")
+        file.write("vectors/ids/0", np.arange(300) % 299, "raw")
+    with pytest.raises(CorruptError, match="several rows"):
+        Index(path).delete([0])
 
 
 CHANGES = """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..codec import Codec
+from ..codes import Block
 from ..errors import CorruptError, InputError
 from ..file import open as open_file
 from ..modality.batches import Shard
@@ -26,14 +27,17 @@ from ..op.index import Index
 from ..op.search import top
 from ..replacing import Replacing
 from ..writer import TRUSTED, Writer
+from .distinct import check_distinct
+from .source import changed, digest, stamp
 
-CHUNK = 1 << 16       # rows a worker holds
+CHUNK = 1 << 16       # rows a worker holds, unless told how much memory it may take
 SAMPLE = 1 << 16      # rows the codec is fitted to, unless it has lists, which want 64 each
+COPIES = 3            # of the rows a worker holds, as they are stored: a batch, what is left of the one before, both joined
 _CODEC = "codec.cpd"
 
 
 def encode(shards: Iterable, folder, codec: Codec | str, *, executor: Executor | None = None, column: str | None = None,
-           ids: str | None = None, sample: int | None = None) -> list[Path]:
+           ids: str | None = None, sample: int | None = None, memory: int | None = None) -> list[Path]:
     """Encode shards (.npy, Parquet, Arrow; all of one width) into a folder, as far as that is not done; the parts, in order.
 
     Parameters
@@ -42,8 +46,10 @@ def encode(shards: Iterable, folder, codec: Codec | str, *, executor: Executor |
     codec : Codec or spec; one that is not fitted is fitted to ``sample`` rows, evenly from all shards
     executor : where shards are encoded; None: here, one after the other
     column, ids : names of the columns of vectors and of ids, in Parquet and Arrow files
+    memory : bytes that rows may take in each worker (their codes, ids and the codec come on top); the bytes made do not depend on it
 
-    Raises `InputError` if the folder holds another job, or a shard has changed since its part was made.
+    Raises `InputError` if the folder holds another job, a shard has changed since its part was made (told by size and time, and
+    where those differ by content), a row has NaN or infinite values (named with its shard), or ``memory`` is less than a block takes.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -59,9 +65,9 @@ def encode(shards: Iterable, folder, codec: Codec | str, *, executor: Executor |
     todo = [i for i in range(len(plan["shards"])) if not part(folder, i).exists()]
     if executor is None:
         for i in todo:
-            encode_shard(folder, i)
+            encode_shard(folder, i, memory)
     else:
-        for done in [executor.submit(encode_shard, os.fspath(folder), i) for i in todo]:
+        for done in [executor.submit(encode_shard, os.fspath(folder), i, memory) for i in todo]:
             done.result()
     return [part(folder, i) for i in range(len(plan["shards"]))]
 
@@ -71,33 +77,66 @@ def part(folder, number: int) -> Path:
     return Path(folder) / f"part-{number:05d}.cpd"
 
 
-def encode_shard(folder, number: int) -> str:
+def encode_shard(folder, number: int, memory: int | None = None) -> str:
     """Encode one shard of a job, whatever machine this is; the path of its part. What `encode` gives to the executor."""
     plan = _read(Path(folder))
     with open_file(Path(folder) / _CODEC) as file:
         codec = file["codec"].codec
     shard = plan["shards"][number]
+    before = stamp(shard["path"])
     source = Shard(shard["path"], plan["column"], plan["ids"])
     if source.shape.n != shard["rows"]:
         raise InputError(f"{shard['path']} has {source.shape.n:,} rows now, {shard['rows']:,} when the job began")
     shape = (source.shape.n, source.shape.d)
-    step = codec.block_rows(codec.form(shape, plan["dtype"]))
-    rows = max(CHUNK // step, 1) * step
+    rows = _chunk(codec, shape, source.shape.dtype, plan["dtype"], memory)
     own = check_ids(source.ids(), source.shape.n)
-    with Writer(part(folder, number), overwrite=True, meta={"modality": "embeddings", "first": shard["first"]}) as writer:
-        blocks = (b for x in source.batches(rows) for b in codec.encode_blocks(x.astype(plan["dtype"], copy=False)))
-        writer.write_blocks("vectors", codec, shape, plan["dtype"], blocks)
+    meta = {"modality": "embeddings", "first": shard["first"], "source": digest(shard["path"])}
+    with Writer(part(folder, number), overwrite=True, meta=meta) as writer:
+        writer.write_blocks("vectors", codec, shape, plan["dtype"], _blocks(codec, source, rows, plan["dtype"]))
         if own is not None:
             write_ids(writer, "vectors/ids/0", own)
+        if stamp(shard["path"]) != before:
+            raise InputError(f"{shard['path']} was changed while it was read; run encode() again when it is whole")
     return os.fspath(part(folder, number))
 
 
+def _chunk(codec: Codec, shape: tuple[int, int], stored: str, flows: str, memory: int | None) -> int:
+    """Rows a worker holds: whole blocks."""
+    step = codec.block_rows(codec.form(shape, flows))
+    if memory is None:
+        return max(CHUNK // step, 1) * step
+    each = shape[1] * (COPIES * np.dtype(stored).itemsize + (np.dtype(flows).itemsize if stored != flows else 0))
+    if memory < step * each:
+        raise InputError(f"memory={memory:,}: a block of {step:,} rows of {shape[1]} takes {step * each:,} bytes")
+    return min(memory // (step * each), -(-shape[0] // step) or 1) * step
+
+
+def _blocks(codec: Codec, source: Shard, rows: int, dtype: str) -> Iterator[Block]:
+    at = 0
+    for x in source.batches(rows):
+        _check_finite(x, source.path, at)
+        yield from codec.encode_blocks(x.astype(dtype, copy=False))
+        at += len(x)
+
+
+def _check_finite(x: np.ndarray, path, rows: int | np.ndarray) -> None:
+    """Raises `InputError` for NaN or infinite values; ``rows``: the number of the first row, or of each."""
+    if x.dtype.kind == "f" and not (fine := np.isfinite(x).all(axis=1)).all():
+        bad = int(np.flatnonzero(~fine)[0])
+        row = rows + bad if isinstance(rows, int) else int(rows[bad])
+        raise InputError(f"{path}: row {row} has NaN or infinite values; clean the shard")
+
+
 def join(folder, path, *, overwrite: bool = False) -> Index:
-    """All parts of a finished job as one index. Codes are copied as they are; memory stays small."""
+    """All parts of a finished job as one index. Codes are copied as they are; in memory are 8 bytes an id and the ids of one part.
+
+    Raises `InputError` if parts are missing, or an id occurs in two shards.
+    """
     plan = _read(Path(folder))
     parts = [part(folder, i) for i in range(len(plan["shards"]))]
     if missing := [p.name for p in parts if not p.exists()]:
         raise InputError(f"the job is not finished: {len(missing)} parts are missing, the first is {missing[0]}; run encode() again")
+    check_distinct(parts, plan["shards"])
     with Writer(path, overwrite=overwrite, meta={"modality": "embeddings"}) as writer:
         for i, one in enumerate(parts):
             with open_file(one, limits=TRUSTED) as file:
@@ -151,12 +190,16 @@ def _planned(folder: Path, shards: list[str], codec: Codec | str, column, ids, s
                 raise InputError(f"{folder} holds another job: its {key} is {plan[key]!r}, not {value!r}; use another folder")
         if [s["path"] for s in plan["shards"]] != shards:
             raise InputError(f"{folder} holds a job of other shards; use another folder")
+        for i, shard in enumerate(plan["shards"]):
+            if part(folder, i).exists() and changed(shard, part(folder, i)):
+                raise InputError(f"{shard['path']} has changed since {part(folder, i).name} was made; remove {part(folder, i)} to encode "
+                                 "it anew")
     else:
         plan = {"spec": codec.spec, "state": _digest(codec), "sample": sample, "column": column, "ids": ids, "dtype": "", "shards": []}
         first, widths = 0, set()
         for path in shards:
             shape = Shard(path, column, ids).shape
-            plan["shards"].append({"path": path, "rows": shape.n, "first": first})
+            plan["shards"].append({"path": path, "rows": shape.n, "first": first, **stamp(path)})
             plan["dtype"] = plan["dtype"] or shape.dtype
             widths.add(shape.d)
             first += shape.n
@@ -183,6 +226,7 @@ def _sample(plan: dict[str, Any], count: int | None) -> np.ndarray:
         own = rows[(rows >= shard["first"]) & (rows < shard["first"] + shard["rows"])] - shard["first"]
         if len(own):
             pieces.append(Shard(shard["path"], plan["column"]).sample(own).astype(plan["dtype"], copy=False))
+            _check_finite(pieces[-1], shard["path"], own)
     return np.concatenate(pieces)
 
 
@@ -196,7 +240,10 @@ def _digest(codec: Codec) -> str:
 def _read(folder: Path) -> dict[str, Any]:
     try:
         plan = json.loads((folder / "job.json").read_bytes())
-        plan["shards"][0]["path"], plan["dtype"], plan["state"], plan["sample"], plan["column"], plan["ids"], plan["spec"]
+        for key in ("dtype", "state", "sample", "column", "ids", "spec"):
+            plan[key]
+        for key in ("path", "rows", "first", "bytes", "changed"):
+            plan["shards"][0][key]
     except FileNotFoundError:
         raise InputError(f"{folder} holds no job; encode() begins one") from None
     except (ValueError, LookupError, TypeError) as e:

@@ -222,10 +222,15 @@ class Index:
         if self._known is None:
             live = np.flatnonzero(self._live)
             if self._kind == "str":
-                self._known = dict(zip(self._all[live].tolist(), live.tolist(), strict=True))
+                known: Any = dict(zip(self._all[live].tolist(), live.tolist(), strict=True))
+                twice = len(known) != len(live)
             else:
                 order = np.argsort(self._all[live], kind="stable")
-                self._known = self._all[live][order], live[order]
+                known = self._all[live][order], live[order]
+                twice = bool((known[0][1:] == known[0][:-1]).any())
+            if twice:
+                raise CorruptError("an id of the index stands for several rows, so rows cannot be told by ids", path=self.path)
+            self._known = known
         if self._kind == "str":
             rows = np.array([self._known.get(i, -1) for i in ids.tolist()], np.int64)
         else:
