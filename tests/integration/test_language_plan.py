@@ -31,6 +31,8 @@ def test_slopes_predict_what_codes_do(model, tmp_path):
     assert 0.3 * plan.kld < kld < 4 * plan.kld  # fitted to fewer tokens than the layers have columns
     slopes = [float(each.sum()) for each in plan.slopes.values()]
     assert max(slopes) > 3 * min(slopes) >= 0
+    again = language_plan.plan(model, 4.5, TEXT, effort="low", slopes=plan.slopes, progress=lambda *a: pytest.fail("measured anew"))
+    assert again.specs == plan.specs and again.kld == plan.kld
 
 
 def test_bits_out_of_reach(model):

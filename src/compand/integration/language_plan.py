@@ -17,7 +17,8 @@ from ..fit.hessian import Hessian
 from .language import Language, transformers
 from .language_evolve import evolve
 from .language_fit import gather, norm_of, specs_of
-from .language_slopes import CLASSES, nbytes, share, slopes
+from .language_slopes import CLASSES, nbytes, share
+from .language_slopes import slopes as measure
 
 
 @dataclass(frozen=True)
@@ -37,39 +38,33 @@ class Plan:
 
 def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: int = 8, length: int = 256, measured: int = 4,
          ladder: list[str] | None = None, fixed: Mapping[str, str] | None = None, generations: int = 0, damping: float = 0.02,
-         progress: Callable[[int, int, str], None] | None = None) -> Plan:
+         slopes: Mapping[str, np.ndarray] | None = None, progress: Callable[[int, int, str], None] | None = None) -> Plan:
     """The bits of each weight for which the KL divergence is least at ``bits`` a value over all weights, embedding and head included.
 
     Rows of embedding and head whose tokens are frequent in the text may get more bits than the others (``salient``).
 
     ``ladder`` are the specs to choose from, of rising bits; default: those of 1 to 8 bits by effort; ``fixed`` are those of weights, by
-    name, for which there is no choice. Hessians, and divergences of noise
-    in embedding and head, come from ``sequences`` of the text, other divergences from the first ``measured`` of them. ``generations`` of
-    `language_evolve` better the choice by trying; the expected divergence is then measured on all ``sequences``. The whole model is in
-    memory, once.
+    name, for which there is no choice; ``slopes`` are those of an earlier plan of the same model and text, so that nothing is measured.
+    Hessians, and divergences of noise in embedding and head, come from ``sequences`` of the text, other divergences from the first
+    ``measured`` of them. ``generations`` of `language_evolve` better the choice by trying; the expected divergence is then measured on all
+    ``sequences``. The whole model is in memory, once.
     Raises `InputError` if so few bits are out of reach.
     """
     torch, _ = transformers()
     language = Language(model)
     try:
-        language.whole()
-        ids = language.tokens(calibration, length, sequences)
-        hessians: dict[str, np.ndarray] = {}
-        with torch.no_grad():
-            hidden = [language.embedding(row[None]) for row in ids]
-            arguments = language.arguments(ids[:1])
-            for layer, more in zip(language.layers, arguments, strict=True):
-                hessians |= {f"{n}.weight": h.matrix for n, h in gather(layer, hidden, more, language.names[id(layer)]).items()}
-                hidden = [y[0] if isinstance(y := layer(h, **more), tuple) else y for h in hidden]
-            head = Hessian(language.head.weight.shape[1])
-            for h in hidden:
-                head.add(norm(h) if (norm := norm_of(language)) is not None else h)
         ends = {f"{language.names[id(m)]}.weight" for m in (language.embedding, language.head)} & set(language.items)
-        hessians[f"{language.names[id(language.embedding if language.tied else language.head)]}.weight"] = head.matrix
         counts = language.counts(calibration)
-        others = np.maximum(counts - language.counts(ids), 0)  # what is measured must not tell itself which rows matter
-        found = slopes(language, ids, hessians, importance=dict.fromkeys(ends, others), measured=measured, damping=damping,
-                       progress=progress)
+        found, hessians, ids = slopes, {}, None
+        if found is None or generations:
+            language.whole()
+            ids = language.tokens(calibration, length, sequences)
+            with torch.no_grad():
+                hessians = _hessians(language, ids)
+        if found is None:
+            others = np.maximum(counts - language.counts(ids), 0)  # what is measured must not tell itself which rows matter
+            found = measure(language, ids, hessians, importance=dict.fromkeys(ends, others), measured=measured, damping=damping,
+                            progress=progress)
         sizes = {n: (language.items[n].shape[0], language.items[n].shape[1]) for n in found}
         values = sum(i.size for i in language.items.values())
         rest = sum(i.nbytes for n, i in language.items.items() if n not in found)
@@ -87,4 +82,18 @@ def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: 
     finally:
         language.close()
     total = rest + sum(nbytes(specs[n], *sizes[n]) for n in found)
-    return Plan(specs, int(total), 8 * total / values, kld, found)
+    return Plan(specs, int(total), 8 * total / values, kld, dict(found))
+
+
+def _hessians(language: Language, ids) -> dict[str, np.ndarray]:
+    """The Hessian of the inputs of each linear module of a `whole` model, and of its head, by name of the weight."""
+    found: dict[str, np.ndarray] = {}
+    hidden = [language.embedding(row[None]) for row in ids]
+    for layer, more in zip(language.layers, language.arguments(ids[:1]), strict=True):
+        found |= {f"{n}.weight": h.matrix for n, h in gather(layer, hidden, more, language.names[id(layer)]).items()}
+        hidden = [y[0] if isinstance(y := layer(h, **more), tuple) else y for h in hidden]
+    head = Hessian(language.head.weight.shape[1])
+    for h in hidden:
+        head.add(norm(h) if (norm := norm_of(language)) is not None else h)
+    found[f"{language.names[id(language.embedding if language.tied else language.head)]}.weight"] = head.matrix
+    return found
