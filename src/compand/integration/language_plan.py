@@ -20,6 +20,8 @@ from .language_fit import gather, norm_of, specs_of
 from .language_slopes import CLASSES, nbytes, share
 from .language_slopes import slopes as measure
 
+FITTED = 4  # sequences that Hessians come from, for each that is measured
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -45,9 +47,10 @@ def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: 
 
     ``ladder`` are the specs to choose from, of rising bits; default: those of 1 to 8 bits by effort; ``fixed`` are those of weights, by
     name, for which there is no choice; ``slopes`` are those of an earlier plan of the same model and text, so that nothing is measured.
-    Hessians, and divergences of noise in embedding and head, come from ``sequences`` of the text, other divergences from the first
-    ``measured`` of them. ``generations`` of `language_evolve` better the choice by trying; the expected divergence is then measured on all
-    ``sequences``. The whole model is in memory, once.
+    Divergences of noise in embedding and head come from the first ``sequences`` of the text, others from the first ``measured`` of them;
+    Hessians from `FITTED` times as many that follow, so that noise is not shaped by the very inputs it is measured on. ``generations`` of
+    `language_evolve` better the choice by trying; the expected divergence is then measured on all ``sequences``. The whole model is in
+    memory, once.
     Raises `InputError` if so few bits are out of reach.
     """
     torch, _ = transformers()
@@ -58,9 +61,10 @@ def plan(model, bits: float, calibration, *, effort: str = "medium", sequences: 
         found, hessians, ids = slopes, {}, None
         if found is None or generations:
             language.whole()
-            ids = language.tokens(calibration, length, sequences)
+            ids = language.tokens(calibration, length, (1 + FITTED) * sequences)
+            ids, rest_of_text = ids[:sequences], ids[sequences:]
             with torch.no_grad():
-                hessians = _hessians(language, ids)
+                hessians = _hessians(language, rest_of_text if len(rest_of_text) >= len(ids) else ids)
         if found is None:
             others = np.maximum(counts - language.counts(ids), 0)  # what is measured must not tell itself which rows matter
             found = measure(language, ids, hessians, importance=dict.fromkeys(ends, others), measured=measured, damping=damping,
