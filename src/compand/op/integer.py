@@ -7,7 +7,8 @@ the input, i what node i - 1 gives. The nodes:
 - add: (x · b₀ + y · b₁ + half) >> c, clipped;
 - mean: over all pixels, (Σ x · b + half) >> c, clipped.
 
-A linear layer is a convolution of one pixel. Activations (clips) are part of the nodes. HAWQ-V3 (Yao et al. 2021).
+A linear layer is a convolution of one pixel. Activations (clips) are part of the nodes. HAWQ-V3 (Yao et al. 2021). `IntegerNet.run` is
+native; `IntegerNet.reference` gives the same by NumPy, and is slow.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _native
 from ..errors import CompandError, CorruptError, FormatError, InputError
 from ..file import open as open_file
 from ..limits import DEFAULT, Limits
@@ -108,6 +110,7 @@ class IntegerNet:
     low: int = -128
     high: int = 127
     _reach: list[int] = field(default_factory=list, repr=False, compare=False)
+    _made: list[Any] = field(default_factory=list, repr=False, compare=False)  # the native net, once it has run
 
     def __post_init__(self):
         if not 0 < len(self.nodes) <= NODES or len(self.shape) != 3 or not all(1 <= s <= SIDE for s in self.shape):
@@ -125,11 +128,24 @@ class IntegerNet:
     def run(self, x, *, limits: Limits = DEFAULT) -> np.ndarray:
         """Integers x (n, channels, height, width) → what the last node gives: int32 (n, channels), or with its pixels if it has more.
 
+        The same integers on every machine. Pictures are shared by threads; one alone is worked on by all of them.
+
         Raises `InputError` for another shape or values that are no integers of the range, `LimitError` for too large tensors.
         """
-        x = np.asarray(x)
-        if x.ndim != 4 or x.shape[1:] != self.shape or x.dtype.kind not in "iu":
-            raise InputError(f"this net takes integers (n, {', '.join(map(str, self.shape))}), not {x.dtype}{list(x.shape)}")
+        x = self._checked(x)
+        native = self._native()
+        limits.check("allocation", max(1, min(len(x), _native.threads())) * native.bytes, "the tensors of an integer net")
+        if x.dtype not in (np.uint8, np.int8, np.int32, np.int64):
+            x = x.astype(np.int64)
+        try:
+            y = native.run(np.ascontiguousarray(x))
+        except ValueError:
+            raise InputError(f"values from {x.min()} to {x.max()}; this net takes {self.low} to {self.high}") from None
+        return y[:, :, 0, 0] if y.shape[2:] == (1, 1) else y
+
+    def reference(self, x, *, limits: Limits = DEFAULT) -> np.ndarray:
+        """What `run` gives, by NumPy."""
+        x = self._checked(x)
         if x.size and not (self.low <= x.min() and x.max() <= self.high):
             raise InputError(f"values from {x.min()} to {x.max()}; this net takes {self.low} to {self.high}")
         tensors: dict[int, np.ndarray] = {0: x.astype(np.int32)}
@@ -142,6 +158,24 @@ class IntegerNet:
                     tensors.pop(j, None)
         y = tensors[len(self.nodes)]
         return y[:, :, 0, 0] if y.shape[2:] == (1, 1) else y
+
+    def _native(self):
+        if not self._made:
+            net = _native.IntegerNet(self.shape, self.low, self.high)
+            for node in self.nodes:
+                a = {name: np.ascontiguousarray(v) for name, v in node.arrays.items()}
+                if node.op == "conv":
+                    net.conv(*node.inputs, **a, stride=node.stride, groups=node.groups, pad=node.pad, low=node.low, high=node.high)
+                else:
+                    getattr(net, node.op)(*node.inputs, **a, low=node.low, high=node.high)
+            self._made.append(net)
+        return self._made[0]
+
+    def _checked(self, x) -> np.ndarray:
+        x = np.asarray(x)
+        if x.ndim != 4 or x.shape[1:] != self.shape or x.dtype.kind not in "iu":
+            raise InputError(f"this net takes integers (n, {', '.join(map(str, self.shape))}), not {x.dtype}{list(x.shape)}")
+        return x
 
     def _step(self, node: Node, inputs: list[np.ndarray], limits: Limits) -> np.ndarray:
         b, c = node.arrays["multiplier"], node.arrays["shift"]
