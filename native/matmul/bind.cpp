@@ -61,6 +61,11 @@ void bind_matmul(nb::module_ &m) {
     nb::class_<Added, Matrix>(m, "Added", "A sum of weights of one shape.").def(nb::init<std::vector<nb::object>>(), "terms"_a);
     nb::class_<Some, Matrix>(m, "Some", "Weights (n, d) of which some rows are there, inner (rows, d); all others are 0.")
         .def(nb::init<nb::object, size_t, Input<int64_t, 1>>(), "inner"_a, "n"_a, "rows"_a.noconvert());
+    nb::class_<Behind, Matrix>(m, "Behind", "Weights inner (n, e) behind others (e, d), which activations are multiplied with first.")
+        .def(nb::init<nb::object, nb::object>(), "inner"_a, "before"_a);
+    nb::class_<Sparse, Matrix>(m, "Sparse", "Few values: row r has those from start[r] to start[r + 1], at these columns; activations are not rounded.")
+        .def(nb::init<size_t, Input<int64_t, 1>, Input<uint32_t, 1>, Input<float, 1>>(), "d"_a, "start"_a.noconvert(), "columns"_a.noconvert(),
+             "values"_a.noconvert());
     nb::class_<Called, Matrix>(m, "Called", "A product in Python: product(x) -> (m, n), rows(i) -> (d,), both float32.")
         .def(nb::init<size_t, size_t, nb::callable, nb::callable>(), "n"_a, "d"_a, "product"_a, "rows"_a);
 }

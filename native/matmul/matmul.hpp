@@ -85,6 +85,14 @@ struct Words {
     float unit;             // which float32's exponent takes for 1 / unit times what they are
 };
 
+// The few values of each row that are not 0.
+struct Cells {
+    const int64_t *start;     // (n + 1): the first value of each row
+    const uint32_t *columns;  // of each value, below d
+    const float *values;
+    size_t d;
+};
+
 #define COMPAND_MATMUL_FUNCTIONS                                                                                              \
     /* q (d up to a multiple of block) and scales such that x ~ q * scale / unit: scale = unit * max|x| / 127 of each block; */ \
     /* a block with NaN or infinity has the scale NaN, one below 1e-30 is zero */                                             \
@@ -112,7 +120,9 @@ struct Words {
     void ranked_row(const Ranked &w, size_t r, float *out); /* (d) */                                                         \
     /* the same of words, what `plain` gives of their values where groups have scales; one scale of a row comes last */       \
     void words(const Words &w, size_t first, size_t last, const float *x, size_t width, size_t count, float *y, size_t stride); \
-    void words_row(const Words &w, size_t r, float *out); /* (d) */
+    void words_row(const Words &w, size_t r, float *out); /* (d) */                                                           \
+    /* y[t * stride + r]; x: fewer than kMany lines (count, d), more as tiles of 16 lines (tiles, d, 16), zeros behind the last */ \
+    void cells(const Cells &w, size_t first, size_t last, const float *x, size_t count, float *y, size_t stride);
 namespace scalar {
 COMPAND_MATMUL_FUNCTIONS
 }

@@ -23,4 +23,5 @@
 #include "matmul/plain_impl.hpp"
 #include "matmul/ranked_impl.hpp"
 #include "matmul/words_impl.hpp"
+#include "matmul/cells_impl.hpp"
 #endif

@@ -17,3 +17,4 @@
 #include "matmul/plain_impl.hpp"
 #include "matmul/ranked_impl.hpp"
 #include "matmul/words_impl.hpp"
+#include "matmul/cells_impl.hpp"

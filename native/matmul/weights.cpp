@@ -373,6 +373,40 @@ void Rotated::row(size_t i, float *out) const {
     std::memcpy(out, a.data(), d * sizeof(float));
 }
 
+// -- behind others -------------------------------------------------------------------------------------------------------------
+Behind::Behind(nb::object inner, nb::object before)
+    : Matrix(nb::cast<const Matrix &>(inner).n, nb::cast<const Matrix &>(before).d), keep_{inner, before}, inner_(nb::cast<const Matrix &>(inner)),
+      before_(nb::cast<const Matrix &>(before)) {
+    if (inner_.d != before_.n) throw nb::value_error("the weights before have a row for each column of those behind");
+}
+
+std::unique_ptr<Prepared> Behind::prepare(const float *x, size_t m) const {
+    auto p = std::make_unique<Turned>();
+    p->x.resize(m * inner_.d);
+    multiply({&before_}, x, m, {p->x.data()});
+    p->inner = inner_.prepare(p->x.data(), m);
+    return p;
+}
+
+bool Behind::shares(const Matrix &other) const {
+    const Behind *o = dynamic_cast<const Behind *>(&other);
+    return o && &o->before_ == &before_ && inner_.shares(o->inner_);
+}
+
+void Behind::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
+    inner_.range(first, last, *static_cast<const Turned &>(x).inner, y, stride);
+}
+
+void Behind::row(size_t i, float *out) const {
+    std::vector<float> own(inner_.d), line(d);
+    inner_.row(i, own.data());
+    std::fill(out, out + d, 0.0f);
+    for (size_t k = 0; k < own.size(); ++k) {
+        before_.row(k, line.data());
+        for (size_t c = 0; c < d; ++c) out[c] += own[k] * line[c];
+    }
+}
+
 // -- sums ----------------------------------------------------------------------------------------------------------------------
 namespace {
 
@@ -464,6 +498,50 @@ void Some::row(size_t i, float *out) const {
     const int64_t *rows = rows_.data(), *end = rows + inner_.n, *at = std::lower_bound(rows, end, static_cast<int64_t>(i));
     if (at != end && *at == static_cast<int64_t>(i)) inner_.row(at - rows, out);
     else std::fill(out, out + d, 0.0f);
+}
+
+// -- few values ----------------------------------------------------------------------------------------------------------------
+namespace {
+
+// Fewer than kMany lines as they are, else tiles of sixteen: see `cells` in matmul.hpp.
+struct Tiles : Prepared {
+    size_t m;
+    std::vector<float> x;
+
+    Tiles(const float *from, size_t m, size_t d) : m(m), x((m < kMany ? m : ceil(m, 16) * 16) * d) {
+        if (m < kMany) std::memcpy(x.data(), from, x.size() * sizeof(float));
+        else parallel_for(ceil(d, kAlone), [&](size_t piece) {
+            for (size_t t = 0; t < m; ++t)
+                for (size_t c = piece * kAlone; c < std::min(d, (piece + 1) * kAlone); ++c) x[(t / 16 * d + c) * 16 + t % 16] = from[t * d + c];
+        });
+    }
+};
+
+}  // namespace
+
+Sparse::Sparse(size_t d, Input<int64_t, 1> start, Input<uint32_t, 1> columns, Input<float, 1> values)
+    : Matrix(start.shape(0) ? start.shape(0) - 1 : 0, d), start_(start), columns_(columns), values_(values),
+      cells_{start.data(), columns.data(), values.data(), d} {
+    const int64_t *at = start.data();
+    if (start.shape(0) == 0 || at[0] != 0 || static_cast<size_t>(at[n]) != columns.shape(0) || columns.shape(0) != values.shape(0) ||
+        !std::is_sorted(at, at + n + 1))
+        throw nb::value_error("the rows do not fit the values");
+    if (std::any_of(columns.data(), columns.data() + columns.shape(0), [d](uint32_t c) { return c >= d; }))
+        throw nb::value_error("columns are below the width");
+}
+
+std::unique_ptr<Prepared> Sparse::prepare(const float *x, size_t m) const { return std::make_unique<Tiles>(x, m, d); }
+
+bool Sparse::shares(const Matrix &other) const { return dynamic_cast<const Sparse *>(&other) && other.d == d; }
+
+void Sparse::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
+    const Tiles &a = static_cast<const Tiles &>(x);
+    COMPAND_DISPATCH(cells, cells_, first, last, a.x.data(), a.m, y, stride);
+}
+
+void Sparse::row(size_t i, float *out) const {
+    std::fill(out, out + d, 0.0f);
+    for (int64_t at = start_.data()[i]; at < start_.data()[i + 1]; ++at) out[columns_.data()[at]] += values_.data()[at];
 }
 
 // -- products in Python --------------------------------------------------------------------------------------------------------

@@ -138,6 +138,21 @@ private:
     std::vector<Round> rounds_;
 };
 
+// Weights (n, e) behind others (e, d): the activations are multiplied with those first.
+class Behind : public Matrix {
+public:
+    Behind(nb::object inner, nb::object before);
+    std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool anywhere() const override { return inner_.anywhere() && before_.anywhere(); }
+    bool shares(const Matrix &other) const override;
+    void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
+    void row(size_t i, float *out) const override;
+
+private:
+    nb::object keep_[2];
+    const Matrix &inner_, &before_;
+};
+
 // A sum of weights.
 class Added : public Matrix {
 public:
@@ -167,6 +182,22 @@ private:
     nb::object keep_;
     const Matrix &inner_;
     Input<int64_t, 1> rows_;
+};
+
+// Weights of which few values are not 0: see `Cells` in matmul.hpp. Activations are not rounded.
+class Sparse : public Matrix {
+public:
+    Sparse(size_t d, Input<int64_t, 1> start, Input<uint32_t, 1> columns, Input<float, 1> values);
+    std::unique_ptr<Prepared> prepare(const float *x, size_t m) const override;
+    bool shares(const Matrix &other) const override;
+    void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
+    void row(size_t i, float *out) const override;
+
+private:
+    Input<int64_t, 1> start_;
+    Input<uint32_t, 1> columns_;
+    Input<float, 1> values_;
+    Cells cells_;
 };
 
 // Any product in Python: product(x (m, d)) -> (m, n), rows(i) -> (d,).

@@ -124,6 +124,80 @@ def test_expressions(spec):
     np.testing.assert_allclose(y, exact, atol=1e-4 * np.abs(exact).max())
 
 
+@pytest.mark.parametrize("spec", MOVED + OTHERS)
+def test_no_bit_depends_on_the_machine(spec):
+    rng = np.random.default_rng(12)
+    for n, d, m in ((48, 192, 5), (33, 130, 18), (5, 70, 1)):
+        codes, x = coded(spec, n, d), rng.standard_normal((m, d)).astype(np.float32)
+        for activations in ("int8", "float32"):
+            found = []
+            for level in LEVELS:
+                for threads in (1, 3):
+                    _native.set_isa(level)
+                    _native.set_threads(threads)
+                    found.append(matmul(x, codes, activations=activations))
+                    found.append(np.concatenate([matmul(x[i:i + 1], codes, activations=activations) for i in range(m)]))
+            _native.set_isa("auto")
+            _native.set_threads(0)
+            assert all(same(found[0], y) for y in found[1:]), (n, d, m, activations)
+
+
+def test_no_product_is_of_blas(monkeypatch):
+    """numpy's own products are not used once the weights are there, whatever they would give on another machine."""
+    x = np.random.default_rng(13).standard_normal((3, 192)).astype(np.float32)
+
+    class Guarded(np.ndarray):
+        def __array_ufunc__(self, ufunc, method, *inputs, **more):
+            assert ufunc is not np.matmul, "a product of BLAS"
+            plain = [np.asarray(i) if isinstance(i, Guarded) else i for i in inputs]
+            return getattr(ufunc, method)(*plain, **more).view(Guarded)
+
+    for spec in MOVED + OTHERS:
+        for activations in ("int8", "float32"):
+            codes = coded(spec, 48, 192)
+            matmul(x, codes, activations=activations)
+            kept = codes.__dict__["_products"][activations]
+            if not isinstance(kept, _native.Matrix):
+                kept(x.view(Guarded))
+
+
+def test_few_values_are_multiplied_where_they_are():
+    rng = np.random.default_rng(14)
+    for n, d, m, few in ((1, 1, 1, 1.0), (33, 200, 5, 0.05), (16, 64, 3, 0.0), (50, 257, 40, 0.3), (7, 70, 130, 0.02)):
+        w = rng.standard_normal((n, d)).astype(np.float32) * (rng.random((n, d)) < few)
+        row, column = np.nonzero(w)
+        start = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))]).astype(np.int64)
+        native, x = _native.Sparse(d, start, column.astype(np.uint32), w[row, column]), rng.standard_normal((m, d)).astype(np.float32)
+        found = []
+        for level in LEVELS:
+            _native.set_isa(level)
+            found += [native(x), np.concatenate([native(x[i:i + 1]) for i in range(m)])]
+        np.testing.assert_allclose(found[0], x @ w.T, atol=1e-5 * max(1, np.abs(x @ w.T).max()))
+        assert all(same(found[0], y) for y in found[1:]) and np.array_equal(native.row(n - 1), w[n - 1])
+    _native.set_isa("auto")
+
+
+def test_weights_behind_weights():
+    rng = np.random.default_rng(15)
+    inner, before, x = (rng.standard_normal(s).astype(np.float32) for s in ((20, 6), (6, 70), (5, 70)))
+    both = _native.Behind(_native.Plain(inner), _native.Plain(before))
+    assert both.shape == (20, 70)
+    np.testing.assert_allclose(both(x), x @ (inner @ before).T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(both.row(3), (inner @ before)[3], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="row for each column"):
+        _native.Behind(_native.Plain(before), _native.Plain(inner))
+
+
+@pytest.mark.parametrize("spec", [
+    "sparse:0.02+int:3:group=64", "lowrank:4+int:4:group=64", "lowrank:4:value=float8+sparse:0.01+int:2", "rotate,int:6", "center,int:4",
+    "pca:16,int:8"])
+def test_sums_stay_native(spec):
+    codes = coded(spec, 48, 192)
+    native, w = matrix(codes), codes.codec.decode(codes)
+    assert not isinstance(native, _native.Called)
+    np.testing.assert_allclose(native.row(7), w[7], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_tables_of_one_byte_and_of_two(bits):
     rng, k = np.random.default_rng(bits), 1 << bits
@@ -210,6 +284,13 @@ def test_hostile_parts_give_named_errors():
     for wrong, match in wrongs:
         with pytest.raises(ValueError, match=match):
             _native.Words(64, **({"bytes": ids, "bits": 8, "dim": 8, "book": book} | wrong))
+    cells = {"start": np.int64([0, 1, 3]), "columns": np.uint32([63, 0, 5]), "values": np.ones(3, np.float32)}
+    for start in ([0, 4, 3], [0, 1, 4], [1, 1, 3], [0, -1, 3], [0, 3], []):
+        with pytest.raises(ValueError, match="rows"):
+            _native.Sparse(64, **(cells | {"start": np.int64(start)} | ({} if start != [0, 3] else {"values": np.ones(2, np.float32)})))
+    for column in (64, 2 ** 32 - 1):
+        with pytest.raises(ValueError, match="below"):
+            _native.Sparse(64, **(cells | {"columns": np.uint32([0, column, 5])}))
     nan = compand.Codec("float:e4m3").encode(np.ones((2, 64), np.float32))
     parts = {**nan.blocks[0].parts, "ids": np.full((2, 64), 127, np.uint8)}
     assert np.isnan(matmul(np.ones((1, 64), np.float32), compand.Codes(nan.codec, nan.shape, nan.dtype, (Block(2, parts),)))).all()

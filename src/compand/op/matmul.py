@@ -21,9 +21,9 @@ from ..errors import CompandError, CorruptError, InputError, UnsupportedError
 from ..expression import Chain, Sum
 from ..stage import Form, Stage, Transform
 from .affine import affine
-from .weights import Leaf, Product, product
+from .weights import Leaf, Product, plain, product
 
-_ORTHOGONAL = {"hadamard", "permute", "rotate"}  # forward is the adjoint of inverse
+_ORTHOGONAL = {"hadamard", "permute"}  # forward is the adjoint of inverse, without a sum in BLAS
 _PROBED = 4096  # widest rows whose transform is made a matrix
 
 
@@ -38,8 +38,9 @@ def matmul(x, codes: Codes, *, activations: Literal["int8", "float32"] = "int8")
     activations : "int8" or "float32"
         ``int8``: native kernels round each block of 64 columns of x (128 for ``trellis``, after the transforms that moved to x) to
         127 steps of its largest magnitude. So the result differs from the exact product by at most Σ over blocks of
-        max|x| / 254 · Σ|w|, and in practice by about 0.5 % of its deviation; sums of a block are exact integers, and results are
-        the same on every instruction set and number of threads. Tables of more than 8 bits' range are rounded to 2^-15 of their largest.
+        max|x| / 254 · Σ|w|, and in practice by about 0.5 % of its deviation; sums of a block are exact integers, those of floats have
+        one order, and results are the same on every instruction set and number of threads. Tables of more than 8 bits' range are
+        rounded to 2^-15 of their largest.
         With bfloat16 weights kept without loss, activations are rounded to bfloat16, and sums are float32.
         ``float32``: the weights are decoded block by block, and x is not rounded.
 
@@ -171,8 +172,7 @@ def _moved(codes: Codes, t: Transform, form: Form, path: str, inner: Product, ki
     if t.name in _ORTHOGONAL:
         return lambda x: inner(np.ascontiguousarray(t.forward(x)[0], np.float32))
     if t.name == "center":
-        mean = t.mean_
-        return lambda x: inner(x) + (x @ mean.astype(np.float32))[:, None]
+        return _shifted(inner, t.mean_, form.n, kinds)
     if t.name == "scale" and t.fitted:
         columns = t.scale_.astype(np.float32)
         return lambda x: inner(x * columns)
@@ -181,8 +181,17 @@ def _moved(codes: Codes, t: Transform, form: Form, path: str, inner: Product, ki
         return lambda x: inner(x) * rows
     if form.d > _PROBED or t.layout(form) or (found := affine((t,), form)) is None:
         return None
-    matrix, shift = found
-    return lambda x: inner(np.ascontiguousarray(x @ matrix.T)) + (x @ shift)[:, None]
+    before = kinds.Plain(np.ascontiguousarray(found.matrix, np.float32))
+    turned = kinds.Behind(inner, before) if isinstance(inner, kinds.Matrix) else lambda x: inner(before(x))
+    return _shifted(turned, found.shift, form.n, kinds) if found.shift.any() else turned
+
+
+def _shifted(inner: Product, shift: np.ndarray, n: int, kinds: Any) -> Product:
+    """The product with w + shift (d,), given the one with w."""
+    line = kinds.Plain(np.ascontiguousarray(shift[None], np.float32))
+    if isinstance(inner, kinds.Matrix):
+        return kinds.Added([inner, kinds.Behind(kinds.Plain(np.ones((n, 1), np.float32)), line)])
+    return lambda x: inner(x) + line(x)
 
 
 def _whole(codes: Codes) -> Product:
@@ -191,7 +200,7 @@ def _whole(codes: Codes) -> Product:
         y, at = np.empty((len(x), codes.form.n), np.float32), 0
         for b in codes.blocks:
             w = codes.codec.decode_rows([b], codes.form._replace(n=b.rows), codes.dtype, 0, b.rows)
-            y[:, at:at + b.rows] = x @ w.astype(np.float32).T
+            y[:, at:at + b.rows] = plain(w)(x)
             at += b.rows
         return y
 
@@ -214,7 +223,7 @@ def _decoded(codes: Codes, stage: Stage, form: Form, path: str) -> Product:
                 raise
             except (ArithmeticError, LookupError, TypeError, ValueError) as e:
                 raise CorruptError(f"{stage} cannot decode these parts: {type(e).__name__}: {e}") from e
-            y[:, at:at + b.rows] = x @ w.astype(np.float32).T
+            y[:, at:at + b.rows] = plain(w)(x)
             at += b.rows
         return y
 

@@ -60,6 +60,11 @@ class Leaf:
         return pack(self.codes.symbols(self.path + "ids"), 1 << width(k))
 
 
+def plain(w: np.ndarray) -> _native.Plain:
+    """Weights as float32, whose products are the same bits everywhere."""
+    return _native.Plain(np.ascontiguousarray(w, np.float32))
+
+
 def product(leaf: Leaf) -> Product | None:
     """The product of a leaf by a kernel of its kinds; None where there is none."""
     make = {"int": _int, "table": _table, "float": _float, "sign": _sign, "ternary": _ternary, "trellis": _trellis, "lattice": _lattice,
@@ -292,9 +297,9 @@ def _raw(leaf: Leaf) -> Product | None:
 def _lowrank(leaf: Leaf) -> Product:
     q: Lowrank = leaf.stage
     basis, scale, gain = (a.astype(np.float32) for a in (q.basis_, q.scale_, q.gain_))
-    first = np.ascontiguousarray((basis * gain).T * scale)
-    second = np.ascontiguousarray(leaf.part("coefficients").astype(np.float32).T)
-    return lambda x: (x @ first) @ second
+    directions = np.ascontiguousarray(basis * gain * scale[:, None])
+    coefficients = np.ascontiguousarray(leaf.part("coefficients"), np.float32)
+    return leaf.kinds.Behind(leaf.kinds.Plain(coefficients), leaf.kinds.Plain(directions))
 
 
 def _sparse(leaf: Leaf) -> Product:
@@ -306,15 +311,11 @@ def _sparse(leaf: Leaf) -> Product:
         parts = {name: unpack_part(b.parts[leaf.path + name], layout[leaf.path + name]) for name in ("scale", "low", "high", "values")}
         where = unpack_positions(parts["low"], parts["high"], len(parts["values"]), form.n * d)
         rows.append(where // d + at)
-        columns.append(where % d)
+        columns.append((where % d).astype(np.uint32))
         values.append(parts["values"].astype(np.float32) * parts["scale"])
         at += b.rows
-    row, column, value = (np.concatenate(a) for a in (rows, columns, values))
-
-    def times(x: np.ndarray) -> np.ndarray:
-        return np.stack([np.bincount(row, weights=line[column] * value, minlength=n) for line in x]).astype(np.float32)
-
-    return times
+    start = np.concatenate([[0], np.cumsum(np.bincount(np.concatenate(rows), minlength=n))]).astype(np.int64)
+    return leaf.kinds.Sparse(d, start, np.concatenate(columns), np.ascontiguousarray(np.concatenate(values), np.float32))
 
 
 def _salient(leaf: Leaf) -> Product | None:
