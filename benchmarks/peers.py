@@ -1,4 +1,7 @@
-"""Libraries that benchmarks/vectors.py compares with. Each contestant: name, train(x), add(x), nbytes(), search(q, threads) → rows."""
+"""Libraries that benchmarks/vectors.py compares with.
+
+Each contestant: name, train(x), add(x), nbytes(), search(q, threads, k) → rows, and decoded(n) → vectors where it decodes.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,9 @@ class Faiss:
         self.index = faiss.index_factory(d, factory, faiss.METRIC_INNER_PRODUCT)
         if factory.startswith("RQ"):  # its own setting trains for over ten minutes
             self.rows, self.index.rq.cp.niter, self.index.rq.train_type = 10_240, 10, faiss.ResidualQuantizer.Train_default
+        if factory.startswith("OPQ"):  # a tenth of the rows, a fifth of the rounds
+            opq = faiss.downcast_VectorTransform(self.index.chain.at(0))
+            self.rows, opq.niter, opq.max_train_points = 10_240, 10, 10_240
 
     def train(self, x):
         self.index.train(x[:self.rows])
@@ -29,9 +35,12 @@ class Faiss:
     def nbytes(self) -> int:
         return faiss.serialize_index(self.index).nbytes
 
-    def search(self, q, threads: int):
+    def search(self, q, threads: int, k: int = K):
         faiss.omp_set_num_threads(threads)
-        return self.index.search(q, K)[1]
+        return self.index.search(q, k)[1]
+
+    def decoded(self, n: int):
+        return self.index.reconstruct_n(0, n)
 
 
 class Turbovec:
@@ -62,8 +71,8 @@ class Turbovec:
     def nbytes(self) -> int:
         return len(self.index.to_bytes())
 
-    def search(self, q, threads: int):
-        return np.asarray(self.index.search(q, K)[1]).astype(np.int64)
+    def search(self, q, threads: int, k: int = K):
+        return np.asarray(self.index.search(q, k)[1]).astype(np.int64)
 
     def seconds(self, first: int, last: int, step: int, threads: int) -> float:
         if threads not in self.children:
@@ -100,9 +109,9 @@ class Scann:
     def nbytes(self) -> int:
         return sum(f.stat().st_size for f in pathlib.Path(self.folder).iterdir())
 
-    def search(self, q, threads: int):
+    def search(self, q, threads: int, k: int = K):
         run = self.index.search_batched if threads == 1 or len(q) == 1 else self.index.search_batched_parallel
-        return run(q, final_num_neighbors=K)[0].astype(np.int64)
+        return run(q, final_num_neighbors=k)[0].astype(np.int64)
 
 
 class Rabitq:
@@ -126,8 +135,8 @@ class Rabitq:
     def nbytes(self) -> int:
         return os.path.getsize(self.path)
 
-    def search(self, q, threads: int):
-        return self.index.search(q, K, 64, num_threads=threads)[0].astype(np.int64)
+    def search(self, q, threads: int, k: int = K):
+        return self.index.search(q, k, 64, num_threads=threads)[0].astype(np.int64)
 
 
 class UsearchSigns:
@@ -144,10 +153,10 @@ class UsearchSigns:
     def nbytes(self) -> int:
         return self.codes.nbytes + self.mean.nbytes
 
-    def search(self, q, threads: int):
+    def search(self, q, threads: int, k: int = K):
         from usearch import index
 
-        found = index.search(self.codes, np.packbits(q > self.mean, axis=1), K, index.MetricKind.Hamming, exact=True, threads=threads)
+        found = index.search(self.codes, np.packbits(q > self.mean, axis=1), k, index.MetricKind.Hamming, exact=True, threads=threads)
         return np.asarray(found.keys).reshape(len(q), -1).astype(np.int64)
 
 
@@ -173,6 +182,6 @@ class Lvq:
     def nbytes(self) -> int:
         return self.size
 
-    def search(self, q, threads: int):
+    def search(self, q, threads: int, k: int = K):
         self.index.num_threads = threads
-        return np.asarray(self.index.search(np.ascontiguousarray(q, np.float32), K)[0]).astype(np.int64)
+        return np.asarray(self.index.search(np.ascontiguousarray(q, np.float32), k)[0]).astype(np.int64)

@@ -1,11 +1,15 @@
 """Claim: at the same bytes, all counted, compand finds more of the true neighbours than other libraries, and faster.
 
 100,792 sentence embeddings (MiniLM, 384-d) and 2,000 held-back queries: 1,000 of the same kind as the base (sym), 1,000 of
-another (asym, of which one row is the relevant one: nDCG@10). Nothing is fitted to the queries. Recall@10 is against exact inner
-products. Bytes are of the whole file (compand) or serialized index (peers) over the number of vectors; code bytes without what all
-vectors share. Speed: every round times each contestant once, alone; medians.
+another (asym, of which one row is the relevant one: nDCG@10). Nothing is fitted to the queries. Recall@10 and @100 are against exact
+inner products, so many found of so many true. Squared error is of what codes decode to, over the squared length of the vectors, where
+a library decodes (faiss: ``reconstruct_n``, which of two-bit RaBitQ takes one bit, so none is given). Bytes are of the whole file
+(compand) or serialized index (peers) over the number of vectors; code bytes without what all vectors share. Speed: every round times
+each contestant once, alone; medians. ``OPQ96,PQ96x4fs`` is trained on 10,240 rows in 10 rounds, ``RQ`` as peers.py says.
 
     python benchmarks/vectors.py [--data DIR] [--budgets 12,24,48,96,192,384] [--rounds 5] [--seconds 60] [--slow]
+    python benchmarks/vectors.py --quality     no timing: sizes, recall and errors of every row of the result file and of new contestants
+    python benchmarks/vectors.py --rounds 3 --seconds 1 --timed 500     all speeds in about three minutes
     python benchmarks/vectors.py --set images --cache FOLDER     1280-d features of pictures (features.py), on which nothing was tuned
     python benchmarks/vectors.py --set tokens --cache FOLDER     a million word pieces in context (features.py): codes outside the cache
 
@@ -37,7 +41,7 @@ from compand import _native  # noqa: E402
 from compand.fit.vectors import preset  # noqa: E402
 from compand.report.plot import Series, line_plot  # noqa: E402
 
-K = 10
+K, MANY = 10, 100
 SETS = {"minilm": [100_792, 384], "images": [18_199, 1280], "tokens": [1_000_000, 384]}
 OTHERS = {1 / 16: ["grouped:{0}", "ecsq:{0}:trellis=true,rans"], 1 / 8: ["grouped:{0}:bits=4", "ecsq:{0}:trellis=true,rans"],
           1 / 4: ["ecsq:{0},rans", "grouped:{0}", "grouped:{0}:bits=4"], 1 / 2: ["ecsq:{0},rans", "grouped:{0}"],
@@ -47,9 +51,11 @@ REFINED = "klt:power=0.7,refined:{0}:{1}:trellis=true,rans"
 
 
 class Compand:
-    def __init__(self, spec: str, rerank: int | None = None):
-        self.name = f"compand {spec}" + (f" rerank={rerank}" if rerank else "")
-        self.codec, self.rerank = compand.Codec(spec), rerank
+    """``options`` of `compand.search` are part of the name: "compand SPEC rerank=200"."""
+
+    def __init__(self, spec: str, **options: int):
+        self.name = " ".join([f"compand {spec}", *(f"{key}={value}" for key, value in options.items())])
+        self.codec, self.options = compand.Codec(spec), options
 
     def train(self, x):
         self.codec = self.codec.fit(x)
@@ -63,9 +69,27 @@ class Compand:
     def code_bytes(self) -> int:
         return self.codes.nbytes
 
-    def search(self, q, threads: int):
+    def search(self, q, threads: int, k: int = K):
         _native.set_threads(threads)
-        return compand.search(q, self.codes, K, rerank=self.rerank)[1]
+        return compand.search(q, self.codes, k, **self.options)[1]
+
+    def decoded(self, n: int):
+        return self.codec.decode(self.codes)
+
+
+def named(name: str, d: int, folder: str):
+    """The contestant of a row; None if it is not known."""
+    library, _, what = name.partition(" ")
+    words = what.split()
+    if library == "compand":
+        return Compand(words[0], **{key: int(value) for key, value in (word.split("=") for word in words[1:])})
+    if library == "faiss":
+        return Faiss(what, d)
+    if library == "scann":
+        return Scann(int(words[1]), folder)
+    if library in ("turbovec", "rabitqlib"):
+        return (Turbovec if library == "turbovec" else Rabitq)(int(what[0]), folder)
+    return UsearchSigns() if name == "usearch signs" else Lvq(folder) if name.startswith("scalable-vs") else None
 
 
 def recall(rows, truth) -> float:
@@ -85,17 +109,26 @@ def contestants(budget: int, d: int, slow: bool, folder: str) -> list:
     found += [Compand(f"klt{'' if share > 1 / 16 else f':{8 * budget}'}," + spec.format(budget, budget * 3 // 4))
               for spec in OTHERS.get(share, [])]
     if share == 1 / 4:
-        found += [Compand(REFINED.format(part, budget - part), rerank) for part, rerank in ((budget // 2, None), (budget // 3, 200))]
+        found += [Compand(REFINED.format(budget // 2, budget - budget // 2)),
+                  Compand(REFINED.format(budget // 3, budget - budget // 3), rerank=200)]
     if share <= 1 / 2:
         found.append(Faiss(f"PQ{2 * budget}x4fs", d))
-    scalar = {1 / 8: f"RR{d},RaBitQfs", 1 / 4: f"RR{d},RaBitQfs2", 1 / 2: "SQ4", 1: "SQ8"}
-    found += [Faiss(scalar[share], d)] if share in scalar else []
+    scalar = {1 / 8: [f"PQ{budget}", f"OPQ{2 * budget},PQ{2 * budget}x4fs", f"RR{d},RaBitQfs", f"RR{d},EDEN1"],
+              1 / 4: [f"RR{d},RaBitQfs2", f"RR{d},EDEN2"], 1 / 2: ["SQ4", f"RR{d},EDEN4"], 1: ["SQ8"]}
+    found += [Faiss(factory, d) for factory in scalar.get(share, [])]
     slower = [Faiss(f"RQ{budget}x8_Nnone", d)] if share <= 1 / 8 else []
     slower += [Scann(d // (2 * budget), folder)] if share <= 1 / 2 else []
     slower += [Rabitq(bits, folder) for at, bits in {1 / 8: 1, 1 / 4: 2, 1 / 2: 4}.items() if at == share]
     slower += [UsearchSigns()] if share == 1 / 8 else [Lvq(folder)] if share == 1 / 2 else []
     fast = [Turbovec(bits, folder) for at, bits in {1 / 4: 2, 1 / 2: 4}.items() if at == share]
     return found + fast + (slower if slow else [])
+
+
+def squared_error(c, x) -> float | None:
+    """Of what a contestant's codes decode to, relative; None if it does not decode."""
+    if not hasattr(c, "decoded") or "RaBitQfs2" in c.name:
+        return None
+    return float(np.square(c.decoded(len(x)) - x, dtype=np.float32).mean(dtype=np.float64) / np.square(x).mean(dtype=np.float64))
 
 
 def ready(c, x, q) -> dict | None:
@@ -115,10 +148,10 @@ def ready(c, x, q) -> dict | None:
 
 
 def quality(hits, truth, relevant, kinds: bool) -> dict:
-    if relevant is None and not kinds:
-        return {"recall@10": recall(hits, truth)}
-    both = {"recall@10 sym": recall(hits[:1000], truth[:1000]), "recall@10 asym": recall(hits[1000:], truth[1000:])}
-    if relevant is None:
+    """Recall of hits (queries, k), and nDCG@10; truth (queries, MANY), best first."""
+    parts, k = {" sym": slice(1000), " asym": slice(1000, None)} if kinds else {"": slice(None)}, hits.shape[1]
+    both = {f"recall@{k}{kind}": recall(hits[part], truth[part, :k]) for kind, part in parts.items()}
+    if relevant is None or k != K:
         return both
     rank = np.argmax(hits == relevant[:, None], axis=1)
     found = (hits == relevant[:, None]).any(1) & (relevant >= 0)
@@ -180,19 +213,19 @@ def few(found: list) -> list:
 
 
 def nearest(x: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """The K rows with the largest inner products, in no order."""
+    """The MANY rows with the largest inner products, best first."""
     scores, rows = np.full((len(q), 0), 0, np.float32), np.zeros((len(q), 0), np.int64)
     for at in range(0, len(x), 50_000):
         own = q @ x[at:at + 50_000].T
-        best = np.argpartition(-own, K, axis=1)[:, :K] if own.shape[1] > K else np.tile(np.arange(own.shape[1]), (len(q), 1))
+        best = np.argpartition(-own, MANY, axis=1)[:, :MANY] if own.shape[1] > MANY else np.tile(np.arange(own.shape[1]), (len(q), 1))
         scores, rows = np.concatenate([scores, np.take_along_axis(own, best, 1)], axis=1), np.concatenate([rows, best + at], axis=1)
-        best = np.argsort(-scores, axis=1)[:, :K]
+        best = np.argsort(-scores, axis=1)[:, :MANY]
         scores, rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
     return rows
 
 
 def data(args):
-    """Base, queries, the true ten, and the one relevant row of each query (or None)."""
+    """Base, queries, the true hundred, and the one relevant row of each query (or None)."""
     if args.set == "images":
         both = images(pathlib.Path(args.cache), pathlib.Path(args.data))
         x, q, relevant = both[:-2000], both[-2000:], None
@@ -215,34 +248,76 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60, help="of timing for each budget")
     parser.add_argument("--slow", action="store_true", help="peers that train or search for minutes, too")
+    parser.add_argument("--quality", action="store_true", help="no timing; speeds of the result file stay")
+    parser.add_argument("--timed", type=int, help="how many of the queries are timed  [default: all; of tokens 500]")
     parser.add_argument("--only", help="contestants with this in their name; rows of the others stay")
     args = parser.parse_args()
     x, q, truth, relevant = data(args)
-    budgets = [x.shape[1] >> i for i in range(5, -1, -1)] if args.budgets is None else list(map(int, args.budgets.split(",")))
     path, rows = RESULTS / "vectors.json", []
     if path.exists():
         rows = [{"set": "minilm", **row} for row in json.loads(path.read_text())["rows"]]
+    budgets = [x.shape[1] >> i for i in range(5, -1, -1)] if args.budgets is None else list(map(int, args.budgets.split(",")))
+    if args.quality and args.budgets is None:
+        budgets = sorted({*budgets, *(row["budget"] for row in rows if row["set"] == args.set)})
     for warm in (Compand("klt,grouped:8,rans"), Faiss("PQ16x4fs", x.shape[1])):  # imports and pools of threads
         ready(warm, x[:4096], q[:10])
     with tempfile.TemporaryDirectory() as scratch:
         np.save(f"{scratch}/query.npy", q)
         for budget in budgets:
             some = contestants(budget, x.shape[1], args.slow, scratch)
-            built = {c: ready(c, x, q) for c in (few(some) if args.set == "tokens" else some) if not args.only or args.only in c.name}
-            found = [c for c, one in built.items() if one]
-            fast = speeds(found, q[:500] if args.set == "tokens" else q, args.rounds, args.seconds)
-            new = [{"set": args.set, "budget": budget, "name": c.name, **quality(built[c]["hits"], truth, relevant, args.set != "images"),
-                    **{key: value for key, value in built[c].items() if key != "hits"}, **fast[c.name],
-                    "load": round(os.getloadavg()[0], 1)} for c in found]
-            for c in found:
-                if isinstance(c, Turbovec):
-                    c.close()
+            some = few(some) if args.set == "tokens" else some
+            if args.quality:
+                some += old(rows, args.set, budget, {c.name for c in some}, x.shape[1], args.slow, scratch)
+            some = [c for c in some if not args.only or args.only in c.name]
+            new = (judged if args.quality else measured)(some, x, q, truth, relevant, args)
+            new = [{"set": args.set, "budget": budget, **row} for row in new]
             print(table(new), flush=True)
-            again = {row["name"] for row in new}
-            kept = [row for row in rows if (row["set"], row["budget"]) != (args.set, budget) or row["name"] not in again]
-            rows = sorted(kept + new, key=lambda row: (row["set"] != "minilm", row["budget"], not row["name"].startswith("compand")))
+            rows = merged(rows, new)
             save("vectors", rows, sets=SETS, queries=len(q))
             draw(rows)
+
+
+def measured(some: list, x, q, truth, relevant, args) -> list[dict]:
+    """Rows with recall, sizes and speeds; all contestants are kept and timed together."""
+    built = {c: ready(c, x, q) for c in some}
+    found = [c for c, one in built.items() if one]
+    fast = speeds(found, q[:args.timed or (500 if args.set == "tokens" else len(q))], args.rounds, args.seconds)
+    for c in found:
+        if isinstance(c, Turbovec):
+            c.close()
+    return [{"name": c.name, **quality(built[c]["hits"], truth, relevant, args.set != "images"),
+             **{key: value for key, value in built[c].items() if key != "hits"}, **fast[c.name], "load": round(os.getloadavg()[0], 1)}
+            for c in found]
+
+
+def judged(some: list, x, q, truth, relevant, args) -> list[dict]:
+    """Rows with recall, errors and sizes; one contestant at a time is kept."""
+    new = []
+    while some:
+        c = some.pop(0)
+        one = ready(c, x, q)
+        if one:
+            kinds = args.set != "images"
+            new.append({"name": c.name, **quality(one["hits"], truth, relevant, kinds), **quality(c.search(q, 2, MANY), truth, None, kinds),
+                        "squared error": squared_error(c, x), "bytes": one["bytes"], "code bytes": one["code bytes"]})
+            print(table(new[-1:]).splitlines()[-1], flush=True)
+    return new
+
+
+def old(rows: list[dict], kind: str, budget: int, known: set[str], d: int, slow: bool, folder: str) -> list:
+    """Contestants of the result file that are not asked for any more, and are not slow."""
+    names = [row["name"] for row in rows if (row["set"], row["budget"]) == (kind, budget) and row["name"] not in known]
+    found = [c for name in names if (c := named(name, d, folder)) is not None]
+    return [c for c in found if slow or not (isinstance(c, Scann | Rabitq | Lvq | UsearchSigns) or c.name.startswith("faiss RQ"))]
+
+
+def merged(rows: list[dict], new: list[dict]) -> list[dict]:
+    """Rows with the columns of new ones in the place of their own, in order."""
+    found = {(row["set"], row["budget"], row["name"]): row for row in rows}
+    for row in new:
+        key = row["set"], row["budget"], row["name"]
+        found[key] = {**found.get(key, {}), **row}
+    return sorted(found.values(), key=lambda row: (row["set"] != "minilm", row["budget"], not row["name"].startswith("compand")))
 
 
 if __name__ == "__main__":
