@@ -16,7 +16,7 @@ inline void check_codes(const Input<uint8_t, 2> &rows, size_t groups, unsigned b
     const size_t n = rows.shape(0);
     const bool coded = is_coded(bits, sizes);
     if (bits != 4 && bits != 6 && bits != 8) throw nb::value_error("bits must be 4, 6 or 8");
-    if (groups < 1 || groups > (coded && bits != 4 ? 512 : kMaxGroups)) throw nb::value_error("groups must be from 1 to 4096 (codewords of 6 or 8 bits: 512)");
+    if (groups < 1 || groups > kMaxGroups) throw nb::value_error("groups must be from 1 to 4096");
     if (rows.shape(1) != (groups * bits + 7) / 8) throw nb::value_error("a row must have ceil(groups * bits / 8) bytes");
     if (n >= size_t{1} << 32) throw nb::value_error("at most 2^32 - 1 vectors");
     if (gain.shape(0) != n || (term.shape(0) != n && term.shape(0) != 0)) throw nb::value_error("gain and term must have one value a row");

@@ -143,13 +143,14 @@ void Index::make_tables(const float *query, float factor, size_t scanned, Tables
             size_t count[kClasses] = {};
             for (size_t c = 0, g = 0; c < kClasses; ++c)
                 for (; g < std::min(class_end(groups_, c), scanned); ++g) widest[c] = std::max(widest[c], range[g]), ++count[c];
-            for (int finest = 6; finest >= 0; --finest) {  // the finest step for which no sum can pass 2^16
-                step = static_cast<double>(top) / (most * (1 << finest));
+            for (int finest = 6; finest >= -6; --finest) {  // the finest step for which no sum can pass 2^16
+                step = std::ldexp(static_cast<double>(top) / most, -finest);
                 size_t sum = 0;
                 for (size_t c = 0; c < kClasses; ++c) {
                     t.shift[c] = 0;
                     while (t.shift[c] < finest && step * most * (1 << t.shift[c]) < static_cast<double>(widest[c])) ++t.shift[c];
-                    sum += (count[c] << t.shift[c]) * static_cast<size_t>(most);
+                    const auto entry = static_cast<size_t>(std::min<double>(most, std::ceil(static_cast<double>(widest[c]) / (step * (1 << t.shift[c])) + 0.5)));
+                    sum += (count[c] << t.shift[c]) * entry;
                 }
                 if (sum < 65536) break;
             }

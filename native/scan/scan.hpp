@@ -22,7 +22,7 @@ namespace compand::scan {
 inline constexpr size_t kBlock = 64;
 inline constexpr size_t kQueries = 4;  // queries that share one pass over the codes
 inline constexpr size_t kClasses = 3;  // 6 and 8 bits: runs of groups that share a weight, a power of two
-inline constexpr size_t kMaxGroups = 4096;  // 512 for codewords of 6 and 8 bits, whose sums are kept below 2^16
+inline constexpr size_t kMaxGroups = 4096;  // of codewords of 6 and 8 bits, whose sums are kept below 2^16, each has fewer steps if there are many
 
 inline constexpr size_t kTurnRows = 48, kTurnLines = 2, kTurnDepth = 128;  // of turn_packed: rows of a call, lines of a panel, columns at once
 

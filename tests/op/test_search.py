@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 import compand
+from compand.op.leaf import leaf
 from compand.op.search import search_reference, top
 
 SCANNED = ["klt,grouped:12", "klt,grouped:12:bits=4", "klt,grouped:12:bits=8", "klt:20:power=0,grouped:9:gain=false", "int:8",
-           "hadamard,int:8", "center,int:8:per=column", "rotate,int:8:per=tensor", "pca:16,grouped:8"]
-DECODED = ["int:4:group=8", "hadamard,int:3", "int:8:group=8", "center,sign"]
+           "hadamard,int:8", "center,int:8:per=column", "rotate,int:8:per=tensor", "pca:16,grouped:8",
+           "sign", "center,rotate,sign", "sign:complex=true", "pca:15,sign", "pca:15,sign:complex=true", "pq:8x8", "opq:16:bits=4,pq:16x4",
+           "pq:5x6", "pq:7x3", "pq:3x7:codewords=float16", "vq:100:dim=5", "vq:256", "int:4", "hadamard,int:3", "int:2:mid=true"]
+DECODED = ["int:4:group=8", "int:8:group=8", "sign:8", "pq:4x9", "vq:300"]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,41 @@ def test_numbers_that_reach_beyond_a_byte(data, size, metric):
     assert (compand.search(q, codes, 12, metric=metric)[1] == rows).mean() > 0.98
     with pytest.raises(compand.errors.InputError, match="no lists"):
         compand.search(q, codes, 12, recall=0.9)
+
+
+@pytest.mark.parametrize("spec", SCANNED)
+def test_has_a_scan(data, spec):
+    assert leaf(compand.Codec(spec).fit(data[0]).encode(data[0]), 1) is not None
+
+
+SUMS = ["vq:64+vq:32+vq:256", "pq:4x8+vq:16", "center,(klt:12,pq:3x6)+pq:8x4", "klt,grouped:6:gain=false+vq:64:dim=4"]
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize("spec", SUMS)
+def test_codewords_of_several_terms_are_scanned_together(data, spec, metric):
+    x, q = data
+    codes = compand.Codec(spec).fit(x).encode(x)
+    count = spec.count("+") + 1
+    assert leaf(codes, count) is not None
+    unit = q / np.linalg.norm(q, axis=1, keepdims=True) if metric == "cosine" else q
+    agree(compand.search(q, codes, 12, metric=metric, rerank=0), search_reference(unit, codes, 12, metric=metric), q, 5e-3)
+    if spec == SUMS[0]:  # a code for whole rows is scanned whole
+        agree(compand.search(q, codes, 12, metric=metric), search_reference(unit, codes, 12, metric=metric), q, 5e-3)
+
+
+@pytest.mark.parametrize("spec", ["sign+sign", "rotate,(sign+sign+int:4)", "pq:4x8+sign"])
+def test_signs_are_scanned_and_scored_again_by_the_rest(data, spec):
+    x, q = data
+    codes = compand.Codec(spec).fit(x).encode(x)
+    agree(compand.search(q, codes, 12, rerank=3000), search_reference(q, codes, 12), q, 5e-3)
+
+
+@pytest.mark.parametrize("bits", [6, 8])
+def test_more_groups_than_a_word_has_room_for(bits):
+    x = np.random.default_rng(0).standard_normal((600, 900), dtype=np.float32)
+    codes = compand.Codec(f"pq:900x{bits}").fit(x).encode(x)
+    agree(compand.search(x[:5], codes, 12), search_reference(x[:5], codes, 12), x, 5e-3)
 
 
 def test_one_query_and_repeated_search_give_the_same(data):

@@ -10,12 +10,13 @@ import numpy as np
 from ..codes import Codes
 from ..expression import Chain, Sum
 from ..quantizer.ecsq import Ecsq
-from ..quantizer.grouped import Grouped
 from ..quantizer.int import Int
 from ..quantizer.refined import Refined
 from ..stage import Stage
 from ..symbols import pack
+from . import codewords
 from .affine import Affine, affine
+from .codewords import Codewords
 
 _EMPTY = np.zeros(0, np.float32)
 
@@ -64,10 +65,15 @@ def place(codes: Codes, terms: int, term: int = 0) -> Place | None:
 
 
 def leaf(codes: Codes, terms: int, term: int = 0) -> Leaf | None:
-    """The leaf of codes, of one term if they are a sum and it is the last of ``terms``; None if only decoding can tell scores."""
+    """The leaf of codes, of one term if they are a sum and it is the last of ``terms``; None if only decoding can tell scores.
+
+    Of codewords without gains the first ``terms`` together are one leaf.
+    """
     found = place(codes, terms, term)
-    if found is None or not codes.blocks:
+    if not codes.blocks:
         return None
+    if found is None:
+        return _together(codes, terms) if term == 0 and terms > 1 else None
     stage = found.stage
     refined = isinstance(stage, Refined) and terms == term + 1
     made = _made(codes, found._replace(stage=stage.coarse) if refined else found)
@@ -80,9 +86,8 @@ def leaves(codes: Codes, first: int = 0) -> tuple[list[Leaf], np.ndarray] | None
     None if there is only one leaf, or only decoding can tell scores.
     """
     stage = codes.codec.stage
-    whole = stage.transforms if isinstance(stage, Chain) else ()
     stage = stage.quantizer if isinstance(stage, Chain) else stage
-    outer = _affine(codes, whole)
+    outer = _affine(codes, _whole(codes))
     if outer is None or not codes.blocks:
         return None
     out: list[Leaf] = []
@@ -104,9 +109,50 @@ def leaves(codes: Codes, first: int = 0) -> tuple[list[Leaf], np.ndarray] | None
 
 
 def _made(codes: Codes, found: Place) -> Leaf | None:
-    make = {"ecsq": _ecsq, "grouped": _grouped, "int": _int}.get(found.stage.name)
-    map_ = _affine(codes, found.transforms) if make else None
-    return make(found.stage, codes, found.path, found.coder, map_) if make and map_ else None
+    if found.stage.name not in ("ecsq", "grouped", "int", "pq", "sign", "vq"):
+        return None
+    map_ = _affine(codes, found.transforms)
+    if map_ is None:
+        return None
+    if found.stage.name in ("ecsq", "int"):
+        return (_ecsq if found.stage.name == "ecsq" else _int)(found.stage, codes, found.path, found.coder, map_)
+    made = _codewords(codes, found, map_)
+    return made and _of_codewords(made, codes, map_, getattr(found.stage, "gain", False))
+
+
+def _codewords(codes: Codes, found: Place, map_: Affine) -> Codewords | None:
+    if found.stage.name == "grouped":
+        return codewords.grouped(found.stage, codes, found.path, found.coder)
+    make = {"pq": codewords.pq, "sign": codewords.sign, "vq": codewords.vq}.get(found.stage.name)
+    width = len(map_.shift) if map_.matrix is None else len(map_.matrix)
+    return make(found.stage, codes, found.path, found.coder, width) if make else None
+
+
+def _of_codewords(made: Codewords, codes: Codes, map_: Affine, debiased: bool = False) -> Leaf:
+    gain = np.ones(codes.form.n, np.float32) if made.gain is None else made.gain
+    return Leaf(made.rows, made.bits, len(made.sizes), gain, made.books, made.sizes,
+                np.ones(int(made.sizes.sum(dtype=np.int64)), np.float32), 0.0, map_, debiased)
+
+
+def _together(codes: Codes, terms: int) -> Leaf | None:
+    """Codewords of the first terms of a sum, with the maps of all of them, one below the other."""
+    found = [place(codes, i + 1, i) for i in range(terms)]
+    if any(f is None or f.stage.name not in ("grouped", "pq", "vq") for f in found):
+        return None
+    maps = [_affine(codes, f.transforms) for f in found]
+    made = [m and _codewords(codes, f, m) for f, m in zip(found, maps, strict=True)]
+    one = None if any(m is None for m in made) else codewords.together(made)
+    if one is None:
+        return None
+    eye, outer = np.eye(codes.form.d, dtype=np.float32), _affine(codes, _whole(codes))
+    matrix = np.concatenate([(eye if a.matrix is None else a.matrix)[:m.sizes.sum()] for a, m in zip(maps, made, strict=True)])
+    shift = outer.shift + sum(a.shift - outer.shift for a in maps)
+    return _of_codewords(one, codes, Affine(matrix, shift))
+
+
+def _whole(codes: Codes) -> tuple[Stage, ...]:
+    """Transforms before the whole sum."""
+    return codes.codec.stage.transforms if isinstance(codes.codec.stage, Chain) else ()
 
 
 def _affine(codes: Codes, transforms: tuple[Stage, ...]) -> Affine | None:
@@ -118,26 +164,10 @@ def _affine(codes: Codes, transforms: tuple[Stage, ...]) -> Affine | None:
     return kept[key]
 
 
-def _rows(codes: Codes, path: str, coder: str, k: int) -> np.ndarray:
-    return np.ascontiguousarray(pack(codes.symbols(path), k) if coder else codes.part(path))
-
-
-def _grouped(q: Grouped, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | None:
-    books = q.codebooks()
-    if (q.bits > 4 and q.groups > 512) or len(books) != int(q.sizes_.sum(dtype=np.int64)):
-        return None
-    parts = {"ids": codes.part(path + "ids") if not coder else codes.symbols(path + "ids")}
-    if q.gain:
-        parts["gain"] = codes.part(path + "gain")
-    gain = np.ascontiguousarray(q.gains(parts), np.float32)
-    return Leaf(_rows(codes, path + "ids", coder, q.k), q.bits, q.groups, gain, (books * q.unit_[0]).ravel(),
-                q.sizes_.astype(np.int32), np.ones(len(books), np.float32), 0.0, map_, q.gain)
-
-
 def _int(q: Int, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | None:
-    if q.k != 256 or q.group or q.noise is not None or not q.sym or q.pow2:
+    if q.k > 256 or q.group or q.noise is not None or not q.sym or q.pow2:
         return None
-    width = codes.symbols(path + "ids").shape[1] if coder else codes.part(path + "ids").shape[1]
+    width = len(map_.shift) if map_.matrix is None else len(map_.matrix)
     gain, columns = np.ones(codes.form.n, np.float32), np.ones(width, np.float32)
     if q.step:
         columns *= np.float32(q.step)
@@ -145,7 +175,8 @@ def _int(q: Int, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | No
         gain = np.ascontiguousarray(codes.part(path + "scale")[:, 0].astype(np.float32))
     else:
         columns *= q.scale_
-    return Leaf(_rows(codes, path + "ids", coder, 256), 8, width, gain, _EMPTY, np.zeros(0, np.int32), columns, float(q.z), map_)
+    rows = codewords.packed(codes, path + "ids", coder, 256) if q.k == 256 else pack(codes.symbols(path + "ids"), 256)
+    return Leaf(rows, 8, width, gain, _EMPTY, np.zeros(0, np.int32), columns, float(q.z), map_)
 
 
 def _ecsq(q: Ecsq, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | None:

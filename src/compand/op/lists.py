@@ -164,7 +164,7 @@ def norms(codes: Codes, cells: Cells, leaf: Leaf) -> np.ndarray:
 
 
 def list_scanner(codes: Codes, terms: int, metric: str) -> ListScanner | None:
-    """The scanner of codes in lists; None if they are not, or there is no kernel for the term after."""
+    """The scanner of codes in lists; None if they are not, there is no kernel for the term after, or that is one codeword, too."""
     own = cells(codes) if terms == 2 else None
     found = own and leaf(codes, 2, 1)
-    return ListScanner(codes, own, found, metric) if own and found else None
+    return ListScanner(codes, own, found, metric) if found and len(found.sizes) != 1 else None

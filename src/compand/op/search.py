@@ -1,7 +1,7 @@
 """Nearest vectors, found on their codes.
 
-Codes of ``grouped`` (4 and 6 bits) and ``int:8``, with any rotation before them, are scanned as they are by native kernels;
-all others are decoded block by block. The first terms of a sum can be scanned and the short list scored again with all.
+Codes of ``grouped``, ``pq``, ``vq``, ``sign``, ``ecsq`` and ``int``, with any rotation before them, are scanned as they are by native
+kernels; all others are decoded block by block. The first terms of a sum can be scanned and the short list scored again with all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from ..codes import Block, Codes, pack_part
 from ..errors import InputError
 from ..expression import Chain, Sum
 from ..quantizer.refined import Refined
+from ..quantizer.vq import VQ
+from ..stage import Stage
 from .affine import Turn
 from .lead import plan, units
 from .leaf import Leaf, leaf
@@ -69,7 +71,7 @@ def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=Non
     allowed = _mask(ids, codes.form.n)
     count = _terms(codes.codec)
     listed = count > 1 and terms != 1 and isinstance(_scanner(codes, 2, metric), ListScanner)  # two terms are scanned together
-    first = count if terms is None and rerank == 0 else min(terms or 1 + listed, count)
+    first = count if terms is None and rerank == 0 else min(terms or (2 if listed else _first(codes.codec)), count)
     short = 0 if first == count or (terms is not None and rerank is None) else max(k, 10 * k if rerank is None else rerank)
     scanner = _scanner(codes, first, metric)
     if isinstance(scanner, ListScanner):
@@ -118,13 +120,13 @@ def top(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.nd
 class Scanner:
     """Codes laid out for a native scan, kept with them for the next search."""
 
-    def __init__(self, codes: Codes, leaf: Leaf, metric: Metric):
+    def __init__(self, codes: Codes, leaf: Leaf, metric: Metric, terms: int = 1):
         from .. import _native
 
         self.leaf, self.metric, self.turn = leaf, metric, Turn(leaf.affine, leaf.columns, leaf.take)
         gain, term = leaf.gain, np.zeros(0, np.float32)
         if metric != "ip":
-            norm2 = _norms(codes, leaf)
+            norm2 = _norms(codes, leaf, terms)
             gain, term = (gain / np.sqrt(norm2), 1 / np.sqrt(norm2)) if metric == "cosine" else (gain, -norm2)
         unit = units(leaf.affine.matrix, leaf.columns, leaf.take) if not len(leaf.sizes) else None
         self.plan = None if unit is None else plan(leaf.rows, gain, unit, leaf.zero, leaf.fine)
@@ -149,15 +151,15 @@ def _scanner(codes: Codes, terms: int, metric: Metric) -> Scanner | ListScanner 
     kept = codes.__dict__.setdefault("_scanners", {})
     if (terms, metric) not in kept:
         found = leaf(codes, terms)
-        kept[terms, metric] = list_scanner(codes, terms, metric) or (found and Scanner(codes, found, metric))
+        kept[terms, metric] = list_scanner(codes, terms, metric) or (found and Scanner(codes, found, metric, terms))
     return kept[terms, metric]
 
 
-def _norms(codes: Codes, leaf: Leaf) -> np.ndarray:
+def _norms(codes: Codes, leaf: Leaf, terms: int) -> np.ndarray:
     """|x|² of each row as well as its codes tell: (n,) float32, positive."""
     shift, out, at = leaf.affine.shift, [], 0
     for block in codes.blocks:
-        x = codes.codec.decode_block(block, codes.form, None, 1).astype(np.float32, copy=False)
+        x = codes.codec.decode_block(block, codes.form, None, terms).astype(np.float32, copy=False)
         gain = leaf.gain[at:at + block.rows] if leaf.debiased else np.ones(block.rows, np.float32)
         rest = x - shift  # gain · what the codewords say: its square counts the gain twice
         out.append(np.einsum("ij,ij->i", x, x) - np.einsum("ij,ij->i", rest, rest) * (1 - 1 / np.maximum(gain, 1)))
@@ -203,9 +205,24 @@ def _score(q: np.ndarray, x: np.ndarray, metric: Metric) -> np.ndarray:
     return s / np.sqrt(np.maximum(np.einsum("ij,ij->i", x, x), 1e-20)) if metric == "cosine" else s
 
 
-def _terms(codec: Codec) -> int:
+def _items(codec: Codec) -> tuple[Stage, ...]:
     stage = codec.stage.quantizer if isinstance(codec.stage, Chain) else codec.stage
-    items = stage.items if isinstance(stage, Sum) else (stage,)
+    return stage.items if isinstance(stage, Sum) else (stage,)
+
+
+def _first(codec: Codec) -> int:
+    """Terms scanned before the short list is scored: one, but all of the codewords for whole rows that a sum begins with."""
+    count = 0
+    for item in _items(codec):
+        item = item.quantizer if isinstance(item, Chain) and not item.transforms else item
+        if not isinstance(item, VQ) or item.dim:
+            break
+        count += 1
+    return max(count, 1)
+
+
+def _terms(codec: Codec) -> int:
+    items = _items(codec)
     last = items[-1].quantizer if isinstance(items[-1], Chain) else items[-1]
     return len(items) + isinstance(last, Refined)
 
