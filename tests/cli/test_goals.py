@@ -1,6 +1,8 @@
 """Goals are kept by the bytes that are really written."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,9 +35,19 @@ def test_bytes_are_shared_among_tensors(ok, model):
     assert all(a["relative_error"] <= 0.03 for a in each["arrays"])
 
 
-def test_without_scipy_it_says_what_to_install(run, model, monkeypatch):
-    import sys
+def test_the_solver_does_not_speak_amid_json(model):
+    pytest.importorskip("scipy")
+    script = ("import os, scipy.optimize as o\n"
+              "solve = o.milp\n"
+              "def milp(*a, **k):\n    os.write(1, b'HighsMipSolverData: a remark\\n')\n    return solve(*a, **k)\n"
+              "o.milp = milp\n"
+              "from compand.cli.app import app\n"
+              f"app(['compress', {str(model)!r}, '--bits', '5', '-o', 'a.cpd', '--json'])")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["bits_per_value"] <= 5
 
+
+def test_without_scipy_it_says_what_to_install(run, model, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     result = run("compress", model, "--bits", 5)
     assert result.exit_code == 1 and "compand[fit]" in result.stderr

@@ -108,7 +108,7 @@ def test_command_line(adapter, tmp_path):
 
     out = tmp_path / "o.cpd"
     result = CliRunner().invoke(app, ["compress", str(adapter), "--bits", "2", "-o", str(out), "-v"])
-    assert result.exit_code == 0 and "ternary:keep=0.4,rans" in result.stdout and "q_proj" in result.stdout, result.output
+    assert result.exit_code == 0 and "[int:2]" in result.stdout and "q_proj" in result.stdout, result.output
     result = CliRunner().invoke(app, ["compress", str(adapter), "ternary:keep=0.1,rans", "-f", "-o", str(out), "--json"])
     assert result.exit_code == 0 and 0 < json.loads(result.stdout)["error"] < 1
     result = CliRunner().invoke(app, ["compress", str(adapter), "--bits", "2.5", "-f", "-o", str(out)])

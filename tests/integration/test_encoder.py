@@ -97,5 +97,9 @@ def test_command_line(model, tmp_path):
     assert "cosine" in result.stdout
     result = CliRunner().invoke(app, ["info", str(out)])
     assert result.exit_code == 0 and "Measured" in result.stdout and "cosine 0.9" in result.stdout
+    (tmp_path / "decoder").mkdir()
+    (tmp_path / "decoder" / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    result = CliRunner().invoke(app, ["eval", str(tmp_path / "decoder"), "--against", str(model), "--text", str(tmp_path / "text.txt")])
+    assert result.exit_code == 1 and "does not hold an encoder" in result.output
     result = CliRunner().invoke(app, ["compress", str(model), "--bits", "4", "--calib", "self", "-f", "-o", str(out)])
     assert result.exit_code == 2 and "encoder" in result.output

@@ -150,6 +150,9 @@ def test_faults_are_named(model, tmp_path):
     with pytest.raises(InputError, match="move it away"):
         language_fit.compress(model, tmp_path / "y.cpd", "int:4", TEXT, sequences=2, length=32)
     assert (tmp_path / "y.cpd.parts" / "mine.txt").read_text() == "keep"
+    with pytest.raises(InputError, match="whole rows"):
+        language_fit.compress(model, tmp_path / "z.cpd", "nested:2x4x8", TEXT, sequences=2, length=32)
+    assert not (tmp_path / "z.cpd.parts").exists()
     assert json.loads((model / "config.json").read_text())["num_hidden_layers"] == 3
 
 
@@ -228,3 +231,34 @@ def test_command_line(model, tmp_path):
     for words in ([], ["--bits", "2", "--effort", "much"], ["--lossless"]):
         assert run("compress", model, "--calib", text, *words)[0] == 2
     assert run("compress", model, "--bits", "4", "--no-tune")[0] == 2
+    code, said = run("compress", model / "model.safetensors", "--bits", "3", "--calib", text)
+    assert code == 2 and "model folder" in said
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    code, said = run("compress", tmp_path / "m.gguf", "--bits", "3", "--calib", text)
+    assert code == 2 and "transcode" in said
+    code, said = run("info", out, "--json")
+    groups = json.loads(said)["bytes_by_group"]
+    assert groups["symbols"] > 2 * groups["scales"] > 0
+
+
+def test_without_text_bits_mean_the_same(model, tmp_path):
+    from typer.testing import CliRunner
+
+    from compand.cli.app import app
+
+    def run(*args):
+        result = CliRunner().invoke(app, [str(a) for a in args])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    made = run("compress", model, "--bits", "3", "-o", tmp_path / "a.cpd", "--json")
+    assert made["spec"] == "hadamard,trellis:3" and made["relative_error"] < 0.2
+    lossy = {a["name"] for a in made["arrays"] if a["relative_error"]}
+    assert len(lossy) == 3 * 7 + 1  # all matrices
+    most = made["bits_per_value"] + 1
+    made = run("compress", model, "--bits", f"{most + 0.01:.2f}", "-o", tmp_path / "b.cpd", "--json")
+    assert most - 0.7 < made["bits_per_value"] <= most + 0.01
+    assert {a["spec"].partition(":")[0] for a in made["arrays"] if a["relative_error"]} <= {
+        "hadamard,trellis", "hadamard,(trellis", "hadamard,int"}
+    result = CliRunner().invoke(app, ["compress", str(model), "--bits", "3", "-o", str(tmp_path / "c.cpd")])
+    assert "--calib FILE" in result.output

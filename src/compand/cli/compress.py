@@ -86,7 +86,7 @@ def compress(
     [bold]compand compress tuned/ --lossless --base original/[/]    only the changes
     [bold]compand compress model/ --bits 3 --calib text.txt[/]      a language model, fitted to text
     [bold]compand compress whisper/ --bits 3 --calib clips/[/]      a speech recogniser, fitted to recordings
-    [bold]compand compress adapter/ --bits 2[/]                     a LoRA adapter, sparse and ternary
+    [bold]compand compress adapter/ --bits 2[/]                     a LoRA adapter
     [bold]compand compress scene.ply --bytes-per-splat 9[/]         3D Gaussian splats
     [bold]compand compress frames/ -o walk.cpd --quality 60[/]      splats that move, a file a frame
     [bold]compand compress photo.png --bpp 0.2[/]                   a picture, at most 0.2 bits a pixel
@@ -113,6 +113,10 @@ def compress(
                         + " and ".join([*(g for g in given if g not in ("SPEC", "--bits")), *idle, *(["--base"] if base else []),
                                         *(["-c"] if stdout else [])]))
         effort = effort or "medium"
+        if source.is_file():
+            raise usage("--calib takes a model folder with its config.json and tokenizer; "
+                        + (f"compand transcode {source} {source.stem}/ makes one" if source.suffix == ".gguf" else
+                           f"{source} alone does not say how the model computes: name its folder, or leave out --calib"))
         from ..integration.encoder import is_encoder
         from ..integration.speech import is_speech
         from . import encoders, language, speech
@@ -152,6 +156,8 @@ def compress(
         return
     if key is not None:
         raise usage(f"--key is for a folder of frames of splats, coded with --quality or nothing; {source} is none")
+    if bits or limit or ratio:
+        spec, bits = without_text(source, spec, bits, quiet or json)
     source = arrived(source)
     goal = Goal(bits, None if limit is None else size_of(limit), ratio, max_error, quality, per_splat, bpp, tile)
     stage = ready(source, spec if nbytes is None else for_search(source, nbytes, quiet or json), seed)
@@ -211,6 +217,20 @@ def asked_for(source: Path, stage: Stage | None, queries: Path) -> Stage:
         x = rows[pick(list(rows), None, source)].load()
         q = own[pick(list(own), None, queries)].load()
         return Codec(stage).fit(x, queries=np.asarray(q, np.float32)).stage
+
+
+def without_text(source: Path, spec: str | None, bits: float | None, quiet: bool) -> tuple[str | None, float | None]:
+    """Spec and bits for a model folder with no text to fit to: whole bits of a decoder are those of its codes, as with --calib."""
+    from ..integration.language import is_decoder
+
+    if not is_decoder(source):
+        return spec, bits
+    note("no text, so each weight is rounded by itself; --calib FILE, or --calib self, loses less", quiet)
+    if bits is None or bits != int(bits):
+        return spec, bits
+    from ..integration.language_fit import specs_of
+
+    return specs_of(int(bits), "medium"), None
 
 
 def set_threads(n: int) -> None:

@@ -14,6 +14,7 @@ GROUPS = ("symbols", "scales", "codebooks", "files", "index")
 READ = {"image": 1 << 60, "tokens": 1 << 26}  # stages whose codes tell the bytes of steps, and up to how many values they are asked
 OWN: dict[str, dict[str, str]] = {  # stages whose parts say more than symbols and scales, and names for them
     "splat": {}, "image": {}, "neighbours": {"columns": "tables of columns", "coded": "foretold values", "raw": "last bits"}}
+SYMBOLS = ("values", "planes", "bytes", "bits", "ids", "coefficients")  # parts that are no side information, though bytes or floats
 MANY = 40
 
 
@@ -53,7 +54,7 @@ def info(
 def part_group(entry, path: str, form: Any) -> str:
     """Whether a part holds symbols or side information."""
     part = form.get(path)
-    return "symbols" if part is None or part.k is not None or path.rpartition(".")[2] in ("values", "planes", "bytes") else "scales"
+    return "symbols" if part is None or part.k is not None or path.rpartition(".")[2] in SYMBOLS else "scales"
 
 
 def describe(file: Path) -> dict:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..modality.splats import Scene
 
 TRIES = 8
+SLACK = 0.01  # of a size: if as much is left, it is shared out once more
 
 
 class Goal(NamedTuple):
@@ -103,6 +104,7 @@ def write(opened, path: Path, spec: Any, *, base: Path | None = None, force: boo
 
 def fitted(opened, goal: Goal, before: int, path: Path, seed: int | None, quiet: bool, base: Path | None) -> str:
     """Write the file that meets the goal; the specs used, as text. Raises `InputError` if none does."""
+    from ..integration.language import is_decoder
     from ..modality.image import Picture
     from ..modality.splats import Scene
     from ..modality.weights import quantizable
@@ -120,12 +122,13 @@ def fitted(opened, goal: Goal, before: int, path: Path, seed: int | None, quiet:
         raise InputError(f"--quality, --bytes-per-splat, --bpp and --tile are for scenes of splats or pictures; this is {opened.format}")
     budget = goal.budget(values, before)
     arrays = [Array(i.name, i.shape, i.dtype, i.load, quantizable(i, opened.modality) or len(items) == 1) for i in items]
-    specs = [str(seeded(Codec(s).stage, seed)) for s in ladder(opened.modality, 12 if len(items) == 1 else 3)]
+    kind = "language" if is_decoder(opened.path) else opened.modality
+    specs = [str(seeded(Codec(s).stage, seed)) for s in ladder(kind, 12 if len(items) == 1 else 3)]
     found = Search(arrays, specs, lossless())
     with Progress(sum(a.nbytes for a in arrays), "trying specs", quiet) as bar:
         found.run(lambda n, name: bar.add(n, f"trying specs on {name}"))
     place = path.with_name(f".{path.name}.{os.getpid()}.fit")
-    room = budget
+    room, grown = budget, False
     try:
         for _ in range(TRIES):
             chosen = {a.name: t.spec for a, t in zip(arrays, found.choose(room, goal.error), strict=True)}
@@ -135,7 +138,9 @@ def fitted(opened, goal: Goal, before: int, path: Path, seed: int | None, quiet:
                 if not _reject(found, place, items, chosen, goal.error or 0.0, base):
                     break
             elif (over := place.stat().st_size - budget) <= 0:
-                break
+                if grown or -over < SLACK * budget:
+                    break
+                room, grown = (room or 0) - over, True  # what the index and padding really take is known now
             else:
                 room = (room or 0) - over - 16
         else:

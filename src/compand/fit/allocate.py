@@ -6,6 +6,11 @@ milliseconds). Shoham and Gersho, "Efficient bit allocation for an arbitrary set
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
 import numpy as np
 
 from ..errors import InputError
@@ -59,13 +64,34 @@ def _solve(aim, bound, usable, most) -> np.ndarray:
     one = csr_array((np.ones(t * s), (np.repeat(np.arange(t), s), np.arange(t * s))), shape=(t, t * s))
     scale = max(most, bound.max(initial=0.0)) or 1.0  # numbers near 1 keep the solver's tolerances meaningful
     rows = vstack([one, csr_array(bound.reshape(1, -1) / scale)])
-    result = milp(aim.ravel() / (np.abs(aim).max() or 1.0), integrality=np.ones(t * s),
-                  bounds=Bounds(0, usable.ravel().astype(float)), options={"mip_rel_gap": GAP, "time_limit": 10},
-                  constraints=LinearConstraint(rows, np.append(np.ones(t), -np.inf), np.append(np.ones(t), most / scale)))
+    with _silent():
+        result = milp(aim.ravel() / (np.abs(aim).max() or 1.0), integrality=np.ones(t * s),
+                      bounds=Bounds(0, usable.ravel().astype(float)), options={"mip_rel_gap": GAP, "time_limit": 10},
+                      constraints=LinearConstraint(rows, np.append(np.ones(t), -np.inf), np.append(np.ones(t), most / scale)))
     if result.x is None:
         raise InputError(f"the allocation was not solved: {result.message}")
     choice = result.x.reshape(t, s).argmax(axis=1)
     return _repair(choice, aim, np.where(usable, bound, np.inf), most)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """What native code writes to the process's standard output inside is dropped: HiGHS prints remarks there, amid our JSON."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no standard output
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _repair(choice, aim, bound, most) -> np.ndarray:

@@ -188,8 +188,8 @@ def _feed(stage: Stage, w: np.ndarray, h: np.ndarray, how: How) -> dict[str, Any
             parts = {f"0.{name}": part for name, part in parts.items()}
         last = stage.items[-1]
         return parts | {f"{len(stage.items) - 1}.{name}": part for name, part in _inner(last, rest, h, how).items()}
-    raise InputError(f"{stage} codes whole rows, so that columns cannot make up for each other; give it groups (group=64), "
-                     "or use int, table, vq, pq, lattice with group, or trellis")
+    raise InputError(f"{stage} codes whole rows, so that columns cannot make up for each other; use int, table, vq, pq, "
+                     "lattice with group, or trellis, or round it without text")
 
 
 def _inner(stage: Stage, w: np.ndarray, h: np.ndarray, how: How) -> dict[str, Any]:

@@ -50,7 +50,11 @@ LADDERS: dict[str, tuple[str, ...]] = {
     "splats": tuple(f"splat:{3.75 + i / 2:g}:{round(9 * 2 ** (i / 2))}:{7.5 + i / 2:g}:{round(80 * 2 ** (i / 2))}:{0.05 / 2 ** (i / 2):.3g}"
                     f":{0.1 / 2 ** (i / 2):.3g}:adapt=0.35:turn=0.75:thin=0.5" for i in range(-4, 5)),
     "image": tuple(f"image:{2 ** (i / 2):.3g}" for i in range(16, 2, -1)),
-    "weights": ("sign:64", "sign", *(f"hadamard,int:{b}:group=64" for b in (2, 3, 4, 5, 6)), "table:16", "table:16:group=64",
+    "language": (*(f"hadamard,trellis:{b}:memory=14" for b in (1, 2, 3, 4)),
+                 *(f"hadamard,(trellis:4:factors=2:memory=14+trellis:{b}:factors=2:memory=14)" for b in (1, 2)),
+                 "hadamard,int:7", "hadamard,int:8"),
+    "weights": ("sign:64", "sign", *(f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)),
+                *(f"hadamard,int:{b}:group=64" for b in (2, 3, 4, 5, 6)), "table:16", "table:16:group=64",
                 *(f"int:{b}:group={g}" for b in (3, 4, 8) for g in (32, 128))),
 }
 
@@ -68,13 +72,15 @@ def usable(spec: str) -> bool:
 
 
 def ladder(modality: str, fineness: int = 3) -> tuple[str, ...]:
-    """The specs to try for arrays of a modality ('embeddings', 'weights' or 'splats'), coarse and fine mixed.
+    """The specs to try for arrays of a modality ('embeddings', 'weights', 'language' or 'splats'), coarse and fine mixed.
+
+    Those of language models are what `compand.lm` multiplies on the codes.
 
     >>> "int:8" in ladder("embeddings")
     True
     """
     plain = LADDERS.get(modality, LADDERS["weights"])
-    return tuple(spec for spec in (*plain, *(coded(fineness) if modality != "splats" else ())) if usable(spec))
+    return tuple(spec for spec in (*plain, *(coded(fineness) if modality not in ("splats", "language") else ())) if usable(spec))
 
 
 def preset(name: str) -> Preset:

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..modality import detect, pack
 from .merge_lora import CONFIG, TENSORS, Adapter
 
-SPECS = {1: "sign", 2: "ternary:keep=0.4,rans", 3: "int:3", 4: "int:4", 5: "int:5", 6: "int:6", 7: "int:7", 8: "int:8"}
+SPECS = {1: "sign", 2: "int:2", 3: "int:3", 4: "int:4", 5: "int:5", 6: "int:6", 7: "int:7", 8: "int:8"}
 LEAST = 256  # values; smaller factors are kept without loss
 
 

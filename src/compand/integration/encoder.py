@@ -94,6 +94,9 @@ def evaluate(model, reference, text: str, *, pairs: bool = False, count: int = 1
     score, tab, sentence, tab, sentence: then ``spearman`` and ``spearman_reference`` too, in points.
     """
     with as_folder(model) as own, as_folder(reference) as other:
+        for folder, path in ((own, model), (other, reference)):
+            if not is_encoder(folder):
+                raise InputError(f"{path} does not hold an encoder, so that its embeddings cannot be compared with another's")
         first = _first(other)
         if pairs:
             lines = [line.split("\t") for line in text.splitlines()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ def transformers() -> tuple[Any, Any]:
     except ImportError as e:
         raise InputError(f"language models need {e.name}: pip install 'compand[hf]'") from None
     found.logging.set_verbosity_error()
+    found.logging.disable_progress_bar()
     return torch, found
 
 
@@ -41,6 +43,15 @@ def as_folder(path) -> Iterator[Path]:
         if not out.is_dir():
             raise FormatError(f"{path} does not hold a model folder")
         yield out
+
+
+def is_decoder(folder) -> bool:
+    """Whether a model folder says that its model is a decoder that writes text."""
+    try:
+        config = json.loads(Path(folder, "config.json").read_bytes())
+        return any(str(k).endswith(("ForCausalLM", "LMHeadModel")) for k in config.get("architectures") or [])
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return False
 
 
 class Language:

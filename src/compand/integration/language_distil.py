@@ -79,14 +79,14 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
                     "seed": seed, "groups": GROUPS[effort], "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
                     "shape": list(ids.shape), "text": digest(calibration),
                     "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
-        parts = Parts(out.with_name(out.name + ".parts"), settings)
-        run = Run(language, ids, choose, embedding or choose, parts, text=calibration, effort=effort, damping=damping, rate=rate, seed=seed,
-                  progress=progress)
-        with torch.no_grad():
-            run.all()
-        done = run.finished()
-        report = pack(language.source, out, spec=lambda name, shape, kind: done.get(name), overwrite=overwrite, check=False)
-        parts.remove()
+        with Parts(out.with_name(out.name + ".parts"), settings) as parts:
+            run = Run(language, ids, choose, embedding or choose, parts, text=calibration, effort=effort, damping=damping, rate=rate,
+                      seed=seed, progress=progress)
+            with torch.no_grad():
+                run.all()
+            done = run.finished()
+            report = pack(language.source, out, spec=lambda name, shape, kind: done.get(name), overwrite=overwrite, check=False)
+            parts.remove()
         values = sum(item.size for item in language.items.values())
         size = out.stat().st_size
         return {"bits": 8 * size / values, "bytes": size, "values": values, "lost": run.lost, "losses": run.losses,

@@ -70,13 +70,12 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
                     "sweeps": sweeps, "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(), "shape": list(ids.shape),
                     "text": digest(calibration),
                     "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
-        parts = Parts(out.with_name(out.name + ".parts"), settings)
         start = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), Parts(out.with_name(out.name + ".parts"), settings) as parts:
             lost = _layers(language, ids, choose, embedding, damping, sweeps, parts, progress or (lambda *_: None), calibration)
-        done = parts.codes()
-        report = pack(language.source, out, spec=lambda name, shape, dtype: done.get(name), overwrite=overwrite, check=False)
-        parts.remove()
+            done = parts.codes()
+            report = pack(language.source, out, spec=lambda name, shape, dtype: done.get(name), overwrite=overwrite, check=False)
+            parts.remove()
         values = sum(item.size for item in language.items.values())
         return {"bits": 8 * out.stat().st_size / values, "bytes": out.stat().st_size, "values": values, "lost": lost,
                 "seconds": time.perf_counter() - start, "notes": report.notes}
@@ -222,6 +221,14 @@ class Parts:
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         note.write_text(text)
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        """After a fault before anything was finished, nothing is left behind."""
+        if kind is not None and not any(self.folder.glob("*.cpd")):
+            self.remove()
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.cpd"

@@ -57,7 +57,7 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
     Parameters
     ----------
     spec : str, Codec or callable
-        The codec of float matrices (of weights: with at least 4,096 values); what it does not apply to is kept without loss.
+        The codec of float matrices (of weights: with at least 1,024 values); what it does not apply to is kept without loss.
         A callable gets (name, shape, dtype) and gives a spec, a Codec, None for lossless, or the `Codes` to store.
     lossless : bool
         Keep every bit of everything; safetensors, model folders and GGUF are then restored bit by bit.

@@ -13,12 +13,12 @@ from ..dtypes import is_float
 from ..errors import CorruptError, InputError
 from .source import Item, Source
 
-LEAST_QUANTIZED = 4096  # values; smaller tensors (norms, biases) matter more than their bytes
+LEAST_QUANTIZED = 1024  # values; smaller tensors (norms, biases) matter more than their bytes
 _SAMPLE = 1 << 18
 
 
 def quantizable(item: Item, modality: str = "weights") -> bool:
-    """Whether a lossy spec applies to this array: float matrices; of weights, those of at least 4,096 values.
+    """Whether a lossy spec applies to this array: float matrices; of weights, those of at least 1,024 values.
 
     Of splats and pictures: the array of that name.
 
