@@ -3,6 +3,7 @@
 The 100,792 MiniLM embeddings and 2,000 held-back queries of benchmarks/vectors.py; nothing is fitted to the queries. Three numbers of
 recall, because one hides what happens: *recall@10*, of the ids returned (lists and codes together); *in 100*, the true ten among a
 hundred returned, which is what a rerank with the original vectors could reach; *in lists*, the ceiling that the visited lists allow.
+*probes* of a row: lists that every query visits or, below 1, the recall asked of compand, by which queries visit more or fewer lists.
 Bytes are of the file or serialized index, with ids and tables, over the number of vectors. Speed: all contestants in turn, in rounds,
 one thread, batches of all queries; medians. ``--set tokens``: the million word pieces of benchmarks/features.py (its tokens.npy in FOLDER).
 ``--set copies``: a million vectors, nine copies of the first set, each moved by half a difference of two others.
@@ -42,8 +43,8 @@ COMPAND = {"lists 1024": "(vq:1024:codewords=float16,rans)+(klt,grouped:46)",
            "lists 512": "(vq:512:codewords=float16,rans)+(klt,grouped:46)",
            "lists 512, 4 bits": "(vq:512:codewords=float16,rans)+(klt,grouped:46:bits=4)",
            "lists 512, 48 + 48": "(vq:512:codewords=float16,rans)+(klt,refined:46:48,rans)"}
-PROBES = {"lists 1024": (4, 8, 16, 24, 32, 48, 64), "lists 512": (8, 16, 24, 32), "lists 512, 4 bits": (4, 8, 12, 16, 24, 32),
-          "lists 512, 48 + 48": (16, 32, 64)}
+PROBES = {"lists 1024": (0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.98, 24), "lists 512": (0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.98, 16),
+          "lists 512, 4 bits": (0.85, 0.9, 0.93), "lists 512, 48 + 48": (0.9, 0.95, 0.98)}
 FAISS = {"IVF256,PQ96x4fs": (4, 8, 16, 24, 32), "IVF1024,PQ96x4fs": (8, 16, 32, 64)}
 
 
@@ -122,7 +123,7 @@ def note(folder: pathlib.Path, kind: str, name: str, train: float, encode: float
 
 
 def contestants(folder: pathlib.Path, kind: str, x, q, truth):
-    """name, point, search(k) → rows, bytes a vector, whether the true neighbours are in the lists visited (None: no lists)"""
+    """name, point, search(k) → rows, bytes a vector, whether the true neighbours are in the lists visited (None: not known)"""
     for key, probes in PROBES.items():
         path = folder / f"{key}.{kind}.cpd"
         if not path.exists():
@@ -131,9 +132,10 @@ def contestants(folder: pathlib.Path, kind: str, x, q, truth):
         compand.search(q[:1], codes, K, probes=1)
         scanner = codes._scanners[2, "ip"]
         for p in probes:
-            rank = np.argsort(np.argsort(-scanner._choice(q), axis=1, kind="stable"), axis=1)
-            inside = np.take_along_axis(rank, scanner.cells.ids[truth].astype(np.int64), 1) < p
-            yield f"compand {key}", p, lambda k, codes=codes, p=p: compand.search(q, codes, k, probes=p)[1], size, inside
+            visited = visits(scanner, q, p)
+            inside = np.take_along_axis(visited, scanner.cells.ids[truth].astype(np.int64), 1)
+            how = {"recall" if p < 1 else "probes": p}
+            yield f"compand {key}", p, lambda k, codes=codes, how=how: compand.search(q, codes, k, **how)[1], size, inside
     for key, probes in FAISS.items():
         path = folder / f"{key}.{kind}.faiss"
         if not path.exists():
@@ -159,6 +161,22 @@ def contestants(folder: pathlib.Path, kind: str, x, q, truth):
                 return np.asarray(index.search(q, k, threads=1).keys).astype(np.int64)
 
             yield "usearch HNSW i8", ef, run, path.stat().st_size / len(x), None
+
+
+def visits(scanner, q: np.ndarray, point: float) -> np.ndarray:
+    """Which lists queries visit, of compand: (q, lists) bool, from float32 centroids."""
+    choice = scanner._choice(q)
+    order = np.argsort(-choice, axis=1, kind="stable")
+    near = np.zeros(order.shape, bool)
+    if point >= 1:
+        near[:, :point] = True
+    else:
+        reach = scanner.reach(point)
+        gaps = choice.max(axis=1, keepdims=True) - np.take_along_axis(choice, order[:, :len(reach)], 1)
+        near[:, :len(reach)] = gaps <= reach * np.linalg.norm(q, axis=1, keepdims=True)
+    out = np.zeros(order.shape, bool)
+    np.put_along_axis(out, order, near, 1)
+    return out
 
 
 def second(x: np.ndarray, centroids: np.ndarray, first: np.ndarray, weight: float) -> np.ndarray:

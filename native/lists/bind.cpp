@@ -48,7 +48,7 @@ std::unique_ptr<Lists> make(Input<uint8_t, 2> rows, size_t groups, unsigned bits
 }
 
 nb::tuple find(const Lists &index, Input<float, 2> queries, Input<float, 2> whole, Input<float, 1> shift, float times, bool scaled,
-               Input<float, 1> factors, Input<float, 1> offsets, size_t k, size_t shortlist, size_t probes, Input<uint8_t, 1> allowed) {
+               Input<float, 1> factors, Input<float, 1> offsets, size_t k, size_t shortlist, size_t probes, Input<float, 1> reach, bool relative, Input<uint8_t, 1> allowed) {
     const size_t count = queries.shape(0);
     if (queries.shape(1) != index.width()) throw nb::value_error("queries must have the width of the codebooks");
     if (whole.shape(0) != count || whole.shape(1) != index.d() || shift.shape(0) != count)
@@ -56,12 +56,15 @@ nb::tuple find(const Lists &index, Input<float, 2> queries, Input<float, 2> whol
     if (offsets.shape(0) != count || (factors.shape(0) != count && factors.shape(0) != 0))
         throw nb::value_error("offsets and factors must have one value a query");
     if (k < 1 || k > 1 << 20 || probes < 1) throw nb::value_error("k must be from 1 to 2^20, probes at least 1");
+    if (reach.shape(0) != 0 && reach.shape(0) != probes) throw nb::value_error("reach must have a value for each probe");
+    for (size_t r = 1; r < reach.shape(0); ++r)
+        if (!(reach.data()[r] <= reach.data()[r - 1])) throw nb::value_error("reach must not rise");
     if (scaled && !index.has_term()) throw nb::value_error("base can only be scaled by terms");
     if (allowed.shape(0) != 0 && allowed.shape(0) != (index.n() + 7) / 8) throw nb::value_error("allowed must have ceil(n / 8) bytes");
     Fresh<float> scores({count, k});
     Fresh<int64_t> ids({count, k});
     const Probe probe{queries.data(), whole.data(), shift.data(), factors.shape(0) ? factors.data() : nullptr, offsets.data(),
-                      allowed.shape(0) ? allowed.data() : nullptr, count, queries.shape(1), k, shortlist, probes, times, scaled};
+                      allowed.shape(0) ? allowed.data() : nullptr, reach.shape(0) ? reach.data() : nullptr, count, queries.shape(1), k, shortlist, probes, times, scaled, relative};
     size_t scanned = 0;
     {
         nb::gil_scoped_release release;
@@ -81,7 +84,7 @@ void bind_lists(nb::module_ &m) {
         .def_prop_ro("lists", &lists::Lists::lists)
         .def_prop_ro("nbytes", &lists::Lists::nbytes)
         .def("search", &lists::find, "queries"_a.noconvert(), "whole"_a.noconvert(), "shift"_a.noconvert(), "times"_a, "scaled"_a,
-             "factors"_a.noconvert(), "offsets"_a.noconvert(), "k"_a, "shortlist"_a, "probes"_a, "allowed"_a.noconvert(),
+             "factors"_a.noconvert(), "offsets"_a.noconvert(), "k"_a, "shortlist"_a, "probes"_a, "reach"_a.noconvert(), "relative"_a, "allowed"_a.noconvert(),
              "Scores (q, k) falling and rows (q, k); -inf and -1 where there are fewer than k; and rows scanned.");
     m.def("lists_index", &lists::make, "rows"_a.noconvert(), "groups"_a, "bits"_a, "gain"_a.noconvert(), "term"_a.noconvert(),
           "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "zero"_a, "starts"_a.noconvert(), "ends"_a.noconvert(), "centroids"_a.noconvert(),

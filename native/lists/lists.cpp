@@ -16,9 +16,6 @@ namespace {
 void dispatch(const Store &store, size_t first, size_t last, Query *queries, size_t count, size_t groups) {
     COMPAND_DISPATCH(scan, store, first, last, queries, count, groups);
 }
-void products(const float *x, const float *values, const size_t *starts, const size_t *offsets, size_t groups, size_t k, float *out) {
-    COMPAND_DISPATCH(products_of_groups, x, values, starts, offsets, groups, k, out, nullptr, nullptr);
-}
 }  // namespace
 }  // namespace compand::scan
 
@@ -36,12 +33,11 @@ struct Lists::Tile {
     size_t first, keep, scanned;
     std::vector<Tables> tables;
     std::vector<Tables> choice;          // for the centroids
-    std::vector<float> table;            // of one query, exact: made again when needed, which is quicker than to keep it
+    Exact exact[kTogether];              // of some queries: made again when needed, which is quicker than to keep it
     std::vector<Best> best;              // of each query
     std::vector<Best> lists;             // of the lists
-    Best own[scan::kQueries];            // of a list being scanned
-    std::vector<Visit> visits;           // of each query, lists rising
-    std::vector<size_t> ends, nearest;   // of each query's visits; which of them is to the best list
+    std::vector<Visit> visits;           // of each query, the best list first
+    std::vector<size_t> ends;            // of each query's visits
     std::vector<size_t> at, next;        // of each list's queries
     struct Call {
         uint32_t query;
@@ -49,9 +45,10 @@ struct Lists::Tile {
     };
     std::vector<Call> calls;             // by list
     std::vector<uint64_t> allow;
+    std::vector<uint32_t> visit;         // of each list, which visit of a query it is
     std::vector<Found> hits;
-    std::vector<uint32_t> needed;        // lists of the hits
-    std::vector<float> exact;            // what they add
+    std::vector<uint32_t> needed, place; // lists of the hits; of each visit, where in them its list is
+    std::vector<float> products;         // of the query with their centroids
 };
 
 Lists::Lists(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, unsigned bits, bool coded, const float *gain, const float *term,
@@ -72,6 +69,11 @@ Lists::Lists(const uint8_t *rows, size_t n, size_t row_bytes, size_t groups, uns
         weight[l] = step * cells.weight[l];
         if (bounds_[l] < ends_[l]) used_[l / kBlock] |= uint64_t{1} << l % kBlock;
     }
+    list_of_.resize(blocks_);
+    for (size_t b = 0, l = 0; b < blocks_; ++b) {
+        while (bounds_[l + 1] <= b * kBlock) ++l;
+        list_of_[b] = static_cast<uint32_t>(l);
+    }
     chooser_.reset(new Lists(bytes_, count, d_, weight.data(), cells.term));
     chooser_->width_ = d_;
 }
@@ -82,8 +84,15 @@ void Lists::choose(const Probe &p, size_t count, Tile &t) const {
     t.choice.resize(std::max(t.choice.size(), count));
     t.lists.resize(std::max(t.lists.size(), count));
     for (size_t i = 0; i < count; ++i) {
-        c.make_tables(p.whole + (t.first + i) * d_, c.has_term_ ? 1 : 0, d_, t.choice[i]);
-        t.lists[i].start(std::min(p.probes, lists()));
+        c.make_tables(p.whole + (t.first + i) * d_, c.has_term_ ? 1 : 0, d_, t.exact[0], t.choice[i]);
+        const Tables &own = t.choice[i];
+        float unit = static_cast<float>(1 / own.step);
+        if (p.relative) {
+            int32_t length = 0;
+            for (size_t j = 0; j < d_; ++j) length += own.weights[j] * own.weights[j];
+            unit = std::sqrt(static_cast<float>(length));
+        }
+        t.lists[i].start(std::min(p.probes, lists()), p.reach, unit);
     }
     const scan::Store store{c.codes_.get(), c.gain_.get(), c.has_term_ ? c.term_.get() : nullptr, c.inverse_.data(), nullptr, used_.data(), d_, 8, false};
     for (size_t at = 0; at < used_.size(); at += chunk)
@@ -97,19 +106,16 @@ void Lists::choose(const Probe &p, size_t count, Tile &t) const {
             scan::dispatch(store, at, std::min(at + chunk, used_.size()), four, some, d_);
         }
     for (size_t i = 0; i < count; ++i) {
-        t.lists[i].cut();
-        Hit *hits = t.lists[i].begin();
-        const size_t found = t.lists[i].count(), q = t.first + i;
-        const Hit top = found ? *std::min_element(hits, hits + found, scan::better) : Hit{};
-        std::sort(hits, hits + found, [](const Hit &a, const Hit &b) { return a.id < b.id; });
-        t.nearest.push_back(t.visits.size());
+        Best &best = t.lists[i];
+        best.cut();
+        Hit *hits = best.begin(), *last = hits + best.count();
+        if (hits != last) std::iter_swap(hits, std::min_element(hits, last, scan::better));
         const double step = t.choice[i].step * p.times, scale = 1 / t.tables[i].step;
-        for (size_t v = 0; v < found; ++v) {
-            if (hits[v].id == top.id) t.nearest.back() = t.visits.size();
-            float own = hits[v].score;
-            if (c.has_term_) own -= t.choice[i].factor * c.term_.get()[hits[v].id];
-            const double base = step * static_cast<double>(own / weight_[hits[v].id]) + static_cast<double>(p.shift[q]);
-            t.visits.push_back({hits[v].id, static_cast<float>(base * scale)});
+        for (; hits != last; ++hits) {
+            float dot = hits->score;
+            if (c.has_term_) dot -= t.choice[i].factor * c.term_.get()[hits->id];
+            const double base = step * static_cast<double>(dot / weight_[hits->id]) + static_cast<double>(p.shift[t.first + i]);
+            t.visits.push_back({hits->id, static_cast<float>(base * scale)});
         }
         t.ends.push_back(t.visits.size());
     }
@@ -134,31 +140,20 @@ void Lists::scan_list(const Probe &p, size_t list, size_t first_call, size_t las
         any |= word;
     }
     if (!any) return;
-    const scan::Store store{codes_.get() + block * scan::block_bytes(groups_, bits_), gain_.get() + block * kBlock,
+    scan::Store store{codes_.get() + block * scan::block_bytes(groups_, bits_), gain_.get() + block * kBlock,
                             has_term_ ? term_.get() + block * kBlock : nullptr, inverse_.data() + block, shares_.data() + block * kBlock, t.allow.data(), groups_, bits_, coded_};
+    store.origin = static_cast<uint32_t>(block * kBlock);
     for (size_t from = first_call; from < last_call; from += scan::kQueries) {
         const size_t some = std::min(scan::kQueries, last_call - from);
         scan::Query four[scan::kQueries];
-        float base[scan::kQueries];
         for (size_t i = 0; i < some; ++i) {
             const auto &call = t.calls[from + i];
             const Tables &tables = t.tables[call.query];
-            base[i] = p.scaled ? 0 : call.base;
-            t.own[i].start(t.keep);
-            const float least = t.best[call.query].threshold - base[i];
-            t.own[i].threshold = least - std::fabs(least) * 1e-6f;  // a little less: rounding is done below as for other lists
             four[i] = {tables.rounded.get(), tables.weights.data(), {tables.shift[0], tables.shift[1], tables.shift[2]}, tables.bias,
-                       p.scaled ? call.base : tables.factor, &t.own[i]};
+                       p.scaled ? call.base : tables.factor, &t.best[call.query]};
+            if (!p.scaled) four[i].base = call.base;
         }
         scan::dispatch(store, 0, blocks, four, some, groups_);
-        for (size_t i = 0; i < some; ++i) {
-            Best &best = t.best[t.calls[from + i].query];
-            const Hit *hit = t.own[i].begin();
-            for (size_t h = 0; h < t.own[i].count(); ++h) {
-                const float score = hit[h].score + base[i];
-                if (score > best.threshold) best.push(score, static_cast<uint32_t>(hit[h].id + block * kBlock));
-            }
-        }
     }
     t.scanned += (last_call - first_call) * (end - begin);
 }
@@ -170,48 +165,53 @@ void Lists::settle(const Tables &t, size_t k, std::vector<Found> &hits) const {
     for (size_t g = 0; g < groups_; ++g) all += t.weights[g], squares += t.weights[g] * t.weights[g];
     const float most = std::min(0.5f * static_cast<float>(all), 6 * std::sqrt(static_cast<float>(squares) / 12)) + 1;
     const auto room = [&](const Hit &hit) { return most * std::fabs(gain_.get()[hit.id]) + std::fabs(hit.score) * 1e-5f; };
-    std::nth_element(hits.begin(), hits.begin() + static_cast<std::ptrdiff_t>(k) - 1, hits.end(), scan::better);
+    std::sort(hits.begin(), hits.end(), scan::better);
     float least = std::numeric_limits<float>::infinity();
     for (size_t i = 0; i < k; ++i) least = std::min(least, hits[i].score - room(hits[i]));
     const auto hopeless = [&](const Hit &hit) { return hit.score + room(hit) < least; };
     hits.erase(std::remove_if(hits.begin() + static_cast<std::ptrdiff_t>(k), hits.end(), hopeless), hits.end());
 }
 
-// The hits of a query with their scores in float32, best first.
-void Lists::finish(const Probe &p, size_t q, Tile &t) const {
+// The hits of a query, with what the exact centroid of their list adds.
+void Lists::gather(const Probe &p, size_t q, Tile &t) const {
+    constexpr uint32_t none = ~uint32_t{0};
     Best &best = t.best[q];
-    const Tables &tables = t.tables[q];
-    const Visit *visits = t.visits.data();
+    const Visit *visits = t.visits.data() + t.ends[q];
+    const size_t many = t.ends[q + 1] - t.ends[q];
     best.cut();
     t.hits.clear();
     t.needed.clear();
+    t.place.assign(many, none);
+    for (size_t v = 0; v < many; ++v) t.visit[visits[v].list] = static_cast<uint32_t>(v);
     for (size_t h = 0; h < best.count(); ++h) {
         const Hit &hit = best.begin()[h];
         __builtin_prefetch(rows_ + hit.id * row_bytes_);
-        const auto after = std::partition_point(visits + t.ends[q], visits + t.ends[q + 1], [&](const Visit &v) { return bounds_[v.list] <= hit.id; });
-        t.hits.push_back({hit, static_cast<uint32_t>(after - visits - 1)});
+        size_t list = list_of_[hit.id / kBlock];
+        while (bounds_[list + 1] <= hit.id) ++list;
+        const uint32_t v = t.visit[list];
+        if (t.place[v] == none) {
+            t.place[v] = static_cast<uint32_t>(t.needed.size());
+            t.needed.push_back(static_cast<uint32_t>(list));
+        }
+        t.hits.push_back({hit, t.place[v], visits[v].base});
     }
-    std::sort(t.hits.begin(), t.hits.end(), [](const Found &a, const Found &b) { return a.id < b.id; });
-    for (Found &hit : t.hits) {  // by visit: which exact centroids are needed
-        if (t.needed.empty() || t.needed.back() != visits[hit.visit].list) t.needed.push_back(visits[hit.visit].list);
-    }
-    t.exact.resize(t.needed.size());
-    COMPAND_DISPATCH(dots, p.whole + (t.first + q) * d_, centroids_.data(), t.needed.data(), t.needed.size(), d_, t.exact.data());
-    size_t at = 0;
+    t.products.resize(t.needed.size());
+    COMPAND_DISPATCH(dots, p.whole + (t.first + q) * d_, centroids_.data(), t.needed.data(), t.needed.size(), d_, t.products.data());
+    const double shift = static_cast<double>(p.shift[t.first + q]), scale = 1 / t.tables[q].step;
     for (Found &hit : t.hits) {
-        const Visit &visit = visits[hit.visit];
-        while (t.needed[at] != visit.list) ++at;
-        const float base = static_cast<float>((static_cast<double>(p.times * t.exact[at]) + static_cast<double>(p.shift[t.first + q])) / tables.step);
-        hit.score += (base - visit.base) * (p.scaled ? term_.get()[hit.id] : 1);
-        hit.visit = static_cast<uint32_t>(at);
+        const auto base = static_cast<float>((static_cast<double>(p.times * t.products[hit.list]) + shift) * scale);
+        hit.score += (base - hit.base) * (p.scaled ? term_.get()[hit.id] : 1);
     }
-    settle(tables, p.k, t.hits);
+}
+
+// The hits of a query with their scores in float32, best first.
+void Lists::finish(const Probe &p, size_t q, const float *table, Tile &t) const {
+    gather(p, q, t);
+    settle(t.tables[q], p.k, t.hits);
     const float *query = p.queries + (t.first + q) * p.stride;
-    if (coded_) scan::products(query, codebooks_.data(), starts_.data(), offsets_.data(), groups_, size_t{1} << bits_, t.table.data());
-    t.tables[q].exact.swap(t.table);
     for (Found &hit : t.hits) {
-        const float base = p.times * t.exact[hit.visit] + p.shift[t.first + q];
-        float s = score(tables, query, hit.id) * gain_.get()[hit.id];
+        const float base = p.times * t.products[hit.list] + p.shift[t.first + q];
+        float s = score(table, query, hit.id) * gain_.get()[hit.id];
         if (p.scaled) {
             s = s + base * term_.get()[hit.id];
         } else {
@@ -220,7 +220,6 @@ void Lists::finish(const Probe &p, size_t q, Tile &t) const {
         }
         hit.score = s == s ? s : kNone;
     }
-    t.tables[q].exact.swap(t.table);
     std::sort(t.hits.begin(), t.hits.end(), scan::better);
 }
 
@@ -231,20 +230,28 @@ void Lists::search_tile(const Probe &p, size_t first, size_t last, Tile &t, floa
     t.tables.resize(std::max(t.tables.size(), count));
     t.best.resize(std::max(t.best.size(), count));
     t.ends.assign(1, 0);
-    t.nearest.clear();
     t.visits.clear();
-    for (size_t q = 0; q < count; ++q) {
-        t.tables[q].exact.swap(t.table);
-        make_tables(p.queries + (first + q) * p.stride, p.factors ? p.factors[first + q] : 0, groups_, t.tables[q]);
-        t.tables[q].exact.swap(t.table);
+    t.visit.resize(lists());
+    // calls use(query, its exact table) of all, some of them together
+    const auto with_exact = [&](bool bounds, auto &&use) {
+        const float *queries[kTogether];
+        Exact *own[kTogether];
+        for (size_t q = 0; q < count; q += kTogether) {
+            const size_t some = std::min(kTogether, count - q);
+            for (size_t i = 0; i < some; ++i) queries[i] = p.queries + (first + q + i) * p.stride, own[i] = &t.exact[i];
+            make_exact(queries, some, bounds, own);
+            for (size_t i = 0; i < some; ++i) use(q + i, *own[i]);
+        }
+    };
+    with_exact(true, [&](size_t q, const Exact &exact) {
+        make_tables(p.queries + (first + q) * p.stride, p.factors ? p.factors[first + q] : 0, groups_, exact, t.tables[q]);
         t.best[q].start(t.keep);
-    }
+    });
     choose(p, count, t);
     for (const bool nearest : {true, false}) {  // first the best list of each query, for a threshold; then the others
         const auto each = [&](auto &&use) {
             for (size_t q = 0; q < count; ++q)
-                for (size_t v = t.ends[q]; v < t.ends[q + 1]; ++v)
-                    if ((v == t.nearest[q]) == nearest) use(q, t.visits[v]);
+                for (size_t v = t.ends[q] + !nearest; v < (nearest ? std::min(t.ends[q] + 1, t.ends[q + 1]) : t.ends[q + 1]); ++v) use(q, t.visits[v]);
         };
         t.at.assign(lists() + 1, 0);
         each([&](size_t, const Visit &v) { ++t.at[v.list + 1]; });
@@ -255,14 +262,14 @@ void Lists::search_tile(const Probe &p, size_t first, size_t last, Tile &t, floa
         for (size_t l = 0; l < lists(); ++l)
             if (t.at[l] < t.at[l + 1]) scan_list(p, l, t.at[l], t.at[l + 1], t);
     }
-    for (size_t q = 0; q < count; ++q) {
-        finish(p, q, t);
+    with_exact(false, [&](size_t q, const Exact &exact) {
+        finish(p, q, exact.values.data(), t);
         for (size_t i = 0; i < p.k; ++i) {
             const bool found = i < t.hits.size();
             scores[(first + q) * p.k + i] = found ? t.hits[i].score + p.offsets[first + q] : kNone;
             rows[(first + q) * p.k + i] = found ? static_cast<int64_t>(t.hits[i].id) : -1;
         }
-    }
+    });
 }
 
 size_t Lists::search(const Probe &p, float *scores, int64_t *rows) const {

@@ -26,9 +26,11 @@ struct Probe {
     const float *factors;    // (count) of the rows' terms, or null; unused with `scaled`
     const float *offsets;    // (count) added to every score
     const uint8_t *allowed;  // bitmap of rows, or null
+    const float *reach;      // (probes): a query visits the r-th best list if it is no more than reach[r] worse than the best one; null: always
     size_t count, stride, k, shortlist, probes;
     float times;
     bool scaled;             // what a list adds is times the row's term
+    bool relative;           // reach is times the query's length, of the query as rounded to bytes
 };
 
 class Lists : public scan::Index {
@@ -46,18 +48,21 @@ private:
         float base;  // what it adds, in steps of the tables: from the rounded centroid
     };
     struct Found : scan::Hit {
-        uint32_t visit;
+        uint32_t list;  // which of those whose exact products are needed
+        float base;
     };
     struct Tile;
     void choose(const Probe &probe, size_t count, Tile &tile) const;
     void scan_list(const Probe &probe, size_t list, size_t begin, size_t end, Tile &tile) const;
     void settle(const Tables &tables, size_t k, std::vector<Found> &hits) const;
-    void finish(const Probe &probe, size_t query, Tile &tile) const;
+    void gather(const Probe &probe, size_t query, Tile &tile) const;
+    void finish(const Probe &probe, size_t query, const float *table, Tile &tile) const;
     void search_tile(const Probe &probe, size_t first, size_t last, Tile &tile, float *scores, int64_t *rows) const;
 
     size_t d_;
     std::vector<size_t> bounds_, ends_;
     std::vector<float> centroids_, weight_;
+    std::vector<uint32_t> list_of_;  // (blocks) the list of a block's first row
     std::vector<uint64_t> used_;  // bits of the lists that are not empty
     std::vector<uint8_t> bytes_;  // (lists, d) centroids, rounded
     std::unique_ptr<Lists> chooser_;  // those laid out for scanning

@@ -67,12 +67,42 @@ inline void round(const float *table, size_t k, float least, float scale, float 
 
 }  // namespace
 
-void products_of_groups(const float *x, const float *values, const size_t *starts, const size_t *offsets, size_t groups, size_t k, float *out,
-                        float *least, float *most) {
-    for (size_t g = 0; g < groups; ++g) {
-        products(x + starts[g], values + offsets[g], starts[g + 1] - starts[g], k, out + g * k);
-        if (least) bounds(out + g * k, k, least + g, most + g);
+void products_of_groups(const float *const *x, size_t count, const float *values, const size_t *starts, const size_t *offsets, size_t groups,
+                        size_t k, float *const *out, float *const *least, float *const *most) {
+    for (size_t g = 0; g < groups; ++g)  // the values of a group are in the nearest cache for all but the first x
+        for (size_t i = 0; i < count; ++i) {
+            products(x[i] + starts[g], values + offsets[g], starts[g + 1] - starts[g], k, out[i] + g * k);
+            if (least) bounds(out[i] + g * k, k, least[i] + g, most[i] + g);
+        }
+}
+
+float largest(const float *x, size_t n) {
+    Floats top = {};
+    size_t j = 0;
+    for (; j + kLanes <= n; j += kLanes) {
+        Floats v;
+        std::memcpy(&v, x + j, sizeof v);
+        v = v < 0 ? -v : v;
+        top = v > top ? v : top;
     }
+    float most = 0;
+    for (size_t l = 0; l < kLanes; ++l) most = top[l] > most ? top[l] : most;
+    for (; j < n; ++j) {
+        const float v = x[j] < 0 ? -x[j] : x[j];
+        most = v > most ? v : most;
+    }
+    return most;
+}
+
+int32_t round_columns(const float *x, size_t n, float scale, int8_t *out) {
+    constexpr float whole = 12582912;  // 1.5 * 2^23: a small number added to it is rounded to an integer
+    int32_t sum = 0;
+    for (size_t j = 0; j < n; ++j) {
+        const auto w = static_cast<int32_t>((x[j] * scale + whole) - whole);
+        out[j] = static_cast<int8_t>(w);
+        sum += w;
+    }
+    return sum;
 }
 
 void round_groups(const float *tables, size_t groups, size_t k, const float *least, const float *scale, float most, uint8_t *out) {

@@ -12,7 +12,7 @@
 namespace compand::scan {
 
 void Best::cut() {
-    if (k_ <= kSorted || count_ <= k_) return;
+    if (sorted_ || count_ <= k_) return;
     std::nth_element(hits_.begin(), hits_.begin() + static_cast<std::ptrdiff_t>(k_) - 1, hits_.begin() + static_cast<std::ptrdiff_t>(count_), better);
     count_ = k_;
     threshold = hits_[k_ - 1].score;
@@ -108,30 +108,40 @@ void Index::set_bounds(const float *units, size_t fine, float typical, float mar
     }
 }
 
-void Index::make_tables(const float *query, float factor, size_t scanned, Tables &t) const {
+void Index::make_exact(const float *const *queries, size_t count, bool bounds, Exact *const *out) const {
+    if (!coded_) return;
+    float *values[kTogether], *least[kTogether], *most[kTogether];
+    for (size_t i = 0; i < count; ++i) {
+        for (auto *own : {&out[i]->least, &out[i]->most}) own->resize(groups_);
+        out[i]->values.resize(groups_ << bits_);
+        values[i] = out[i]->values.data(), least[i] = out[i]->least.data(), most[i] = out[i]->most.data();
+    }
+    COMPAND_DISPATCH(products_of_groups, queries, count, codebooks_.data(), starts_.data(), offsets_.data(), groups_, size_t{1} << bits_, values,
+                     bounds ? least : nullptr, bounds ? most : nullptr);
+}
+
+void Index::make_tables(const float *query, float factor, size_t scanned, const Exact &exact, Tables &t) const {
     const size_t padded = padded_groups(groups_, bits_), k = size_t{1} << bits_;
     t.weights.assign(padded, 0);
     double step = 1, bias = 0;
     if (!coded_) {
-        float top = 0;
-        for (size_t j = 0; j < groups_; ++j) top = std::max(top, std::fabs(query[j]));
+        const float top = COMPAND_DISPATCH(largest, query, groups_);
         if (top > 0) step = static_cast<double>(top) / 127;
-        for (size_t j = 0; j < scanned; ++j) {
-            t.weights[j] = static_cast<int8_t>(std::lrint(query[j] / step));
-            bias += static_cast<double>(zero_) * t.weights[j];
+        int32_t sum = 0;
+        if (top > 1e-30f) {
+            sum = COMPAND_DISPATCH(round_columns, query, scanned, static_cast<float>(1 / step), t.weights.data());
+        } else {  // 1 / step may be past the largest float
+            for (size_t j = 0; j < scanned; ++j) sum += t.weights[j] = static_cast<int8_t>(std::lrint(query[j] / step));
         }
+        bias = static_cast<double>(zero_) * sum;
     } else {
-        t.exact.resize(groups_ * k);
         if (!t.rounded.get()) t.rounded = Aligned<uint8_t>(padded * k);
         std::memset(t.rounded.get() + scanned * k, 0, (padded - scanned) * k);
-        std::vector<float> low(groups_), range(groups_), scales(groups_);
-        COMPAND_DISPATCH(products_of_groups, query, codebooks_.data(), starts_.data(), offsets_.data(), groups_, k, t.exact.data(), low.data(),
-                         range.data());
+        const std::vector<float> &low = exact.least;
+        std::vector<float> &range = t.range, &scales = t.scales;
+        range.resize(groups_), scales.resize(groups_);
         float top = 0;
-        for (size_t g = 0; g < groups_; ++g) {
-            range[g] -= low[g];
-            if (g < scanned) top = std::max(top, range[g]);
-        }
+        for (size_t g = 0; g < scanned; ++g) top = std::max(top, range[g] = exact.most[g] - low[g]);
         const int most = bits_ == 4 ? 255 : 127;
         if (!(top > 0) || !std::isfinite(top)) top = 1;
         if (bits_ == 4) {
@@ -163,7 +173,7 @@ void Index::make_tables(const float *query, float factor, size_t scanned, Tables
             if (!g || t.weights[g] != t.weights[g - 1]) scale = 1 / (step * t.weights[g]);  // divisions take as long as all else here
             scales[g] = static_cast<float>(scale);
         }
-        COMPAND_DISPATCH(round_groups, t.exact.data(), scanned, k, low.data(), scales.data(), static_cast<float>(most), t.rounded.get());
+        COMPAND_DISPATCH(round_groups, exact.values.data(), scanned, k, low.data(), scales.data(), static_cast<float>(most), t.rounded.get());
         bias = least / step;
     }
     t.step = step;
@@ -210,19 +220,16 @@ void Index::make_asked(const float *query, float factor, bool exact, Tables &t) 
 }
 
 // From the packed rows, which lie together; group g is added to lane g % 4, so that additions need not wait for each other.
-float Index::score(const Tables &t, const float *query, uint32_t id) const {
+float Index::score(const float *table, const float *query, uint32_t id) const {
     const uint8_t *row = rows_ + id * row_bytes_;
     float lanes[4] = {};
     if (bits_ == 8 && coded_) {
-        const float *table = t.exact.data();
         for (size_t g = 0; g < groups_; ++g, table += 256) lanes[g % 4] += table[row[g]];
     } else if (bits_ == 8) {
         for (size_t g = 0; g < groups_; ++g) lanes[g % 4] += query[g] * (static_cast<float>(row[g]) + zero_);
     } else if (bits_ == 4) {
-        const float *table = t.exact.data();
         for (size_t g = 0; g < groups_; ++g, table += 16) lanes[g % 4] += table[row[g / 2] >> (g % 2 * 4) & 15];
     } else {
-        const float *table = t.exact.data();
         size_t g = 0;
         for (; g + 4 <= groups_; g += 4, row += 3, table += 256) {
             const uint32_t four = row[0] | row[1] << 8 | static_cast<uint32_t>(row[2]) << 16;
@@ -239,14 +246,11 @@ float Index::score(const Tables &t, const float *query, uint32_t id) const {
 }
 
 void Index::sums(const float *queries, size_t count, const int64_t *ids, size_t m, float *out) const {
-    const size_t k = size_t{1} << bits_;
     parallel_for(count, [&](size_t q) {
-        Tables t;
-        t.exact.resize(groups_ * k);
-        for (size_t g = 0; g < groups_; ++g)
-            COMPAND_DISPATCH(products, queries + q * width_ + starts_[g], codebooks_.data() + offsets_[g], starts_[g + 1] - starts_[g], k,
-                             t.exact.data() + g * k);
-        for (size_t i = 0; i < m; ++i) out[q * m + i] = score(t, queries + q * width_, static_cast<uint32_t>(ids[q * m + i]));
+        Exact exact, *const own = &exact;
+        const float *query = queries + q * width_;
+        make_exact(&query, 1, false, &own);
+        for (size_t i = 0; i < m; ++i) out[q * m + i] = score(exact.values.data(), query, static_cast<uint32_t>(ids[q * m + i]));
     });
 }
 
@@ -338,12 +342,16 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
     // the scan sees to that itself
     const size_t chunk = !coded_ ? std::max<size_t>(1, 20480 / block_bytes(laid_, 8)) : 16;
     std::vector<Tables> tables(std::min(wave, r.count));
+    std::vector<Exact> exact(tables.size());
     std::vector<Best> best;
     for (size_t from = 0; from < r.count; from += wave) {
         const size_t count = std::min(wave, r.count - from);
         parallel_for(count, [&](size_t q) {
-            make_tables(r.queries + (from + q) * r.stride, r.factors ? r.factors[from + q] : 0, bounded ? groups_ : scanned, tables[q]);
-            if (bounded) make_asked(r.queries + (from + q) * r.stride, r.factors ? r.factors[from + q] : 0, r.exact, tables[q]);
+            const float *query = r.queries + (from + q) * r.stride, factor = r.factors ? r.factors[from + q] : 0;
+            Exact *const own = &exact[q];
+            make_exact(&query, 1, true, &own);
+            make_tables(query, factor, bounded ? groups_ : scanned, *own, tables[q]);
+            if (bounded) make_asked(query, factor, r.exact, tables[q]);
         });
         // queries that pass over a chunk together: of codebooks few, whose tables stay in the cache; of columns many, but two such for each
         // thread, since a segment of the vectors alone has a lower floor and lets more of them pass
@@ -399,7 +407,7 @@ void Index::search(const Request &r, float *scores, int64_t *ids) const {
             for (Hit &hit : hits) {
                 float s = 0;
                 const int64_t id = hit.id;
-                if (!bounded) s = score(tables[q], query, hit.id);
+                if (!bounded) s = score(exact[q].values.data(), query, hit.id);
                 else COMPAND_DISPATCH(sums_of, query, rows_, n_, groups_, zero_, &id, 1, &s);
                 s = s * gain_.get()[hit.id];
                 if (has_term_ && r.factors) s = s + r.factors[from + q] * term_.get()[hit.id];

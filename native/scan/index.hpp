@@ -56,18 +56,24 @@ public:
     void sums(const float *queries, size_t count, const int64_t *ids, size_t m, float *out) const;
 
 protected:  // for native/lists, which scans some of the blocks
+    static constexpr size_t kTogether = 8;
+    struct Exact {                  // of a query with codewords
+        std::vector<float> values;  // (groups, 2^bits)
+        std::vector<float> least, most;  // (groups)
+    };
     struct Tables {
-        std::vector<float> exact;   // (groups, 2^bits)
         Aligned<uint8_t> rounded;   // (padded groups, 2^bits)
         std::vector<int8_t> weights;
         int shift[kClasses] = {};
         double step = 1;            // what a sum of 1 is worth
         float bias = 0, factor = 0;
+        std::vector<float> range, scales;
         std::vector<float> query;   // with bounds
         Asked asked = {};
     };
-    void make_tables(const float *query, float factor, size_t scanned, Tables &tables) const;
-    float score(const Tables &tables, const float *query, uint32_t id) const;
+    void make_exact(const float *const *queries, size_t count, bool bounds, Exact *const *out) const;  // of at most kTogether; nothing of columns
+    void make_tables(const float *query, float factor, size_t scanned, const Exact &exact, Tables &tables) const;
+    float score(const float *exact, const float *query, uint32_t id) const;
     void make_asked(const float *query, float factor, bool exact, Tables &tables) const;
 
     const uint8_t *rows_;

@@ -41,19 +41,21 @@ struct Hit {
     float score;
     uint32_t id;
 };
-inline bool better(const Hit &a, const Hit &b) { return a.score > b.score || (a.score == b.score && a.id < b.id); }
+inline constexpr auto better = [](const Hit &a, const Hit &b) { return a.score > b.score || (a.score == b.score && a.id < b.id); };
 
-// The k best hits so far: few are kept in order, many are collected with room to spare before they are cut back.
+// The k best hits so far: few are kept in order, many are collected with room to spare before they are cut back. With `reach` only those
+// among them of which the r-th best, r from 0, is at most reach[r] * unit worse than the best; reach (k) must not rise.
 class Best {
 public:
-    void start(size_t k) {
-        k_ = k;
-        hits_.resize(k <= kSorted ? k + 1 : 2 * k + 32);
+    void start(size_t k, const float *reach = nullptr, float unit = 0) {
+        k_ = k, reach_ = reach, unit_ = unit;
+        sorted_ = reach || k <= kSorted;
+        hits_.resize(sorted_ ? k + 1 : 2 * k + 32);
         count_ = 0;
         threshold = -__builtin_inff();
     }
     void push(float score, uint32_t id) {
-        if (k_ > kSorted) {
+        if (!sorted_) {
             hits_[count_++] = {score, id};
             if (count_ == hits_.size()) cut();
             return;
@@ -64,9 +66,11 @@ public:
         for (; at && better(hit, hits_[at - 1]); --at) hits_[at] = hits_[at - 1];
         hits_[at] = hit;
         if (count_ == k_) threshold = hits_[k_ - 1].score;
+        if (reach_)  // what is too far behind now stays so
+            while (count_ > 1 && hits_[0].score - hits_[count_ - 1].score > reach_[count_ - 1] * unit_) threshold = hits_[--count_].score;
     }
     void cut();  // keeps the k best, in no order
-    float score_of(size_t rank) const { return k_ <= kSorted && rank <= count_ ? hits_[rank - 1].score : -__builtin_inff(); }  // rank from 1
+    float score_of(size_t rank) const { return sorted_ && rank <= count_ ? hits_[rank - 1].score : -__builtin_inff(); }  // rank from 1
     Hit *begin() { return hits_.data(); }
     size_t count() const { return count_; }
 
@@ -76,6 +80,9 @@ private:
     static constexpr size_t kSorted = 64;
     std::vector<Hit> hits_;
     size_t k_ = 0, count_ = 0;
+    const float *reach_ = nullptr;
+    float unit_ = 0;
+    bool sorted_ = true;
 };
 
 // 8 bits: a search that looks at the first columns of most vectors only. A vector's coordinates are v_j = unit_j (id_j + zero).
@@ -122,6 +129,7 @@ struct Store {
     bool coded;             // ids are of codewords; otherwise columns of numbers
     const Bounds *bounds = nullptr;
     size_t start = 0, length = 0, step = 0;  // with bounds: blocks are visited in the order start + i * step % length
+    uint32_t origin = 0;    // id of the first vector; 0 with bounds
 };
 
 struct Query {
@@ -134,6 +142,7 @@ struct Query {
     const Asked *asked = nullptr;
     float floor = -__builtin_inff();  // scores below it are not looked for
     float cut = 0;                    // what a bound must pass, in steps
+    float base = 0;                   // added to every score; not with bounds
 };
 
 #define COMPAND_SCAN_FUNCTIONS                                                                                        \
@@ -146,9 +155,14 @@ struct Query {
     float length(const uint8_t *row, const float *units, size_t columns, float zero);                                 \
     /* out[c] = sum_j x[j] * table[j * k + c], j ascending, products rounded */                                       \
     void products(const float *x, const float *table, size_t d, size_t k, float *out);                                \
-    /* products of all groups: of g the columns from starts[g] and values from offsets[g] on; least and most of each, or null */ \
-    void products_of_groups(const float *x, const float *values, const size_t *starts, const size_t *offsets, size_t groups, size_t k, \
-                            float *out, float *least, float *most);                                                   \
+    /* products of all groups with each of `count` x: of g the columns from starts[g] and values from offsets[g] on; */ \
+    /* least and most of each group, or null */                                                                       \
+    void products_of_groups(const float *const *x, size_t count, const float *values, const size_t *starts, const size_t *offsets, \
+                            size_t groups, size_t k, float *const *out, float *const *least, float *const *most);      \
+    /* largest |x[j]| */                                                                                              \
+    float largest(const float *x, size_t n);                                                                          \
+    /* out[j] = x[j] * scale, in [-127.5, 127.5], to the nearest integer, halves to even ones; returns their sum */    \
+    int32_t round_columns(const float *x, size_t n, float scale, int8_t *out);                                        \
     /* out = (tables - least) * scale to the nearest integer, at most `most`, of all groups, each with its own; scale >= 0 */ \
     void round_groups(const float *tables, size_t groups, size_t k, const float *least, const float *scale, float most, uint8_t *out); \
     /* nearest of k codewords (table as above, half = |c|^2/2) to each of n rows: id of the largest x.c - half; */     \

@@ -18,9 +18,10 @@ namespace {
     const float *gain = store.gain + block * kBlock, *term = store.term ? store.term + block * kBlock : nullptr;
     for (size_t v = 0; v < kBlock; ++v) {
         if (!(store.allow[block] >> v & 1)) continue;
-        const auto id = static_cast<uint32_t>(block * kBlock + v);
+        const auto id = static_cast<uint32_t>(store.origin + block * kBlock + v);
         float f = (static_cast<float>(sums[v]) + query.bias) * gain[v];
         if (term) f = f + query.factor * term[v];
+        f = f + query.base;
         if (f > query.best->threshold) query.best->push(f, id);
     }
 }
@@ -74,12 +75,13 @@ void unpack(const Store &store, const uint8_t *at, size_t group, uint8_t *ids) {
 // Offers 64 sums of one query, 16 vectors each, in order.
 inline void offer_sums(const Store &store, size_t block, const Query &query, const __m512i (&sums)[4]) {
     const float *gain = store.gain + block * kBlock, *term = store.term ? store.term + block * kBlock : nullptr;
-    const __m512 bias = _mm512_set1_ps(query.bias), least = _mm512_set1_ps(query.best->threshold);
+    const __m512 bias = _mm512_set1_ps(query.bias), least = _mm512_set1_ps(query.best->threshold), base = _mm512_set1_ps(query.base);
     __m512 f[4];
     uint64_t found = 0;
     for (size_t s = 0; s < 4; ++s) {
         f[s] = _mm512_mul_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sums[s]), bias), _mm512_loadu_ps(gain + 16 * s));
         if (term) f[s] = _mm512_add_ps(f[s], _mm512_mul_ps(_mm512_set1_ps(query.factor), _mm512_loadu_ps(term + 16 * s)));
+        f[s] = _mm512_add_ps(f[s], base);
         found |= static_cast<uint64_t>(_mm512_cmp_ps_mask(f[s], least, _CMP_GT_OQ)) << 16 * s;
     }
     found &= store.allow[block];
@@ -88,13 +90,19 @@ inline void offer_sums(const Store &store, size_t block, const Query &query, con
     for (size_t s = 0; s < 4; ++s) _mm512_store_ps(scores + 16 * s, f[s]);
     for (; found; found &= found - 1) {
         const auto v = static_cast<size_t>(std::countr_zero(found));
-        if (scores[v] > query.best->threshold) query.best->push(scores[v], static_cast<uint32_t>(block * kBlock + v));
+        if (scores[v] > query.best->threshold) query.best->push(scores[v], static_cast<uint32_t>(store.origin + block * kBlock + v));
     }
+}
+
+// What a score must pass before the base is added, or a little less, for roundings.
+inline float least_of(const Query &query) {
+    const float least = query.best->threshold - query.base;
+    return least - (std::fabs(least) + std::fabs(query.base)) * 1e-6f;
 }
 
 // A sum of this block that is not above this cannot pass the threshold; negative: any may.
 inline float hopeless(const Store &store, size_t block, const Query &query) {
-    const float least = query.best->threshold * store.inverse[block] - query.bias;
+    const float least = least_of(query) * store.inverse[block] - query.bias;
     return least - (std::fabs(least) + std::fabs(query.bias)) * 1e-6f - 1;
 }
 
@@ -205,7 +213,7 @@ template <unsigned Bits, size_t B> inline __attribute__((always_inline)) void lo
 
 // Whether any of 64 sums, in the places of place_of, may pass: times its share of the largest gain, a little more for roundings.
 inline __attribute__((always_inline)) bool hopeful(const Store &store, size_t block, const Query &query, __m512i low, __m512i high) {
-    const float least = query.best->threshold * store.inverse[block] - 4, none = -query.bias;
+    const float least = least_of(query) * store.inverse[block] - 4, none = -query.bias;
     if (!(least >= 0 && none >= 0 && none < 65535)) return true;
     if (least >= 65535) return false;
     const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(static_cast<uint16_t>(none))), most = _mm512_set1_epi16(static_cast<int16_t>(static_cast<uint16_t>(least)));

@@ -50,12 +50,13 @@ def test_a_life(path, codec, strings):
     assert not set(found.ravel().tolist()) & set(np.asarray(ids, object)[0:1500:3].tolist())
     index.update(X[1500:1502], [ids[1], ids[0]])  # one is replaced, one comes back
     assert len(index) == 1001 and own(index, X[1500:1502], [ids[1], ids[0]]) == 1
-    before, scores = index.get([ids[1], ids[4], ids[1499]]), index.search(X[:50], 10)
+    how = {"probes": 8} if codec.spec.startswith("(vq") else {}  # a recall is measured on the rows there are
+    before, scores = index.get([ids[1], ids[4], ids[1499]]), index.search(X[:50], 10, **how)
     size = index.nbytes
     index.compact()
     assert index.nbytes < size and index.deleted == 0 and len(index) == 1001
     np.testing.assert_array_equal(index.get([ids[1], ids[4], ids[1499]]), before)
-    after = index.search(X[:50], 10)
+    after = index.search(X[:50], 10, **how)
     np.testing.assert_allclose(after[0], scores[0], rtol=1e-5, atol=1e-5)
     assert (after[1] == scores[1]).mean() > 0.99
     again = Index(path)

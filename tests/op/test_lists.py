@@ -51,7 +51,7 @@ def test_all_lists_find_what_decoding_finds(encoded, spec, metric):
 def test_levels_and_threads_agree(encoded, spec):
     codes, q = encoded[2][spec], encoded[1]
     levels = [level for level in ("scalar", "avx2", "avx512") if _native.set_isa(level)]
-    seen = []
+    seen, other = [], []
     try:
         for level in levels:
             for threads in (1, 2, 3):
@@ -59,13 +59,15 @@ def test_levels_and_threads_agree(encoded, spec):
                 _native.set_threads(threads)
                 scanner = codes._scanners.get((2, "ip"))
                 seen.append(compand.search(q, codes, 7, probes=5))
+                other.append(compand.search(q, codes, 7, recall=0.8))
                 assert scanner is None or codes._scanners[2, "ip"] is scanner
     finally:
         _native.set_isa("auto")
         _native.set_threads(0)
-    for scores, found in seen[1:]:
-        np.testing.assert_array_equal(found, seen[0][1])
-        np.testing.assert_array_equal(scores, seen[0][0])
+    for all_ in (seen, other):
+        for scores, found in all_[1:]:
+            np.testing.assert_array_equal(found, all_[0][1])
+            np.testing.assert_array_equal(scores, all_[0][0])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 17, 63, 64, 65, 127, 128, 129, 130])
@@ -97,12 +99,67 @@ def test_a_recall_chooses_the_probes(encoded):
     codes, q = encoded[2][SPECS[0]], encoded[1]
     compand.search(q, codes, 10)
     scanner = codes._scanners[2, "ip"]
-    assert 1 <= scanner.probes(0.5) <= scanner.probes(0.9) <= scanner.probes(0.99) <= scanner.probes(1) == 16
+    scanned = []
+    for recall in (0.5, 0.9, 0.99, 1):
+        compand.search(q, codes, 10, recall=recall)
+        scanned.append(scanner.scanned)
+    assert len(q) <= scanned[0] < scanned[1] < scanned[2] <= scanned[3] == len(q) * len(encoded[0])
     for wrong in ({"recall": 0}, {"recall": 1.5}, {"probes": 0}):
         with pytest.raises(InputError):
             compand.search(q, codes, 10, **wrong)
     with pytest.raises(InputError, match="no lists"):
         compand.search(q, compand.Codec("klt,grouped:12").fit(encoded[0]).encode(encoded[0]), probes=3)
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize("count", [40, 200])
+def test_a_query_visits_lists_that_are_not_far_behind_the_best_one(metric, count):
+    x, q = rows(6000, seed=3), rows(30, seed=4) * np.linspace(.5, 2, 30, dtype=np.float32)[:, None]
+    codes = compand.Codec(f"(vq:{count},runs)+(klt,grouped:12)").fit(x).encode(x)
+    q = q / np.linalg.norm(q, axis=1, keepdims=True) if metric == "cosine" else q
+    scanner = ListScanner(codes, cells(codes), leaf(codes, 2, 1), metric)
+    size = np.bincount(scanner.cells.ids, minlength=count)
+    for recall in (0.6, 0.9):
+        scanner.search(q, 10, None, None, recall)
+        reach = scanner.reach(recall)
+        choice = -np.sort(-scanner._choice(q)[:, size > 0], axis=1)
+        order = np.argsort(-np.where(size > 0, scanner._choice(q), -np.inf), axis=1, kind="stable")[:, :len(reach)]
+        unit = 1 if metric == "l2" else np.linalg.norm(q, axis=1, keepdims=True)
+        near = np.cumprod(choice[:, :1] - choice[:, :len(reach)] <= reach * unit, axis=1)
+        expected = int((size[order] * near).sum())
+        assert abs(scanner.scanned - expected) < 0.05 * expected  # centroids are rounded to bytes
+
+
+def test_at_equal_recall_a_reach_scans_less_than_as_many_lists_for_every_query():
+    x, q = rows(20000, seed=5), rows(300, seed=6)
+    codes = compand.Codec("(vq:128,runs)+(klt,grouped:12)").fit(x).encode(x)
+    truth = np.argsort(-(q @ x.T), axis=1)[:, :10]
+    compand.search(q[:1], codes, 10)
+    scanner = codes._scanners[2, "ip"]
+    inside = scanner.cells.ids[truth]
+
+    def held(visited):
+        return float(np.mean([np.isin(own, lists).mean() for own, lists in zip(inside, visited, strict=True)]))
+
+    choice = scanner._choice(q)
+    order = np.argsort(-choice, axis=1, kind="stable")
+    reach = scanner.reach(0.9)
+    gaps = np.take_along_axis(choice.max(1, keepdims=True) - choice, order, 1)[:, :len(reach)]
+    visits = np.cumprod(gaps <= reach * np.linalg.norm(q, axis=1, keepdims=True), axis=1).sum(axis=1)
+    recall = held([row[:n] for row, n in zip(order, visits, strict=True)])
+    fixed = next(p for p in range(1, 129) if held(order[:, :p]) >= recall)
+    scanner.search(q, 10, None, None, 0.9)
+    adapted = scanner.scanned
+    scanner.search(q, 10, None, fixed)
+    assert adapted < 0.97 * scanner.scanned
+
+
+def test_a_reach_that_rises_or_has_other_numbers_is_refused(encoded):
+    codes, q = encoded[2][SPECS[0]], encoded[1]
+    scanner = ListScanner(codes, cells(codes), leaf(codes, 2, 1), "ip")
+    for reach in ([0.1, 0.2], [0.1, np.nan], [0.1]):
+        with pytest.raises(ValueError, match="reach"):
+            scanner._search(q, 5, np.zeros(0, np.uint8), 2, np.float32(reach))
 
 
 def test_lists_padded_to_blocks_give_what_lists_side_by_side_give(encoded, monkeypatch):

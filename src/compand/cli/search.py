@@ -34,7 +34,7 @@ def search(
     rerank: Annotated[int | None, typer.Option(min=0, help="Short list scored again with all terms of a sum.  \\[default: 10 k]",
                                                show_default=False)] = None,
     probes: Annotated[int | None, typer.Option(min=1, help="Of an index with lists: how many to visit.", show_default=False)] = None,
-    recall: Annotated[float | None, typer.Option(help="Of an index with lists: visit so many that they hold this part of the true "
+    recall: Annotated[float | None, typer.Option(help="Of an index with lists: visit those that hold this part of the true "
                                                  r"neighbours.  \[default: 0.95]", show_default=False)] = None,
     only: Annotated[Path | None, typer.Option(help="Find these ids only: .npy, or text, one a line.", show_default=False)] = None,
     exclude: Annotated[Path | None, typer.Option(help="Do not find these ids.", show_default=False)] = None,

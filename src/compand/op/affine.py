@@ -24,13 +24,13 @@ class Turn:
     def __init__(self, affine: Affine, columns: np.ndarray, take: np.ndarray | None):
         m = np.eye(len(affine.shift), dtype=np.float32) if affine.matrix is None else affine.matrix
         m = m[:len(columns)] if take is None else m[take]
-        self.matrix = np.ascontiguousarray((m * columns[:, None]).T, np.float32)
-        self.shift = np.ascontiguousarray(affine.shift[:, None], np.float32)
+        self.matrix = np.ascontiguousarray(np.concatenate([(m * columns[:, None]).T, affine.shift[:, None]], axis=1), np.float32)
 
     def __call__(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         from .. import _native
 
-        return _native.scan_turned(q, self.matrix), _native.scan_turned(q, self.shift)[:, 0]
+        y = _native.scan_turned(q, self.matrix)
+        return np.ascontiguousarray(y[:, :-1]), np.ascontiguousarray(y[:, -1])
 
 
 def affine(transforms: tuple[Stage, ...], form: Form) -> Affine | None:

@@ -45,7 +45,7 @@ def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=Non
     rerank : int
         Length of the short list that is scored again with all terms (default 10 k for sums; 0: none).
     probes, recall
-        For codes in lists (a sum that begins with ``vq``, see docs/lists.md): how many lists to visit, or which part of the
+        For codes in lists (a sum that begins with ``vq``, see docs/index.md): how many lists to visit, or which part of the
         true neighbours they shall hold (default 0.95; 1: all lists). Without lists recall=1 asks for an exact scan of numbers
         of 8 bits, which otherwise trusts a bound measured on rows of the index (docs/search.md).
 
