@@ -16,6 +16,8 @@ from . import frames
 from .console import Progress, arrived, fail, note, put_json, short, size, size_of, target, usage
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..modality.splats import Scene
     from ..stage import Stage
     from .rate import Goal
@@ -37,8 +39,11 @@ def compress(
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit.")] = False,
     nbytes: Annotated[int | None, typer.Option("--bytes", min=4, help="Embeddings to search: so many bytes a vector; the best spec for "
                                                "them, with lists if there are many.", show_default=False)] = None,
-    queries: Annotated[Path | None, typer.Option(help="Embeddings to search: examples of queries, to fit the codes to (with --bytes "
-                                                 "or a SPEC that begins with klt).", show_default=False)] = None,
+    wanted: Annotated[float | None, typer.Option("--recall", help="Embeddings to search: the fewest bytes whose codes find this part "
+                                                 "of the ten true neighbours, measured on rows held back: 0.9.",
+                                                 show_default=False)] = None,
+    queries: Annotated[Path | None, typer.Option(help="Embeddings to search: examples of queries, to fit the codes to (with --bytes, "
+                                                 "--recall or a SPEC that begins with klt).", show_default=False)] = None,
     bits: Annotated[float | None, typer.Option(help="At most so many bits a value, all bytes counted.", show_default=False)] = None,
     limit: Annotated[str | None, typer.Option("--size", help="At most this size: 10MB, 10MiB.", show_default=False)] = None,
     ratio: Annotated[float | None, typer.Option(help="At least so many times smaller.", show_default=False)] = None,
@@ -80,6 +85,7 @@ def compress(
 
     [bold]compand compress vectors.npy[/]                           4x smaller
     [bold]compand compress vectors.npy --bytes 48[/]                for compand search
+    [bold]compand compress vectors.npy --recall 0.9[/]              the fewest bytes for it
     [bold]compand compress vectors.npy hadamard,int:4 -o v4.cpd[/]  your own spec
     [bold]compand compress model.safetensors --lossless[/]          bit for bit
     [bold]compand compress model.safetensors --bits 4.5[/]          least error at a size
@@ -93,7 +99,7 @@ def compress(
     """
     from .rate import Goal
 
-    asked = {"SPEC": spec, "--bytes": nbytes, "--quality": quality, "--bytes-per-splat": per_splat,
+    asked = {"SPEC": spec, "--bytes": nbytes, "--recall": wanted, "--quality": quality, "--bytes-per-splat": per_splat,
              "--lossless": lossless or None, "--bits": bits, "--size": limit, "--ratio": ratio, "--max-error": max_error, "--bpp": bpp}
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:
@@ -160,9 +166,12 @@ def compress(
         spec, bits = without_text(source, spec, bits, quiet or json)
     source = arrived(source)
     goal = Goal(bits, None if limit is None else size_of(limit), ratio, max_error, quality, per_splat, bpp, tile)
-    stage = ready(source, spec if nbytes is None else for_search(source, nbytes, quiet or json), seed)
-    path = out or source.with_name(source.resolve().name + ".cpd")
     set_threads(threads)
+    path = out or source.with_name(source.resolve().name + ".cpd")
+    if nbytes is not None or wanted is not None:
+        target(path, force or stdout)
+        spec = for_search(source, nbytes, wanted, queries, quiet or json)
+    stage = ready(source, spec, seed)
     if queries is not None:
         stage = asked_for(source, stage, queries)
     if stdout:
@@ -175,6 +184,10 @@ def compress(
         return
     result = run(source, target(path, force), stage, goal, lossless, base=base, seed=seed, quiet=quiet or json, force=force,
                  progressive=progressive, around=keep)
+    if result["bytes_out"] > result["bytes_in"]:
+        shared = shared_of(path)
+        note("the output is larger than the input" + (f": {size(shared)} of it are what all codes share, stored once, which pays off with "
+             "more rows; int:8 shares nothing" if shared else ""), quiet or json)
     if json:
         put_json(result)
     elif not quiet:
@@ -184,39 +197,62 @@ def compress(
                        f"error {short(entry['relative_error'])}")
 
 
-def for_search(source: Path, nbytes: int, quiet: bool) -> str:
-    """The spec for vectors that take so many bytes each, with the reason said."""
-    from ..fit.lists import preset
+def for_search(source: Path, nbytes: int | None, recall: float | None, queries: Path | None, quiet: bool) -> str:
+    """The spec for vectors that take so many bytes each, or whose codes find so many neighbours, with the reason said."""
+    from ..fit import lists
+    from ..fit.recall import shared_bytes, smallest
     from ..modality import detect
     from .arrays import is_cpd
 
+    asked = "--bytes" if recall is None else "--recall"
     if is_cpd(source):
         return "int:8"  # and `ready` says what is wrong
     with detect(source) as opened:
-        shapes = [i.shape for i in opened.items() if len(i.shape) == 2]
-    if not shapes:
-        raise usage(f"--bytes is for rows of vectors; {source} has no two-dimensional array")
-    n, d = max(shapes)
-    spec, why = preset(nbytes, d, n)
-    note(f"{nbytes} bytes a vector: using {spec} ({why})", quiet)
-    return spec
+        items = [i for i in opened.items() if len(i.shape) == 2]
+        if not items:
+            raise usage(f"{asked} is for rows of vectors; {source} has no two-dimensional array")
+        item = max(items, key=lambda i: i.shape)
+        if "float" not in item.dtype:
+            raise usage(f"{asked} is for vectors of floats; {source} holds {item.dtype}: leave it out to keep every bit, or convert them")
+        n, d = item.shape
+        if recall is None:
+            spec, why = lists.preset(nbytes or 0, d, n)
+            note(f"{nbytes} bytes a vector + {size(shared_bytes(spec, d))} once: using {spec} ({why})", quiet)
+            return spec
+        if len(items) > 1:
+            raise usage(f"--recall is for one array of vectors; {source} has {len(items)}")
+        with Progress(100 << 20, "budget", quiet) as bar:
+            found = smallest(item.load(), recall, queries=None if queries is None else only_vectors(queries),
+                             progress=lambda share: bar.reach(int(100 * share), 100))
+        with_lists = f"; --bytes {round(found.nbytes)} adds lists, faster to search and a little less found" if n >= lists.LEAST else ""
+        note(f"recall {short(found.recall)} at {short(found.nbytes)} bytes a vector + {size(shared_bytes(found.spec, d))} once "
+             f"({found.how}): using {found.spec} ({found.why}{with_lists})", quiet)
+        return found.spec
+
+
+def only_vectors(path: Path) -> np.ndarray:
+    """The one array of vectors of a file, float32."""
+    import numpy as np
+
+    from ..modality import detect
+    from .search import pick
+
+    with detect(path) as opened:
+        own = {i.name: i for i in opened.items() if len(i.shape) == 2}
+        return np.asarray(own[pick(list(own), None, path)].load(), np.float32)
 
 
 def asked_for(source: Path, stage: Stage | None, queries: Path) -> Stage:
     """The stage fitted to the one array of vectors of the source and to these queries."""
-    import numpy as np
-
     from .. import Codec
     from ..modality import detect
     from .search import pick
 
     if stage is None:
-        raise usage("--queries goes with --bytes or a SPEC that begins with klt")
-    with detect(source) as opened, detect(queries) as asked:
-        rows, own = ({i.name: i for i in o.items() if len(i.shape) == 2} for o in (opened, asked))
-        x = rows[pick(list(rows), None, source)].load()
-        q = own[pick(list(own), None, queries)].load()
-        return Codec(stage).fit(x, queries=np.asarray(q, np.float32)).stage
+        raise usage("--queries goes with --bytes, --recall or a SPEC that begins with klt")
+    with detect(source) as opened:
+        rows = {i.name: i for i in opened.items() if len(i.shape) == 2}
+        return Codec(stage).fit(rows[pick(list(rows), None, source)].load(), queries=only_vectors(queries)).stage
 
 
 def without_text(source: Path, spec: str | None, bits: float | None, quiet: bool) -> tuple[str | None, float | None]:
@@ -321,6 +357,14 @@ def run(source: Path, path: Path, stage: Stage | None, goal: Goal, lossless: boo
             result["bits_per_pixel"] = 8 * result["bytes_out"] / (color.shape[0] * color.shape[1])
             result["psnr"] = psnr(color, load(path)[0].color, peak=65535.0 if color.dtype == "uint16" else 255.0)
     return {**result, "spec": used, "output": str(path), "input": str(source)}
+
+
+def shared_of(path: Path) -> int:
+    """Bytes of what the arrays of a .cpd file were fitted to."""
+    from .. import open as open_file
+
+    with open_file(path) as file:
+        return sum({id(e.codec): e.codec.nbytes for e in file.values() if e.kind == "array"}.values())
 
 
 def coarse_first(source: Path, lossless: bool) -> Scene:

@@ -8,7 +8,8 @@ from ..errors import InputError
 def preset(size: int, d: int) -> tuple[str, str]:
     """A spec that takes at most ``size`` bytes a vector of d values, and why this one.
 
-    The fitted state (about 2 d² bytes) comes on top, once. Raises `InputError` below 4 bytes.
+    The fitted state (about 2 d² bytes, see `compand.fit.recall.shared_bytes`) comes on top, once. Raises `InputError` below 4 bytes.
+    `compand.fit.recall.smallest` measures how many bytes a recall takes.
 
     >>> preset(48, 384)[0]
     'klt,grouped:48'

@@ -116,7 +116,8 @@ def pack(source, path, *, spec: str | Callable | None = None, lossless: bool = F
                         quantized += 1
                     except (SpecError, FitError, InputError) as e:
                         if src.modality != "weights":
-                            raise type(e)(f"{item.name}: {e}") from e
+                            hint = "; clean it, or keep every bit (--lossless), which cannot be searched" if "has NaN" in str(e) else ""
+                            raise type(e)(f"{item.name}: {e}{hint}") from e
                         report.notes.append(f"{item.name} is kept without loss: {e}")
                         codec, x, attrs = None, whole, {}
                 if codec is None:
@@ -189,8 +190,8 @@ def _ready(codec: Codec, item: Item, x) -> Codec:
         rows = max(1, (1 << 20) // max(form.d, 1))
         flat = x if isinstance(x, Rows) else x.reshape(form.n, form.d)
         for at in range(0, form.n, rows):
-            if not np.isfinite(flat[at:at + rows].astype(np.float32, copy=False)).all():
-                raise InputError("it has NaN or infinite values, which a lossy spec cannot code; --lossless (planes,rans) keeps them")
+            if not (fine := np.isfinite(flat[at:at + rows].astype(np.float32, copy=False)).all(axis=1)).all():
+                raise InputError(f"row {at + int(np.flatnonzero(~fine)[0])} has NaN or infinite values, which {codec.spec} cannot code")
     if fits:  # some stages know their layout only then
         codec = codec.fit(x)
         codec.stage.layout(form)
