@@ -1,9 +1,10 @@
 """Whole models on their codes: tokens a second of prompts and answers, beside llama.cpp and transformers in the same rounds.
 
-    python benchmarks/run.py [synthetic] [gemma] [--rounds 3] [--threads 1,2] [--llama DIR] [--gemma FOLDER] [--hf]
+    python benchmarks/run.py [synthetic] [gemma] [--rounds 3] [--threads 1,2] [--llama DIR] [--gemma FOLDER] [--coded FILE] [--hf]
 
 `synthetic`: a Llama of 252 million weights (d=2048, ff=8192, 4 layers, 32 heads, 8 of keys and values, 4,096 tokens), random codes: speed
-does not depend on their values. `gemma`: Gemma-3-270M from its Hugging Face folder, coded without calibration, embedding and head too.
+does not depend on their values. `gemma`: Gemma-3-270M from its Hugging Face folder, coded without calibration, embedding and head too;
+--coded is a .cpd file of it to be timed as well, whose codes were fitted.
 With --hf also generate of transformers, plain in bfloat16 and through `compand.hf`, by the clock and by the CPU time of all threads
 (--hf=only: nothing else). --llama is a folder with llama-bench and llama-quantize. Files of the same shapes (gguf package) and of Gemma's
 codes are made once in --work. Every round runs each of them once;
@@ -198,11 +199,14 @@ def gemma(args, threads: int) -> list[dict]:
     if args.llama and args.gguf:
         program = str(pathlib.Path(args.llama) / "llama-bench")
         others = {"llama_decode": llama_rate(args.gguf, program=program), "llama_prompt": llama_rate(args.gguf, prompt=64, program=program)}
-    for spec in (args.specs.split(";") if args.specs else ["int:4:group=64", None]):
-        model = load(coded_once(folder, spec, args), context=512)
-        result = measure(model, rounds=args.rounds, others=others)
-        theirs = {name: result.pop(name) for name in others}
-        out.append(row("gemma-270m", "compand", spec or "bfloat16", threads, result))
+    specs = args.specs.split(";") if args.specs else ["int:4:group=64", None]
+    files = {spec or "bfloat16": coded_once(folder, spec, args) for spec in specs}
+    if args.coded:
+        files |= {f"fitted, {load(args.coded, context=512).bits:.2f} bits": pathlib.Path(args.coded)}
+    for name, path in files.items():
+        result = measure(load(path, context=512), rounds=args.rounds, others=others)
+        theirs = {other: result.pop(other) for other in others}
+        out.append(row("gemma-270m", "compand", name, threads, result))
         if theirs:
             out.append(row("gemma-270m", "llama.cpp", pathlib.Path(args.gguf).stem.rpartition("-")[2].upper(), threads, {
                 "prompt_tok_s": theirs["llama_prompt"], "decode_tok_s": theirs["llama_decode"], "read_gb_s": result["read_gb_s"]}))
@@ -299,6 +303,7 @@ def main() -> None:
     parser.add_argument("--llama")
     parser.add_argument("--gguf", help="Gemma in llama.cpp's form")
     parser.add_argument("--gemma")
+    parser.add_argument("--coded", help="Gemma in a .cpd file")
     parser.add_argument("--specs", help="only these, with ; between them")
     parser.add_argument("--hf", nargs="?", const="too", choices=["too", "only"])
     parser.add_argument("--work", default="build/run", help="where files of llama.cpp and of codes are made")
