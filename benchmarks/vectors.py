@@ -111,6 +111,9 @@ def contestants(budget: int, d: int, slow: bool, folder: str) -> list:
     if share == 1 / 4:
         found += [Compand(REFINED.format(budget // 2, budget - budget // 2)),
                   Compand(REFINED.format(budget // 3, budget - budget // 3), rerank=200)]
+    signs = {1 / 8: [("rotate,sign", {}), ("rotate,sign", {"symmetric": 1}), (f"pq:{budget}x8", {})],
+             1 / 4: [("rotate,(sign+sign)", {"rerank": 0}), ("rotate,(sign+sign)", {"rerank": 0, "symmetric": 1})]}
+    found += [Compand(spec, **options) for spec, options in signs.get(share, [])]
     if share <= 1 / 2:
         found.append(Faiss(f"PQ{2 * budget}x4fs", d))
     scalar = {1 / 8: [f"PQ{budget}", f"OPQ{2 * budget},PQ{2 * budget}x4fs", f"RR{d},RaBitQfs", f"RR{d},EDEN1"],

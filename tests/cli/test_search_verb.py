@@ -15,6 +15,9 @@ def test_finds_rows_of_its_own(ok, npy, vectors):
     told = json.loads(ok("search", "v.cpd", "q.npy", "-k", "3", "--metric", "cosine", "--json"))
     assert told["ids"] == rows.tolist() and told["vectors"] == 600 and told["spec"] == "klt,grouped:24"
     assert "query 0: 0 (" in ok("search", "v.cpd", "q.npy", "-k", "3", "--metric", "cosine", "-q")
+    ok("compress", npy, "rotate,sign", "-o", "signs.cpd")
+    told = json.loads(ok("search", "signs.cpd", "q.npy", "-k", "1", "--symmetric", "--metric", "cosine", "--json"))
+    assert told["ids"] == np.arange(9)[:, None].tolist()
 
 
 def test_refuses_what_it_cannot_do(ok, run, npy, vectors):

@@ -36,6 +36,8 @@ def search(
     probes: Annotated[int | None, typer.Option(min=1, help="Of an index with lists: how many to visit.", show_default=False)] = None,
     recall: Annotated[float | None, typer.Option(help="Of an index with lists: visit those that hold this part of the true "
                                                  r"neighbours.  \[default: 0.95]", show_default=False)] = None,
+    symmetric: Annotated[bool, typer.Option("--symmetric", help="Code queries as the rows are: signs are then compared by the bits that "
+                                            "differ, fastest.")] = False,
     only: Annotated[Path | None, typer.Option(help="Find these ids only: .npy, or text, one a line.", show_default=False)] = None,
     exclude: Annotated[Path | None, typer.Option(help="Do not find these ids.", show_default=False)] = None,
     entry: Annotated[str | None, typer.Option(help="The array to search, if the file has several.", show_default=False)] = None,
@@ -63,7 +65,7 @@ def search(
         if path:
             target(path, force)
     lines = _lines(texts) if texts else None
-    how = {"metric": metric, "rerank": rerank, "probes": probes, "recall": recall}
+    how = {"metric": metric, "rerank": rerank, "probes": probes, "recall": recall, "symmetric": symmetric}
     how |= {name: read_ids(path) for name, path in (("ids", only), ("exclude", exclude)) if path}
     start = time.perf_counter()
     index = Index(file, entry=entry)

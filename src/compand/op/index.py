@@ -191,7 +191,7 @@ class Index:
 
     # -- search ------------------------------------------------------------------------------------------------------------
     def search(self, queries, k: int = 10, *, metric: Metric = "ip", ids=None, exclude=None, rerank: int | None = None,
-               probes: int | None = None, recall: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+               probes: int | None = None, recall: float | None = None, symmetric: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Scores (q, k) float32 and ids (q, k) of the best rows, as `compand.search`; -inf and -1 (None) where there are fewer.
 
         ``ids`` may be found, ``exclude`` may not: lists of ids; those that are not there are passed over.
@@ -208,7 +208,7 @@ class Index:
             none = np.full(shape, -1, np.int64) if self._kind == "int" else np.full(shape, None, object)
             return np.full(shape, -np.inf, np.float32), none
         scores, rows = search(queries, self.codes, k, metric=metric, ids=None if allowed.all() else allowed, rerank=rerank, probes=probes,
-                              recall=recall)
+                              recall=recall, symmetric=symmetric)
         found = self._all[np.maximum(rows, 0)]
         found[rows < 0] = -1 if self._kind == "int" else None
         return scores, found

@@ -87,7 +87,7 @@ def leaves(codes: Codes, first: int = 0) -> tuple[list[Leaf], np.ndarray] | None
     """
     stage = codes.codec.stage
     stage = stage.quantizer if isinstance(stage, Chain) else stage
-    outer = _affine(codes, _whole(codes))
+    outer = map_of(codes, _whole(codes))
     if outer is None or not codes.blocks:
         return None
     out: list[Leaf] = []
@@ -111,7 +111,7 @@ def leaves(codes: Codes, first: int = 0) -> tuple[list[Leaf], np.ndarray] | None
 def _made(codes: Codes, found: Place) -> Leaf | None:
     if found.stage.name not in ("ecsq", "grouped", "int", "pq", "sign", "vq"):
         return None
-    map_ = _affine(codes, found.transforms)
+    map_ = map_of(codes, found.transforms)
     if map_ is None:
         return None
     if found.stage.name in ("ecsq", "int"):
@@ -139,12 +139,12 @@ def _together(codes: Codes, terms: int) -> Leaf | None:
     found = [place(codes, i + 1, i) for i in range(terms)]
     if any(f is None or f.stage.name not in ("grouped", "pq", "vq") for f in found):
         return None
-    maps = [_affine(codes, f.transforms) for f in found]
+    maps = [map_of(codes, f.transforms) for f in found]
     made = [m and _codewords(codes, f, m) for f, m in zip(found, maps, strict=True)]
     one = None if any(m is None for m in made) else codewords.together(made)
     if one is None:
         return None
-    eye, outer = np.eye(codes.form.d, dtype=np.float32), _affine(codes, _whole(codes))
+    eye, outer = np.eye(codes.form.d, dtype=np.float32), map_of(codes, _whole(codes))
     matrix = np.concatenate([(eye if a.matrix is None else a.matrix)[:m.sizes.sum()] for a, m in zip(maps, made, strict=True)])
     shift = outer.shift + sum(a.shift - outer.shift for a in maps)
     return _of_codewords(one, codes, Affine(matrix, shift))
@@ -155,7 +155,7 @@ def _whole(codes: Codes) -> tuple[Stage, ...]:
     return codes.codec.stage.transforms if isinstance(codes.codec.stage, Chain) else ()
 
 
-def _affine(codes: Codes, transforms: tuple[Stage, ...]) -> Affine | None:
+def map_of(codes: Codes, transforms: tuple[Stage, ...]) -> Affine | None:
     """`affine` of transforms in the expression of codes, kept with them: terms of one chain share theirs."""
     kept = codes.__dict__.setdefault("_affines", {})
     key = tuple(map(id, transforms))

@@ -23,13 +23,15 @@ from .lead import plan, units
 from .leaf import Leaf, leaf
 from .lists import ListScanner, list_scanner
 from .refine import refiner
+from .signs import SignScanner, sign_scanner
 
 Metric = Literal["ip", "cosine", "l2"]
 _QUERIES = 64  # queries whose short lists are scored together
 
 
 def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=None, terms: int | None = None,
-           rerank: int | None = None, probes: int | None = None, recall: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+           rerank: int | None = None, probes: int | None = None, recall: float | None = None,
+           symmetric: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """The k best rows of codes for each query, best first: scores (q, k) float32 and row numbers (q, k) int64.
 
     Parameters
@@ -48,6 +50,9 @@ def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=Non
         For codes in lists (a sum that begins with ``vq``, see docs/index.md): how many lists to visit, or which part of the
         true neighbours they shall hold (default 0.95; 1: all lists). Without lists recall=1 asks for an exact scan of numbers
         of 8 bits, which otherwise trusts a bound measured on rows of the index (docs/search.md).
+    symmetric : bool
+        Code queries as the rows are, and compare what both decode to. Signs are then compared by XOR and bit counts (Hamming
+        distances times the gains of both), faster than by the numbers of a query, which find more.
 
     Where fewer than k rows may be found the rest is -inf and -1. Native scans rank by integer sums of rounded tables and then
     score a short list in float32; row numbers are the same on every instruction set and number of threads. For ``grouped``
@@ -73,18 +78,27 @@ def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=Non
     listed = count > 1 and terms != 1 and isinstance(_scanner(codes, 2, metric), ListScanner)  # two terms are scanned together
     first = count if terms is None and rerank == 0 else min(terms or (2 if listed else _first(codes.codec)), count)
     short = 0 if first == count or (terms is not None and rerank is None) else max(k, 10 * k if rerank is None else rerank)
-    scanner = _scanner(codes, first, metric)
-    if isinstance(scanner, ListScanner):
-        scores, rows = scanner.search(q, max(k, short), allowed, probes, recall)
+    scanner, signs, asked = _scanner(codes, first, metric), None, q
+    if symmetric and len(q):
+        coded = codes.codec.encode(q)
+        signs = sign_scanner(codes, first, metric)
+        signs = signs if signs and signs.keeps_products else None
+        q = asked = _queries(codes.codec.decode(coded), codes.form.d, metric) if short or not signs else q
+        if first < count and not signs:
+            asked = _queries(codes.codec.decode(coded, terms=first), codes.form.d, metric)
+    if signs:
+        scores, rows = signs.symmetric(coded, max(k, short), allowed)
+    elif isinstance(scanner, ListScanner):
+        scores, rows = scanner.search(asked, max(k, short), allowed, probes, recall)
     elif probes is not None or (recall is not None and recall != 1):
         raise InputError(f"{codes.codec.spec} has no lists to choose from; leave out probes and recall")
     elif scanner:
-        scores, rows = scanner.search(q, max(k, short), allowed, recall == 1)
+        scores, rows = scanner.search(asked, max(k, short), allowed, recall == 1)
     else:
-        scores, rows = search_reference(q, codes, max(k, short), metric=metric, allowed=allowed, terms=first)
-    if short:
-        scores, rows = _again(q, codes, rows, metric, k)
-    return scores, rows
+        scores, rows = search_reference(asked, codes, max(k, short), metric=metric, allowed=allowed, terms=first)
+    if short and codes.blocks and len(q):
+        return _again(q, codes, rows, metric, k)
+    return scores[:, :k], rows[:, :k]
 
 
 def search_reference(q: np.ndarray, codes: Codes, k: int, *, metric: Metric = "ip", allowed: np.ndarray | None = None,
@@ -147,11 +161,13 @@ class Scanner:
                                  self.leaf.groups, bits, exact)
 
 
-def _scanner(codes: Codes, terms: int, metric: Metric) -> Scanner | ListScanner | None:
+def _scanner(codes: Codes, terms: int, metric: Metric) -> Scanner | ListScanner | SignScanner | None:
     kept = codes.__dict__.setdefault("_scanners", {})
     if (terms, metric) not in kept:
         found = leaf(codes, terms)
         kept[terms, metric] = list_scanner(codes, terms, metric) or (found and Scanner(codes, found, metric, terms))
+        if kept[terms, metric] is None and terms == _terms(codes.codec):
+            kept[terms, metric] = sign_scanner(codes, terms, metric)
     return kept[terms, metric]
 
 

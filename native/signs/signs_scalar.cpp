@@ -1,0 +1,3 @@
+#define ISA scalar
+#define LEVEL 0
+#include "signs/signs_impl.hpp"
