@@ -57,6 +57,7 @@ void bind_convolution(nb::module_ &m) {
              "groups"_a, "pad"_a, "low"_a, "high"_a)
         .def("add", &add, "a"_a, "b"_a, "multiplier"_a.noconvert(), "shift"_a.noconvert(), "low"_a, "high"_a)
         .def("mean", &mean, "input"_a, "multiplier"_a.noconvert(), "shift"_a.noconvert(), "low"_a, "high"_a)
+        .def_prop_ro("output", [](const Net &net) { return nb::make_tuple(net.output().channels, net.output().tall, net.output().wide); })
         .def_prop_ro("bytes", &Net::bytes, "Memory for the tensors of one picture.")
         .def("run", &run<uint8_t>, "x"_a.noconvert())
         .def("run", &run<int8_t>, "x"_a.noconvert())

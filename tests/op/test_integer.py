@@ -211,6 +211,14 @@ def test_sums_of_every_kind(shift):
             same_everywhere(whole, pixels(whole))
 
 
+@pytest.mark.parametrize("layers", [300, 4000])
+def test_tensors_that_grow_are_refused(layers):
+    grow = tuple(conv(3, 3 if i else 1, 1, 1, i, pad=(64, 64, 64, 64)) for i in range(layers))
+    whole = IntegerNet(grow, (1, 1, 1))
+    with pytest.raises((FormatError, LimitError)):
+        whole.run(np.zeros((1, 1, 1, 1), np.int32))
+
+
 def test_the_native_net_checks_for_itself():
     made = _native.IntegerNet((16, 4, 4), -128, 127)
     one = conv(8, 16, 3, 3, 0).arrays

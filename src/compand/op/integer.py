@@ -14,6 +14,7 @@ native; `IntegerNet.reference` gives the same by NumPy, and is slow.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,8 @@ class IntegerNet:
         """
         x = self._checked(x)
         native = self._native()
-        limits.check("allocation", max(1, min(len(x), _native.threads())) * native.bytes, "the tensors of an integer net")
+        size = max(1, min(len(x), _native.threads())) * native.bytes + 4 * len(x) * prod(native.output)
+        limits.check("allocation", size, "the tensors of an integer net")
         if x.dtype not in (np.uint8, np.int8, np.int32, np.int64):
             x = x.astype(np.int64)
         try:
@@ -162,12 +164,13 @@ class IntegerNet:
     def _native(self):
         if not self._made:
             net = _native.IntegerNet(self.shape, self.low, self.high)
-            for node in self.nodes:
+            for i, node in enumerate(self.nodes):
                 a = {name: np.ascontiguousarray(v) for name, v in node.arrays.items()}
-                if node.op == "conv":
-                    net.conv(*node.inputs, **a, stride=node.stride, groups=node.groups, pad=node.pad, low=node.low, high=node.high)
-                else:
-                    getattr(net, node.op)(*node.inputs, **a, low=node.low, high=node.high)
+                kernel = {"stride": node.stride, "groups": node.groups, "pad": node.pad} if node.op == "conv" else {}
+                try:
+                    getattr(net, node.op)(*node.inputs, **a, **kernel, low=node.low, high=node.high)
+                except ValueError as e:  # tensors that no memory holds
+                    raise FormatError(f"node {i}: {e}") from None
             self._made.append(net)
         return self._made[0]
 
