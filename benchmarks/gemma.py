@@ -5,10 +5,10 @@
     python benchmarks/gemma.py gemma-3-270m/ --keep FOLDER [--only 0,1]
     python benchmarks/gemma.py gemma-3-270m/ --keep FOLDER --llama LLAMA_BIN --gguf gemma.gguf      # llama.cpp's types of the same weights
 
-The body is fitted to two calibration texts, layer by layer (fit) or tuned on the way as well (tuned, `compand compress`); the embedding,
-which is the head too, is coded once for all rows that share it (planned: by the plan's choice). KL divergence is taken at every fourth
-position of 3 x 512 tokens of each test text, over the whole vocabulary. FOLDER keeps everything made, so that a run goes on where the last
-one stopped. Times are CPU seconds of this process.
+The body is fitted to two calibration texts, layer by layer (fit; kronecker: to what the whole model makes of it) or tuned on the way as
+well (tuned, `compand compress`); the embedding, which is the head too, is coded once for all rows that share it (planned: by the plan's
+choice). KL divergence is taken at every fourth position of 3 x 512 tokens of each test text, over the whole vocabulary. FOLDER keeps
+everything made, so that a run goes on where the last one stopped. Times are CPU seconds of this process.
 """
 
 from __future__ import annotations
@@ -43,11 +43,18 @@ ROWS = [  # body, embedding, how
     ("hadamard,trellis:4:factors=2:memory=12", "hadamard,trellis:4:factors=2:memory=12", "fit"),
     (None, "hadamard,trellis:4:memory=12", "fit"),
     (None, "hadamard,trellis:4:factors=2:memory=12", "fit"),
-    ("plan:4.25", "planned", "tuned"),
+    ("plan:4.25", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "tuned"),
     ("plan:4.25", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "fit"),
     (None, "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "fit"),
     ("hadamard,trellis:3:factors=2:memory=12", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.15:4", "tuned"),
     ("plan:3.79", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.3:4", "tuned"),  # 3.05 bits of the body
+    ("plan:4.03", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.3:4", "tuned"),  # 3.68, as llama.cpp's IQ2_XXS takes
+    ("plan:3.42", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.3:4", "tuned"),  # 2.05
+    (None, "(hadamard,trellis:2:factors=2:memory=12)+salient:0.3:4", "fit"),  # what plan:4.25 chooses
+    ("plan:4.25", "planned", "tuned"),
+    ("hadamard,trellis:3:memory=12", "hadamard,trellis:4:memory=12", "fit, kronecker"),
+    ("plan:3.42", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.3:4", "tuned, kronecker"),
+    ("plan:3.79", "(hadamard,trellis:3:factors=2:memory=12)+salient:0.3:4", "tuned, kronecker"),
 ]
 LLAMA_CPP = ("Q4_K_M", "Q2_K", "IQ3_XXS", "IQ2_XXS")
 CHUNKS = 32  # of 512 tokens of the calibration texts, for llama.cpp's importance matrix: as many tokens as layers are fitted to
@@ -125,12 +132,14 @@ class Study:
         choose = self.planned(float(body[5:]), embedding).get if body.startswith("plan:") else lambda name: body
         codes, start = self.head(choose(self.embedding) if embedding == "planned" else embedding), time.process_time()
         more = {"progress": lambda done, total, what: print(f"{done}/{total} {what}, {time.process_time() - start:.0f} s", flush=True)}
-        if how == "tuned":
+        fit = how.partition(", ")[2] or "layer"
+        if how.startswith("tuned"):
             result = language_distil.compress(self.args.model, path, choose, self.calibration, embedding=codes, effort=self.args.effort,
-                                              **more)
+                                              fit=fit, **more)
         else:
-            result = language_fit.compress(self.args.model, path, lambda name: None if name == self.embedding else choose(name),
-                                           self.calibration[:len(self.calibration) // 3], length=256, sequences=self.args.sequences, **more)
+            few = self.calibration[:len(self.calibration) // 3]
+            result = language_fit.compress(self.args.model, path, lambda name: None if name == self.embedding else choose(name), few,
+                                           length=256, sequences=self.args.sequences, fit=fit, **more)
         path.with_suffix(".json").write_text(json.dumps({"cpu_s": time.process_time() - start, "losses": result.get("losses")}))
         return path
 
@@ -146,7 +155,7 @@ class Study:
         codes[self.embedding] = self.head(embedding)
         made = path and path.with_suffix(".json")
         return self.measured({n: (c.nbytes, lambda c=c: c.codec.decode(c)) for n, c in codes.items()}, {
-            "body": body or "original", "embedding": embedding, "how": how, "effort": self.args.effort if how == "tuned" else None,
+            "body": body or "original", "embedding": embedding, "how": how, "effort": self.args.effort if how.startswith("tuned") else None,
             "cpu_s": round(json.loads(made.read_text())["cpu_s"], 1) if made and made.exists() else None})
 
     def llama(self, kind: str) -> list[dict]:

@@ -39,6 +39,7 @@ DATA_FREE = ["int:2:group=64:sym=false:search=hqq", "int:3:group=64:sym=false:se
 TUNED = [*(f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)), *(f"int:{b}:group=64" for b in (2, 3, 4))]
 SWEPT = [*(f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4)), *(f"int:{b}:group=64" for b in (2, 3, 4)),
          *(f"hadamard,table:gauss{b}" for b in (2, 3, 4)), "hadamard,sign", "hadamard,sign+sign"]
+KRONECKER = [f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)]
 LONGER = [f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4)]
 
 
@@ -67,7 +68,8 @@ def sizes(path: pathlib.Path) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--only", choices=("rounded", "fit", "fit, 2 sweeps", "tuned"), help="one way; other rows stay as they are")
+    parser.add_argument("--only", choices=("rounded", "fit", "fit, 2 sweeps", "fit, kronecker", "tuned", "tuned, low, kronecker"),
+                        help="one way; other rows stay as they are")
     parser.add_argument("--specs", nargs="+", default=[], help="these only, as well")
     args = parser.parse_args()
     text = lzma.open(args.data / "text" / "calib-tiny.txt.xz", "rt").read()
@@ -75,17 +77,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model, out = pathlib.Path(folder, "stories"), pathlib.Path(folder, "out.cpd")
         stories.main(str(args.data / "lm"), str(model))
-        todo = {"rounded": DATA_FREE, "fit": FIT, "fit, 2 sweeps": SWEPT, "tuned, low": TUNED, "tuned, medium": LONGER}
+        todo = {"rounded": DATA_FREE, "fit": FIT, "fit, 2 sweeps": SWEPT, "fit, kronecker": KRONECKER, "tuned, low": TUNED,
+                "tuned, medium": LONGER, "tuned, low, kronecker": KRONECKER}
         for how, spec in [(how, spec) for how, specs in todo.items() if how.startswith(args.only or "") for spec in specs
                           if not args.specs or spec in args.specs]:
-            start = time.process_time()
+            start, fit = time.process_time(), "kronecker" if "kronecker" in how else "layer"
             if how == "rounded":
                 rounded(model, out, spec)
             elif how.startswith("fit"):
                 language_fit.compress(model, out, spec, text[:cut], embedding=EMBEDDING, sequences=32, length=256, overwrite=True,
-                                      sweeps=2 if "sweeps" in how else 0)
+                                      sweeps=2 if "sweeps" in how else 0, fit=fit)
             else:
-                language_distil.compress(model, out, spec, text[:cut], embedding=EMBEDDING, effort=how.split()[1], overwrite=True)
+                language_distil.compress(model, out, spec, text[:cut], embedding=EMBEDDING, effort=how.split(", ")[1], fit=fit,
+                                         overwrite=True)
             seconds = time.process_time() - start
             bits, free = sizes(out)
             found = language_eval.evaluate(out, model, text[cut:], length=256, sequences=16)

@@ -28,8 +28,9 @@ def make(folder, kind="llama", tied=True):
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>").save_pretrained(folder)
     sizes = {"vocab_size": 96, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
              "num_key_value_heads": 2, "head_dim": 12, "tie_word_embeddings": tied, "max_position_embeddings": 256}
-    bias = {} if kind == "mistral" else {"attention_bias": kind == "biased"}
-    config = (transformers.MistralConfig if kind == "mistral" else transformers.LlamaConfig)(**sizes, **bias)
+    bias = {"attention_bias": kind == "biased"} if kind in ("llama", "biased") else {}
+    kinds = {"mistral": transformers.MistralConfig, "gemma": transformers.Gemma3TextConfig}
+    config = kinds.get(kind, transformers.LlamaConfig)(**sizes, **bias)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for p in model.parameters():
@@ -226,11 +227,16 @@ def test_command_line(model, tmp_path):
     code, said = run("compress", model, "-o", out, "-f", "--bits", "2", "--calib", "self", "--effort", "low", "--seed", "5")
     assert code == 0 and "writes itself (seed 5)" in said and "tuned" not in said
     text.write_text(" ".join(TEXT.split()[:300]))
-    code, said = run("compress", model, "-o", out, "-f", "--bits", "2", "--calib", text, "--effort", "low", "--tune")
+    two = ("-o", out, "-f", "--bits", "2", "--calib", text, "--effort", "low", "--tune")
+    code, said = run("compress", model, *two)
     assert code == 0 and "tuned]" in said
-    for words in ([], ["--bits", "2", "--effort", "much"], ["--lossless"]):
+    before = out.read_bytes()
+    code, said = run("compress", model, *two, "--fit", "kronecker")
+    assert code == 0 and out.read_bytes() != before, said
+    for words in ([], ["--bits", "2", "--effort", "much"], ["--bits", "2", "--fit", "much"], ["--lossless"]):
         assert run("compress", model, "--calib", text, *words)[0] == 2
-    assert run("compress", model, "--bits", "4", "--no-tune")[0] == 2
+    for words in (["--no-tune"], ["--fit", "kronecker"]):
+        assert run("compress", model, "--bits", "4", *words)[0] == 2
     code, said = run("compress", model / "model.safetensors", "--bits", "3", "--calib", text)
     assert code == 2 and "model folder" in said
     (tmp_path / "m.gguf").write_bytes(b"GGUF")

@@ -73,6 +73,9 @@ def compress(
     tune: Annotated[bool | None, typer.Option("--tune/--no-tune", help="With --calib: what is not coded yet makes up for what was lost; "
                                               "the model is in memory.  \\[default: language models of up to 600 M parameters, not with "
                                               "--effort low]", show_default=False)] = None,
+    fit: Annotated[str | None, typer.Option(help="With --calib, language models: what layers are fitted to: their own outputs (layer), "
+                                            "or what the whole model makes of them (kronecker).  \\[default: layer]",
+                                            show_default=False)] = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     stdout: Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output.")] = False,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
@@ -111,7 +114,7 @@ def compress(
             raise usage(f"{name} must be above 0")
     beside = {"--queries": queries, "--progressive": progressive or None, "--key": key, "--tile": tile, "--keep": keep or None}
     idle = [name for name, value in beside.items() if value is not None]
-    for name in [n for n, v in (("--effort", effort), ("--tune and --no-tune", tune)) if v is not None and calib is None]:
+    for name in [n for n, v in (("--effort", effort), ("--fit", fit), ("--tune and --no-tune", tune)) if v is not None and calib is None]:
         raise usage(f"{name} go{'es' if ' ' not in name else ''} with --calib; leave it out")
     if calib is not None:
         if set(given) - {"SPEC", "--bits"} or idle or base or stdout:
@@ -128,8 +131,8 @@ def compress(
         from . import encoders, language, speech
 
         set_threads(threads)
-        if tune is not None and (is_speech(source) or is_encoder(source)):
-            raise usage("--tune and --no-tune are for language models that write; leave it out")
+        if (tune is not None or fit) and (is_speech(source) or is_encoder(source)):
+            raise usage("--tune, --no-tune and --fit are for language models that write; leave it out")
         if is_speech(source):
             speech.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
             return
@@ -138,7 +141,8 @@ def compress(
                 raise usage("an encoder cannot write its own text; name a file of sentences with --calib")
             encoders.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
             return
-        language.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune)
+        language.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune,
+                          fit=fit or "layer")
         return
     if (spec or bits) and not (base or stdout) and (source / "adapter_config.json").is_file():
         from . import adapters

@@ -11,6 +11,7 @@ import typer
 from .console import Progress, note, put_json, short, size, target, usage
 
 EFFORTS = ("low", "medium", "high")
+FITS = ("layer", "kronecker")
 
 
 def read_text(path: Path) -> str:
@@ -25,7 +26,7 @@ def read_text(path: Path) -> str:
 
 
 def compress(source: Path, out: Path | None, spec: str | None, bits: float | None, calib: Path, effort: str, *, force: bool, quiet: bool,
-             json: bool, seed: int | None = None, tune: bool | None = None) -> None:
+             json: bool, seed: int | None = None, tune: bool | None = None, fit: str = "layer") -> None:
     """Fit a decoder language model to calibration text, or to what it writes itself, and write it."""
     from ..integration import language_distil, language_fit
 
@@ -33,6 +34,8 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
         raise usage("--calib fits a language model: give --bits, or a SPEC")
     if effort not in EFFORTS:
         raise usage(f"--effort must be one of {', '.join(EFFORTS)}")
+    if fit not in FITS:
+        raise usage(f"--fit must be {' or '.join(FITS)}")
     path = target(out or source.with_name(source.resolve().name + ".cpd"), force)
     text, planned = _own_text(source, seed or 0, quiet or json) if is_self(calib) else read_text(calib), None
     if bits is not None and bits != int(bits):
@@ -46,10 +49,10 @@ def compress(source: Path, out: Path | None, spec: str | None, bits: float | Non
         if tune:
             long = {} if isinstance(text, str) else {"length": text.shape[1]}
             result = language_distil.compress(source, path, planned.spec if planned else used, text, effort=effort, seed=seed or 0,
-                                              overwrite=force, progress=bar.reach, **long)
+                                              fit=fit, overwrite=force, progress=bar.reach, **long)
         else:
             result = language_fit.compress(source, path, planned.spec if planned else used, text, sweeps=language_fit.SWEEPS[effort],
-                                           overwrite=force, progress=bar.reach)
+                                           fit=fit, overwrite=force, progress=bar.reach)
     for remark in result["notes"]:
         note(remark, quiet)
     if json:

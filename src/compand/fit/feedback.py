@@ -78,13 +78,14 @@ def encode(codec: Codec | str, w, hessian, *, outputs=None, importance=None, dam
     transforms = chain.transforms if chain else ()
     stage: Stage = chain.quantizer if chain else codec.stage
     h = damped(carried(hessian, transforms, form), damping)
+    lower = None if outputs is None else np.linalg.cholesky(h)  # once for all strips
     blocks, step = [], codec.block_rows(form)
 
     def feed(rows) -> dict[str, Any]:
         side: dict[str, Any] = {}
         if chain:
             rows, side = chain.forward(rows)
-        parts = _feed(stage, np.asarray(rows, np.float32), h, how)
+        parts = _feed(stage, np.asarray(rows, np.float32), h, how, lower)
         return side | {f"{len(transforms)}.{name}": part for name, part in parts.items()} if chain else parts
 
     between = None if outputs is None else Between(codec, np.asarray(y, np.float32), form, outputs, damping)
@@ -107,7 +108,7 @@ class How(NamedTuple):
 class Between:
     """Feedback between rows: strips of rows from the last to the first, each aiming at its weights less what later rows ask of it."""
 
-    strip = 64  # rows decided together
+    strip = 16  # rows decided together; a trellis keeps its bits in tiles of so many
 
     def __init__(self, codec: Codec, w: np.ndarray, form: Form, outputs, damping: float):
         g = np.asarray(outputs, np.float64)
@@ -165,13 +166,13 @@ def _refined(codec: Codec, w: np.ndarray, hessian, outputs, importance, damping:
     return refined(first, items[count:], w, h, importance, lambda stage, rows, h: _feed(stage, rows, h, how))
 
 
-def _feed(stage: Stage, w: np.ndarray, h: np.ndarray, how: How) -> dict[str, Any]:
-    """Parts of w (n, d) by the loop that suits the stage."""
+def _feed(stage: Stage, w: np.ndarray, h: np.ndarray, how: How, lower: np.ndarray | None = None) -> dict[str, Any]:
+    """Parts of w (n, d) by the loop that suits the stage; ``lower`` is the Cholesky factor of h, if it is known."""
     form = Form(*w.shape)
     if hasattr(stage, "walk"):
-        return _walk(stage, stage.walk(w), w, h, how)
+        return _walk(stage, stage.walk(w), w, h, how, lower)
     if isinstance(stage, Sum) and all(hasattr(s, "walk") for s in stage.items):
-        return _walk(stage, Walks(stage, w), w, h, how)
+        return _walk(stage, Walks(stage, w), w, h, how, lower)
     first = _encode(stage, w, h)
     if _is_scalar(stage, first, form):
         return _scalar(stage, w, h, first, how)
@@ -311,9 +312,9 @@ class Walks:
         return {f"{i}.{name}": part for i, walk in enumerate(self.walks) for name, part in walk.parts().items()}
 
 
-def _walk(stage: Any, walk: Any, w: np.ndarray, h: np.ndarray, how: How) -> dict[str, Any]:
+def _walk(stage: Any, walk: Any, w: np.ndarray, h: np.ndarray, how: How, lower: np.ndarray | None) -> dict[str, Any]:
     """Blocks of columns by a stage that walks itself; it also sees targets of the columns ahead."""
-    lower = np.linalg.cholesky(h)
+    lower = np.linalg.cholesky(h) if lower is None else lower
     d = w.shape[1]
     block = max(walk.step, how.block // walk.step * walk.step)
     ahead = 4 * walk.step

@@ -111,8 +111,11 @@ class Language:
         return module
 
     def drop(self, module) -> None:
-        """Empty the module again."""
-        module.to("meta")
+        """Empty the module's parameters again; what else it keeps, as the scale of Gemma's embedding, stays."""
+        torch, _ = transformers()
+        for one in module.modules():
+            for name, p in list(one.named_parameters(recurse=False)):
+                setattr(one, name, torch.nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False))
 
     def arguments(self, ids) -> list[dict[str, Any]]:
         """What the body passes to each layer besides the hidden states, for sequences of this length."""

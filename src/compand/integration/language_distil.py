@@ -30,8 +30,8 @@ from ..fit.hessian import Hessian
 from ..modality import pack
 from ..writer import Writer
 from .language import Language, transformers
-from .language_fit import Parts, digest, gather, importance_of, lost_of
-from .language_target import Target
+from .language_fit import Parts, digest, fisher_of, gather, importance_of, lost_of
+from .language_target import Target, products
 from .language_tune import Tuner, rate_of, rescaled
 
 MOST = 600_000_000  # parameters of a model that is tuned without being asked to
@@ -49,12 +49,13 @@ def small(model) -> bool:
 
 def compress(model, out, spec: str | Callable[[str], str | None], calibration, *, embedding: str | Codes | None = None,
              effort: str = "medium", sequences: int = 192, length: int = 256, damping: float = 0.02, rate: float | None = None,
-             seed: int = 0, overwrite: bool = False, progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
+             fit: str = "layer", seed: int = 0, overwrite: bool = False,
+             progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Write the model folder to the .cpd file ``out``, coded as `language_fit.compress` would and tuned on the way.
 
     Parameters
     ----------
-    spec, calibration, embedding, damping : as in `language_fit.compress`; each layer is fitted to the first third of the sequences. An
+    spec, calibration, embedding, damping, fit : as in `language_fit.compress`; each layer is fitted to the first third of the sequences. An
         embedding that is the head too may be given as codes that were made before
     effort : how many groups of layers and steps of 4 sequences, see `GROUPS`
     rate : of Adam, in parts of the root mean square of each tensor; default: `language_tune.rate_of`
@@ -74,14 +75,14 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
     try:
         ids = language.tokens(calibration, length, sequences)
         choose, rate = spec if callable(spec) else lambda name: spec, rate or rate_of(language)
-        settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "damping": damping, "rate": rate,
+        settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "damping": damping, "rate": rate, "fit": fit,
                     "embedding": str(embedding.codec.spec) if isinstance(embedding, Codes) else embedding,
                     "seed": seed, "groups": GROUPS[effort], "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
                     "shape": list(ids.shape), "text": digest(calibration),
                     "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
         with Parts(out.with_name(out.name + ".parts"), settings) as parts:
             run = Run(language, ids, choose, embedding or choose, parts, text=calibration, effort=effort, damping=damping, rate=rate,
-                      seed=seed, progress=progress)
+                      fit=fit, seed=seed, progress=progress)
             with torch.no_grad():
                 run.all()
             done = run.finished()
@@ -99,7 +100,7 @@ class Run:
     """The model as it is between two groups of layers."""
 
     def __init__(self, language: Language, ids, choose, embedding, parts: Parts, *, text, effort: str, damping: float, rate: float,
-                 seed: int, progress: Callable[[int, int, str], None] | None):
+                 fit: str, seed: int, progress: Callable[[int, int, str], None] | None):
         self.language, self.choose, self.parts, self.damping, self.text = language, choose, parts, damping, text
         self.embedding = embedding if callable(embedding) else lambda name: embedding
         language.whole()
@@ -108,7 +109,8 @@ class Run:
         self.done, self.total = 0, (len(self.bounds) - 1) * (self.each + 1) - self.each + self.last + 2
         self.progress, self.codes, self.lost = progress, {}, {}
         self._tell("what the original says")
-        self.target = Target.of(language, ids)
+        self.target, self.few = Target.of(language, ids), ids[:max(1, len(ids) // 3)]
+        self.fisher = fisher_of(language, self.few, fit, parts, lambda what: self._tell(what, 0))
         self.tuner = Tuner(language, self.target, rate=rate, seed=seed)
         self.losses: list[float] = []
 
@@ -164,27 +166,26 @@ class Run:
 
     def _layers(self, lo: int, hi: int) -> None:
         """Code layers lo to hi, fitted to what the layers before them give now."""
-        language, target = self.language, self.target
-        few = target.ids[:max(1, len(target.ids) // 3)]
-        arguments = language.arguments(few[:1])
-        hidden = [language.embedding(row[None]) for row in few]
+        language = self.language
+        arguments = language.arguments(self.few[:1])
+        hidden = [language.embedding(row[None]) for row in self.few]
         for k in range(hi):
             layer = language.layers[k]
             name = language.names[id(layer)]
-            with target.products():
+            with products(language):
                 if k >= lo and (found := self.parts.get(name)) is not None:  # of a run that was stopped inside this group
                     for full, codes in found.items():
                         self.tuner.coded(full.removesuffix(".weight"), codes)
                     self.codes |= found
                     self.lost |= self.parts.lost(name)
                 elif k >= lo:
-                    found, lost = {}, {}
-                    for module, inputs in gather(layer, hidden, arguments[k], name).items():
+                    found, lost, known = {}, {}, self.fisher(name)
+                    for module, inputs in gather(layer, hidden, arguments[k], name, known).items():
                         full = f"{module}.weight"
                         if (spec := self.choose(full)) is None:
                             continue
                         w, h = self.tuner.linear[module].weight.numpy(), inputs.matrix
-                        codes = feedback.encode(spec, w, h, damping=self.damping)
+                        codes = feedback.encode(spec, w, h, outputs=known[module].outputs if known else None, damping=self.damping)
                         lost[full] = lost_of(w, codes, h)
                         found[full] = replace(codes, dtype=language.items[full].dtype)
                         self.tuner.coded(module, found[full])

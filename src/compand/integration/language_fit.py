@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def specs_of(bits: int, effort: str = "medium") -> str:
 
 
 def compress(model, out, spec: str | Callable[[str], str | None], calibration, *, embedding: str | None = None, sequences: int = 64,
-             length: int = 512, damping: float = 0.02, sweeps: int = 0, overwrite: bool = False,
+             length: int = 512, damping: float = 0.02, sweeps: int = 0, fit: str = "layer", overwrite: bool = False,
              progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Write the model folder to the .cpd file ``out`` with second-order codes of every linear layer, embedding and head.
 
@@ -49,6 +49,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
     calibration : text the layers are fitted to, or tokens (`language_generate`); the first sequences × length of it count
     embedding : spec of embedding and head; default: ``spec``
     sweeps : of `compand.fit.feedback.encode`, for layers
+    fit : what layers are fitted to: their own outputs (``layer``), or what the whole model makes of them (``kronecker``: `language_fisher`)
     progress : called with (layers done, layers, name)
 
     Biases make up for the mean of what is lost. One layer is in memory at a time, beside the hidden states of the text. Finished layers
@@ -67,12 +68,12 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         ids = language.tokens(calibration, length, sequences)
         choose = spec if callable(spec) else lambda name: spec
         settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "embedding": embedding, "damping": damping,
-                    "sweeps": sweeps, "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(), "shape": list(ids.shape),
+                    "sweeps": sweeps, "fit": fit, "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(), "shape": list(ids.shape),
                     "text": digest(calibration),
                     "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
         start = time.perf_counter()
         with torch.no_grad(), Parts(out.with_name(out.name + ".parts"), settings) as parts:
-            lost = _layers(language, ids, choose, embedding, damping, sweeps, parts, progress or (lambda *_: None), calibration)
+            lost = _layers(language, ids, choose, embedding, damping, sweeps, fit, parts, progress or (lambda *_: None), calibration)
             done = parts.codes()
             report = pack(language.source, out, spec=lambda name, shape, dtype: done.get(name), overwrite=overwrite, check=False)
             parts.remove()
@@ -83,8 +84,9 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         language.close()
 
 
-def _layers(language: Language, ids, choose, embedding, damping, sweeps, parts: Parts, progress, text) -> dict[str, float]:
+def _layers(language: Language, ids, choose, embedding, damping, sweeps, fit, parts: Parts, progress, text) -> dict[str, float]:
     """Fit every layer, then the head; relative squared error of the outputs by tensor."""
+    fisher = fisher_of(language, ids, fit, parts, lambda what: progress(0, len(language.layers) + 1, what))
     language.load(language.embedding)
     hidden = [language.embedding(row[None]) for row in ids]
     arguments = language.arguments(ids[:1])
@@ -95,13 +97,15 @@ def _layers(language: Language, ids, choose, embedding, damping, sweeps, parts: 
         progress(i, total, name)
         if (found := parts.get(name)) is None:
             language.load(layer)
-            hessians = gather(layer, hidden, arguments[i], name)
+            known = fisher(name)
+            hessians = gather(layer, hidden, arguments[i], name, known)
             found = {}
             for module, inputs in hessians.items():
                 full, h = f"{module}.weight", inputs.matrix
                 if (spec := choose(full)) is not None:
                     w = language.weight(full)
-                    codes = feedback.encode(spec, w, h, damping=damping, sweeps=sweeps)
+                    outputs = known[module].outputs if known else None
+                    codes = feedback.encode(spec, w, h, outputs=outputs, damping=damping, sweeps=sweeps)
                     found[full] = codes = replace(codes, dtype=language.items[full].dtype)
                     lost[full] = lost_of(w, codes, h)
                     if (bias := f"{module}.bias") in language.items:  # the mean of the outputs stays
@@ -153,6 +157,19 @@ def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts, 
     return lost
 
 
+def fisher_of(language: Language, ids, fit: str, parts: Parts, tell: Callable[[str], None]) -> Callable[[str], dict[str, Any]]:
+    """What `language_fisher` knows of the modules of a layer, by the layer's name: nothing if they are fitted to their own outputs."""
+    if fit == "layer":
+        return lambda name: {}
+    if fit != "kronecker":
+        raise InputError(f"fit must be layer or kronecker, not {fit!r}")
+    from .language_fisher import Fishers
+
+    fishers = Fishers(parts.folder)
+    fishers.measure(language, ids, progress=lambda name: tell(f"curvature of {name}"))
+    return fishers.__getitem__
+
+
 def digest(text) -> str:
     """SHA-256 of a text, or of tokens."""
     return hashlib.sha256(text.encode() if isinstance(text, str) else np.asarray(text).tobytes()).hexdigest()
@@ -168,21 +185,25 @@ def norm_of(language: Language):
     return getattr(language.body, "norm", None) or getattr(language.body, "final_layernorm", None)
 
 
-def gather(layer, hidden, arguments: dict[str, Any], prefix: str) -> dict[str, Hessian]:
-    """The Hessian of every linear module of a layer, by the module's full name; modules that share their input share it."""
+def gather(layer, hidden, arguments: dict[str, Any], prefix: str, fisher: Mapping[str, Any] | None = None) -> dict[str, Hessian]:
+    """The Hessian of every linear module of a layer, by the module's full name; modules that share their input share it.
+
+    Tokens count by their importance if ``fisher`` (of `language_fisher`) tells it; each module has its own then.
+    """
     torch, _ = transformers()
     found: dict[str, Hessian] = {}
     leader: dict[str, str] = {}
     inputs: dict[int, tuple[str, Any]] = {}
+    at = 0
 
     def hook(name):
         def see(module, args):
             x = args[0]
             if name not in leader:
-                leader[name] = inputs.setdefault(id(x), (name, x))[0]  # holding x keeps its id from being used again
+                leader[name] = name if fisher else inputs.setdefault(id(x), (name, x))[0]  # holding x keeps its id from being used again
                 found.setdefault(leader[name], Hessian(x.shape[-1]))
             if leader[name] == name:
-                found[name].add(x)
+                found[name].add(x, fisher[f"{prefix}.{name}"].importance[at] if fisher else None)
         return see
 
     linear = {n: m for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear)}
@@ -190,7 +211,7 @@ def gather(layer, hidden, arguments: dict[str, Any], prefix: str) -> dict[str, H
         raise InputError(f"{prefix} has no linear modules")
     hooks = [module.register_forward_pre_hook(hook(name)) for name, module in linear.items()]
     try:
-        for h in hidden:
+        for at, h in enumerate(hidden):  # noqa: B007 (hooks read it)
             layer(h, **arguments)
             inputs.clear()
     finally:
@@ -227,7 +248,7 @@ class Parts:
 
     def __exit__(self, kind, *_) -> None:
         """After a fault before anything was finished, nothing is left behind."""
-        if kind is not None and not any(self.folder.glob("*.cpd")):
+        if kind is not None and not any(path.suffix in (".cpd", ".fisher") for path in self.folder.iterdir()):
             self.remove()
 
     def _path(self, name: str) -> Path:

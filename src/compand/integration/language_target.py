@@ -23,34 +23,32 @@ class Target:
     hidden: Any
     tokens: Any
     head: Any
-    half: bool
 
     @classmethod
     def of(cls, language: Language, ids, *, most: int = MOST) -> Target:
         """The target that a `whole` model is for itself."""
         torch, _ = transformers()
-        half = sum(i.size for i in language.items.values()) >= LARGE and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         with torch.no_grad():
-            found = cls(ids, None, None, None, half)
-            found.hidden = torch.stack([found.states(language, row[None])[0] for row in ids])
-            found.tokens = _shortlist(language, ids, found.hidden, most)
-            found.head = language.head.weight[found.tokens].clone()
-        return found
+            found = cls(ids, None, None, None)
+            return cls.from_states(language, ids, torch.stack([found.states(language, row[None])[0] for row in ids]), most=most)
 
-    def products(self):
-        """A context in which torch multiplies in bfloat16 if the model is large."""
+    @classmethod
+    def from_states(cls, language: Language, ids, hidden, *, most: int = MOST) -> Target:
+        """The target of a model whose head is in memory and reads ``hidden``."""
         torch, _ = transformers()
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.half)
+        with torch.no_grad():
+            tokens = _shortlist(language, ids, hidden, most)
+            return cls(ids, hidden, tokens, language.head.weight[tokens].clone())
 
     def states(self, language: Language, rows):
         """What the head reads for sequences (n, length): float32 (n, length, d)."""
-        with self.products():
+        with products(language):
             return language.body(inputs_embeds=language.embedding(rows), use_cache=False).last_hidden_state.float()
 
     def wanted(self, language: Language, i):
         """Log probabilities (..., tokens) of what the original says in sequences i."""
         torch, _ = transformers()
-        with torch.no_grad(), self.products():
+        with torch.no_grad(), products(language):
             z = torch.nn.functional.linear(self.hidden[i].flatten(0, -2), self.head)
         return language._capped(z.float()).log_softmax(-1)
 
@@ -58,7 +56,7 @@ class Target:
         """Log probabilities (..., tokens) of what a model says whose last hidden states are ``hidden``."""
         torch, _ = transformers()
         head = language.head.weight[self.tokens]
-        with self.products():
+        with products(language):
             z = torch.nn.functional.linear(hidden.flatten(0, -2), head)
         return language._capped(z.float()).log_softmax(-1)
 
@@ -67,6 +65,13 @@ class Target:
         p = self.wanted(language, i)
         q = self.said(language, self.states(language, self.ids[i]))
         return (p.exp() * (p - q)).sum(-1).mean()
+
+
+def products(language: Language):
+    """A context in which torch multiplies in bfloat16 if the model is large and the machine multiplies those."""
+    torch, _ = transformers()
+    half = sum(i.size for i in language.items.values()) >= LARGE and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.autocast("cpu", torch.bfloat16, enabled=half)
 
 
 def _shortlist(language: Language, ids, hidden, most: int):
