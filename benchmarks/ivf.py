@@ -8,6 +8,7 @@ Bytes are of the file or serialized index, with ids and tables, over the number 
 one thread, batches of all queries; medians. ``--set tokens``: the million word pieces of benchmarks/features.py (its tokens.npy in FOLDER).
 ``--set copies``: a million vectors, nine copies of the first set, each moved by half a difference of two others.
 
+    python benchmarks/ivf.py [--set copies]                   (all of it; indexes are not kept)
     python benchmarks/ivf.py --build FOLDER [--set tokens]    (minutes; keeps indexes in FOLDER)
     python benchmarks/ivf.py --time FOLDER [--set tokens]     (seconds; writes results/ivf.json, ivf-tokens.json or ivf-million.json)
     python benchmarks/ivf.py --assign FOLDER                  (a minute; other ways to put rows into lists: ivf-assign.json)
@@ -23,6 +24,8 @@ import argparse
 import json
 import os
 import pathlib
+import sys
+import tempfile
 import time
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -270,6 +273,13 @@ def main():
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
     _native.set_threads(1)
+    if not (args.build or args.time or args.assign):
+        with tempfile.TemporaryDirectory(prefix="compand-ivf-") as folder:
+            print(f"builds all indexes of {args.set}, then times them; --build keeps them", file=sys.stderr)
+            build(pathlib.Path(folder), args.set)
+            measure(pathlib.Path(folder), args.set)
+            clock(pathlib.Path(folder), args.set, args.rounds, args.seconds)
+        return
     for folder, what in ((args.build, build), (args.build, measure), (args.time, lambda f, c: clock(f, c, args.rounds, args.seconds)),
                          (args.assign, lambda f, _: assign(f))):
         if folder:

@@ -38,3 +38,7 @@ def __getattr__(name: str):
 
         return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module 'compand' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 
 def test_an_index_from_the_command_line(ok, run, npy, vectors):
@@ -63,3 +64,32 @@ def test_codes_fitted_to_queries(ok, run, there, vectors):
     for words, code in (((), 2), (("int:8",), 1), (("klt,int:8", "--queries", "wide.npy"), 1)):
         wrong = run("compress", "x.npy", *words, *([] if "--queries" in words else ["--queries", "q.npy"]), "-o", "w.cpd")
         assert wrong.exit_code == code and "fault of compand" not in wrong.stderr and not Path("w.cpd").exists()
+
+
+def test_what_search_and_add_say(ok, run, there, vectors):
+    np.save("x.npy", vectors[:50])
+    ids = [f"doc {i}" for i in range(50)]
+    Path("ids.txt").write_text("\n".join(ids))
+    assert "added 50;" in ok("add", "v.cpd", "x.npy", "--ids", "ids.txt", "--spec", "int:8")
+    again = run("add", "v.cpd", "x.npy", "--ids", "ids.txt")
+    assert again.exit_code == 1 and "--update" in again.stderr
+    np.save("one.npy", vectors[7])  # one vector
+    Path("lines.txt").write_text("".join(f"text {i}\n" for i in range(50)))
+    said = ok("search", "v.cpd", "one.npy", "-k", "1", "--metric", "cosine", "--texts", "lines.txt")
+    assert "doc 7  text 7" in said
+    Path("only.txt").write_text("doc 3\nnobody\nno one\n")
+    assert "2 of the 3 ids of --only" in run("search", "v.cpd", "one.npy", "--only", "only.txt").stderr
+    assert "--model" in run("search", "v.cpd", "how do planes fly").stderr
+    assert "no kernel" not in run("search", "v.cpd", "one.npy").stderr
+    np.save("y.npy", vectors)
+    ok("compress", "y.npy", "hadamard,trellis:2", "-o", "y.cpd")
+    assert "there is no kernel for hadamard,trellis:2" in run("search", "y.cpd", "one.npy").stderr
+
+
+def test_ids_in_a_column(ok, run, there, vectors):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"key": [f"k{i}" for i in range(40)], "v": list(vectors[:40])}), "x.parquet")
+    ok("add", "v.cpd", "x.parquet", "--ids", "key", "--spec", "int:8")
+    assert ok("delete", "v.cpd", "k3") and run("add", "v.cpd", "x.parquet", "--ids", "none").exit_code == 1

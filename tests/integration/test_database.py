@@ -113,7 +113,10 @@ def test_postgres_with_rerank_by_pgvector(x, rows, postgres):
     if not cursor.fetchone()[0]:
         pytest.skip("the server has no pgvector")
     cursor.execute("CREATE EXTENSION IF NOT EXISTS vector")
-    cursor.execute("CREATE TEMP TABLE notes (id BIGINT PRIMARY KEY, lang TEXT, codes BYTEA NOT NULL, vector halfvec(384))")
+    cursor.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
+    version = cursor.fetchone()[0]
+    kind = "halfvec" if tuple(map(int, version.split(".")[:2])) >= (0, 7) else "vector"  # pgvector has halfvec from 0.7 on
+    cursor.execute("CREATE TEMP TABLE notes (id BIGINT PRIMARY KEY, lang TEXT, codes BYTEA NOT NULL, " f"vector {kind}(384))")
     with cursor.copy("COPY notes FROM STDIN") as copy:
         for i, (blob, v) in enumerate(zip(rows.encode(x), x, strict=True)):
             copy.write_row((i, "en" if i % 3 else "de", blob, str(v.tolist())))
@@ -122,7 +125,7 @@ def test_postgres_with_rerank_by_pgvector(x, rows, postgres):
     short = nearest(x[:20], ids, codes, 50, metric="cosine")[1]
     reranked = []
     for s, q in zip(short, x[:20], strict=True):
-        cursor.execute("SELECT id FROM notes WHERE id = ANY(%s) ORDER BY vector <=> %s::halfvec LIMIT 10", (s.tolist(), str(q.tolist())))
+        cursor.execute(f"SELECT id FROM notes WHERE id = ANY(%s) ORDER BY vector <=> %s::{kind} LIMIT 10", (s.tolist(), str(q.tolist())))
         reranked.append([i for (i,) in cursor.fetchall()])
     assert recall(reranked, truth(x, x[:20], 10, np.arange(len(x)) % 3 != 0)) > 0.98
     cursor.execute("DELETE FROM notes WHERE id = 0")  # rows come and go by SQL

@@ -29,11 +29,18 @@ def test_factory_strings_there_and_back(text, spec):
     assert Codec(spec).to_faiss() == text
 
 
+@pytest.mark.filterwarnings("ignore:.*the lists are left out")
 @pytest.mark.parametrize(("text", "spec"), ALIKE.items())
 def test_other_names(text, spec):
     assert spec_of(text) == spec
 
 
+def test_lists_are_not_dropped_in_silence():
+    with pytest.warns(UserWarning, match=r"IVF256,PQ48x4fsr keeps them \(vq:256\+pq:48x4\)"):
+        assert spec_of("IVF256,PQ48x4fs") == "pq:48x4"
+
+
+@pytest.mark.filterwarnings("ignore:.*the lists are left out")
 @pytest.mark.parametrize("text", [t for t in (*PAIRS, *ALIKE) if not t.startswith("HR")])
 def test_faiss_itself_reads_these_strings(text):
     faiss = pytest.importorskip("faiss")

@@ -79,3 +79,9 @@ def test_errors(x):
 
 def test_it_is_compand_quantize_embeddings(x):
     assert compand.quantize_embeddings is quantize_embeddings
+
+
+def test_an_unknown_word_names_the_known_ones(x):
+    with pytest.raises(compand.UnsupportedError, match="float32, int8, uint8, binary, ubinary, or a spec"):
+        quantize_embeddings(x, "nonsense")
+    assert {"search", "Index", "quantize_embeddings", "matmul"} <= set(dir(compand))

@@ -180,3 +180,20 @@ def test_indexes_of_few_rows(n):
     with np.errstate(all="raise"):
         _, ids = compand.search(x, codes, k=1)
     assert ids[:, 0].tolist() == list(range(n))
+
+
+@pytest.mark.parametrize("spec", ["ecsq:24,rans", "ecsq:24:trellis=true,rans"])
+def test_laying_out_takes_little_more_memory_than_is_kept(spec):
+    import tracemalloc
+
+    from compand.op.leaf import leaf
+
+    x = (np.random.default_rng(0).standard_normal((100_000, 64)) * np.geomspace(40, 0.5, 64)).astype(np.float32)
+    codes = compand.Codec(spec).fit(x[:4000]).encode(x)
+    tracemalloc.start()
+    try:
+        rows = leaf(codes, 1).rows
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rows.nbytes >= x.size and peak < 2.5 * rows.nbytes

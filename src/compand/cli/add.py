@@ -22,7 +22,8 @@ def add(app: typer.Typer) -> None:
 def put(
     file: Annotated[Path, typer.Argument(help="The index: a .cpd file of vectors; made if it is not there.", show_default=False)],
     vectors: Annotated[Path, typer.Argument(help="Vectors: .npy, Parquet, Arrow, safetensors or .cpd.", show_default=False)],
-    ids: Annotated[Path | None, typer.Option(help="Ids: .npy of int64 or strings, or text, one a line; - is standard input.  "
+    ids: Annotated[Path | None, typer.Option(help="Ids: .npy of int64 or strings, or text, one a line; - is standard input; or the name "
+                                             "of a column of Parquet or Arrow.  "
                                              r"\[default: the next numbers]", show_default=False)] = None,
     update: Annotated[bool, typer.Option("--update", help="Replace rows that have one of these ids.")] = False,
     nbytes: Annotated[int | None, typer.Option("--bytes", min=4, help="Of a new index: bytes a vector.", show_default=False)] = None,
@@ -50,7 +51,7 @@ def put(
         raise usage(f"{file} is not there; say how it shall be made with --bytes or --spec")
     with Arrays(vectors) as source:
         x = source.named[pick([n for n, a in source.named.items() if len(a.shape) == 2], None, vectors)].load()
-    own = None if ids is None else read_ids(ids)
+    own = None if ids is None else _own(ids, vectors)
     start = time.perf_counter()
     if file.exists():
         index = Index(file, entry=entry)
@@ -64,6 +65,19 @@ def put(
             note(f"using {spec}: {why}", quiet or json)
         index = Index.create(file, x, spec, ids=own, name=entry or "vectors")
     told(index, {"added": len(index) - before, "seconds": time.perf_counter() - start}, quiet, json)
+
+
+def _own(ids: Path, vectors: Path) -> np.ndarray | list:
+    """The ids in a file; or in a column of this name, where the vectors are in Parquet or Arrow and there is no such file."""
+    from ..modality.arrow import MAGICS
+    from ..modality.batches import Shard
+
+    if str(ids) != "-" and not ids.exists():
+        with open(vectors, "rb") as f:
+            head = f.read(8)
+        if any(head.startswith(magic) for magic in MAGICS):
+            return Shard(vectors, ids=str(ids)).ids()
+    return read_ids(ids)
 
 
 def told(index, what: dict, quiet: bool, json: bool) -> None:

@@ -72,6 +72,8 @@ def short(value: float) -> str:
     """A measured number in three or four digits; 0 only if it is exactly that."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
     return "0" if value == 0 else f"{value:.4g}" if abs(value) >= 1 else f"{value:.3g}"
 
 

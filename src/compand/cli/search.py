@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from .console import put_json, short, target
+from .console import note, put_json, short, target
 
 SHOWN = 5  # queries shown to a person
 
@@ -43,7 +43,8 @@ def search(
     entry: Annotated[str | None, typer.Option(help="The array to search, if the file has several.", show_default=False)] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a sentence-transformers model that turns text queries into vectors.",
                                                show_default=False)] = None,
-    texts: Annotated[Path | None, typer.Option(help="A file whose line i is the text of row i, to print what is found.",
+    texts: Annotated[Path | None, typer.Option(help="A file whose line i is the text of row i, in the order rows were added, to print "
+                                               "what is found.",
                                                show_default=False)] = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
@@ -57,6 +58,7 @@ def search(
     [bold]compand search vectors.cpd "how do planes fly" --model ./all-MiniLM-L6-v2 --texts lines.txt[/]
     """
     from ..op.index import Index
+    from ..op.search import decodes
     from .add import read_ids
     from .compress import set_threads
 
@@ -69,9 +71,15 @@ def search(
     how |= {name: read_ids(path) for name, path in (("ids", only), ("exclude", exclude)) if path}
     start = time.perf_counter()
     index = Index(file, entry=entry)
-    if lines is not None and (index.ids.dtype == object or len(lines) != len(index) + index.deleted):
-        raise InputError(f"{texts} has {len(lines)} lines, {file} has {len(index) + index.deleted} rows; --texts is for row numbers")
+    said = None if lines is None else _said(texts, lines, index)
     q = _vectors(queries) if model is None else _embedded(queries, model)
+    there = set(index.ids.tolist()) if only or exclude else set()
+    for name, some in (("--only", how.get("ids")), ("--exclude", how.get("exclude"))):
+        if some is not None and (unknown := len(set(np.asarray(some).tolist()) - there)):
+            note(f"{unknown:,} of the {len(some):,} ids of {name} are not in {file}", quiet or json)
+    if index.codes.blocks and decodes(index.codes, metric):
+        note(f"there is no kernel for {index.codec.spec}: every row is decoded for each search; what compand compress "
+             "--bytes makes is scanned as it is", quiet or json)
     index.search(q[:1], k, **how)
     ready = time.perf_counter()
     found, rows = index.search(q, k, **how)
@@ -87,10 +95,10 @@ def search(
     if out is None and scores is None:
         for i in range(min(SHOWN, len(q))):
             pairs = [(r, s) for r, s in zip(rows[i], found[i], strict=True) if np.isfinite(s)]
-            if lines is None:
+            if said is None:
                 typer.echo(f"query {i}: " + "  ".join(f"{r} ({s:.3f})" for r, s in pairs))
             else:
-                typer.echo("\n".join([f"query {i}", *(f"  {s:.3f}  {r}  {lines[r] if 0 <= r < len(lines) else ''}" for r, s in pairs)]))
+                typer.echo("\n".join([f"query {i}", *(f"  {s:.3f}  {r}  {said.get(r, '')}" for r, s in pairs)]))
         if len(q) > SHOWN:
             typer.echo(f"... {len(q) - SHOWN} more; write all with -o ids.npy")
     if not quiet:
@@ -98,10 +106,23 @@ def search(
                    f"[{index.codec.spec}]", err=out is None and scores is None)
 
 
+def _said(texts: Path | None, lines: list[str], index) -> dict:
+    """The text of each id: line i is that of row i, deleted ones counted."""
+    if len(lines) != len(index) + index.deleted:
+        raise InputError(f"{texts} has {len(lines)} lines, {index.path.name} has {len(index) + index.deleted} rows, deleted ones counted; "
+                         "give a line for each")
+    return dict(zip(index.all_ids.tolist(), lines, strict=True))
+
+
 def _vectors(path: Path) -> np.ndarray:
+    """The queries of a file: its one array of vectors, or one vector."""
     from .arrays import Arrays
 
+    if not path.exists():
+        raise InputError(f"{path}: no such file; a query in words needs --model, the folder of a sentence-transformers model")
     with Arrays(path) as asked:
+        if [a for a in asked.named.values() if len(a.shape) == 1] and len(asked.named) == 1:
+            return np.asarray(asked.one().load(), np.float32)[None]
         own = pick([n for n, a in asked.named.items() if len(a.shape) == 2], None, path)
         return np.asarray(asked.named[own].load(), np.float32)
 

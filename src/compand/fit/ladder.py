@@ -23,8 +23,10 @@ PRESETS = (
     Preset("embeddings", "embeddings, the default", "int:8", "4x smaller, fastest to decode, any row alone; nearest neighbours kept"),
     Preset("embeddings-4", "embeddings, small", "int:4:group=64", "7.5x smaller, computable as it is"),
     Preset("embeddings-small", "embeddings, smallest to keep", CODED.format("0.25"), "4 bits a value, a third less error than int:4"),
-    Preset("embeddings-1", "embeddings, first stage of a search", "sign", "30x smaller; rerank the best with more bits"),
-    Preset("embeddings-pq", "embeddings, few bytes a vector", "pq:48x8", "codebooks fitted to the data; needs thousands of rows"),
+    Preset("embeddings-search", "embeddings to search, up to d / 5 bytes", "klt,grouped:48", "48 bytes a vector, searched as stored; "
+           "compress --bytes N chooses for you, --recall R measures"),
+    Preset("embeddings-search-more", "embeddings to search, more bytes", "klt,ecsq:96:trellis=true,rans",
+           "96 bytes a vector, entropy-coded: most found for its bytes; 2 d bytes of memory while searched"),
     Preset("weights-8", "weights, safe", "int:8:group=64", "half of bfloat16; no calibration needed"),
     Preset("weights-4", "weights, small", "hadamard,int:4:group=64", "4.25 bits; the rotation spreads outliers"),
     Preset("weights-table", "weights, 4 bits of any distribution", "table:16:group=64", "16 fitted levels times a scale for 64 values"),

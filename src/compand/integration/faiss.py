@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import NamedTuple
+from warnings import warn
 
 from ..codec import Codec
 from ..errors import InputError, SpecError, UnsupportedError
@@ -32,8 +33,8 @@ def spec_of(text: str) -> str:
     ``RQ4x8`` ``PRQ2x3x8``                   ``vq:256+vq:256+vq:256+vq:256``, ``pq:2x8+pq:2x8+pq:2x8``, greedy
     ``SQ8`` ``SQ6`` ``SQ4``                  ``int:8:per=column:sym=false:search=absmax`` ...
     ``Flat``                                 ``raw``
-    ``IVF256,`` before a code                ``vq:256+`` where faiss codes residuals (PQ, SQ, RQ, PQ..fsr), else nothing:
-                                             a codec codes vectors, lists are built by an index
+    ``IVF256,`` before a code                ``vq:256+`` where faiss codes residuals (PQ, SQ, RQ, PQ..fsr), else nothing,
+                                             with a warning: a codec codes vectors, lists are built by an index
     ``,Refine(SQ8)``                         ``+int:8:per=column...``: codes what is left, where faiss codes the vector again
     ``IDMap`` ``IDMap2``                     nothing
     =======================================  ==========================================================================
@@ -66,6 +67,9 @@ def spec_of(text: str) -> str:
         raise fault(coded)
     if lists and code != "raw" and not re.search(r"x4fs(_\d+)?$", coded.text):
         code = f"vq:{lists[0]}+{code}"
+    elif lists and code != "raw":
+        warn(f"{text}: faiss codes no residuals of {coded.text} in lists, so the lists are left out and vectors are coded whole; "
+             f"{lists[1].text},{coded.text.replace('fs', 'fsr')} keeps them (vq:{lists[0]}+{code})", stacklevel=3)
     if code == "raw" and before:
         near = ",".join([*before, "int:16"])
         raise UnsupportedError(fault.words(coded, f"Flat keeps every bit, which nothing before it does; nearest: SQ8, or {near}"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import numpy as np
 from ..array import to_numpy
 from ..codec import Codec
 from ..codes import Codes
-from ..errors import InputError
+from ..errors import InputError, UnsupportedError
 
 WORDS = ("float32", "int8", "uint8", "binary", "ubinary")
 
@@ -42,7 +45,10 @@ def quantize_embeddings(embeddings, precision: str | Codec, ranges=None, calibra
     learn = matrices if calibration_embeddings is None else [_rows(calibration_embeddings)]
     learn = learn[0] if len(learn) == 1 else np.concatenate(learn)
     if isinstance(precision, Codec) or precision not in WORDS:
-        codec = precision if isinstance(precision, Codec) else Codec(precision)
+        try:
+            codec = precision if isinstance(precision, Codec) else Codec(precision)
+        except UnsupportedError as e:
+            raise UnsupportedError(f"precision is {', '.join(WORDS)}, or a spec: {e}") from e
         if not codec.state():
             codec = codec.fit(learn)
         out: list = [codec.encode(x) for x in matrices]
@@ -65,10 +71,28 @@ def embed(texts: list[str], model) -> np.ndarray:
     except ImportError:
         raise InputError("text needs sentence-transformers: pip install 'compand[hf]'") from None
     try:
-        loaded = SentenceTransformer(str(model), local_files_only=True)
+        with _silent():
+            loaded = SentenceTransformer(str(model), local_files_only=True)
     except (OSError, ValueError, KeyError) as e:
         raise InputError(f"{model}: the model cannot be loaded: {str(e)[:200]}") from e
     return np.asarray(loaded.encode(texts, show_progress_bar=False, convert_to_numpy=True), np.float32).reshape(len(texts), -1)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """No loading bar of transformers, but on a terminal."""
+    if sys.stderr.isatty():
+        yield
+        return
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _ranges(precision: str, ranges, learn: np.ndarray) -> np.ndarray:

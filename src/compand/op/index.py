@@ -181,6 +181,11 @@ class Index:
         return self._all[self._live]
 
     @property
+    def all_ids(self) -> np.ndarray:
+        """The ids of all rows in the order they were added, also of those that are deleted."""
+        return self._all
+
+    @property
     def deleted(self) -> int:
         """Rows that are deleted and still take room; `compact` takes them out."""
         return len(self._all) - len(self)
@@ -295,7 +300,7 @@ class Index:
                 own = check_ids(ids, len(x), self._kind)
             there = self._find(own, missing=True)
             if not replace and (there >= 0).any():
-                raise InputError(f"the id {own[there >= 0].tolist()[0]!r} is in the index already; update() replaces rows")
+                raise InputError(f"the id {own[there >= 0].tolist()[0]!r} is in the index already; update (add --update) replaces rows")
             if not len(x):
                 return
             codes = self.codec.encode(x)

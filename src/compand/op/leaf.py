@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..codes import Codes
+from ..codes import Codes, unpack_part
 from ..expression import Chain, Sum
 from ..quantizer.ecsq import Ecsq
 from ..quantizer.int import Int
@@ -184,15 +184,19 @@ def _ecsq(q: Ecsq, codes: Codes, path: str, coder: str, map_: Affine) -> Leaf | 
     reach = np.repeat(q.most, np.diff([0, *q.ends(len(q.factors_))]))
     half = q.trellis  # i + 1/2 = c (a + 1/2) + r + 1/2, of -128 ≤ a < 128, an even c and r = i - c a - c / 2
     coarse = np.where(reach > 128, 2 * -(-reach // 256), 1) if half else -(-reach // 127)
-    parts = {f"ids{c}": codes.symbols(f"{path}ids{c}") for c in range(len(q.reach_))}
-    if q.gain:
-        parts["gain"] = codes.part(path + "gain")
-    ids, wide = q.integers(parts), np.flatnonzero(coarse > 1)
-    rest = ids[:, wide]
-    ids[:, wide] = (np.floor if half else np.rint)(rest / coarse[wide].astype(np.float32))
-    rest -= ids[:, wide] * coarse[wide].astype(np.int16) + (coarse[wide] // 2 * half).astype(np.int16)
-    rows = np.ascontiguousarray(np.concatenate([ids, rest], axis=1) + np.int16(128), np.uint8)
+    wide, at, d = np.flatnonzero(coarse > 1), 0, len(reach)
+    rows, gain = np.empty((codes.form.n, d + len(wide)), np.uint8), np.ones(codes.form.n, np.float32)
+    for block in codes.blocks:  # one by one: symbols and integers of all rows would take several times the memory of what is made
+        layout, own = codes.codec.layout(codes.form._replace(n=block.rows)), slice(at, at + block.rows)
+        parts = {f"ids{c}": unpack_part(block.parts[f"{path}ids{c}"], layout[f"{path}ids{c}"]) for c in range(len(q.reach_))}
+        if q.gain:
+            gain[own] = q.gains(parts | {"gain": block.parts[path + "gain"]})
+        ids = q.integers(parts)
+        rest = ids[:, wide]
+        ids[:, wide] = (np.floor if half else np.rint)(rest / coarse[wide].astype(np.float32))
+        rest -= ids[:, wide] * coarse[wide].astype(np.int16) + (coarse[wide] // 2 * half).astype(np.int16)
+        rows[own, :d], rows[own, d:] = ids + np.int16(128), rest + np.int16(128)
+        at += block.rows
     take = np.concatenate([np.arange(len(reach)), wide])
     columns = np.concatenate([q.factors_ * coarse, q.factors_[wide]]).astype(np.float32)
-    gain = np.ascontiguousarray(q.gains(parts), np.float32)
     return Leaf(rows, 8, rows.shape[1], gain, _EMPTY, np.zeros(0, np.int32), columns, q.shift - 128, map_, q.gain, take, len(reach))

@@ -101,6 +101,13 @@ def search(queries, codes: Codes, k: int = 10, *, metric: Metric = "ip", ids=Non
     return scores[:, :k], rows[:, :k]
 
 
+def decodes(codes: Codes, metric: Metric) -> bool:
+    """Whether a search of all terms decodes every row, since no kernel scans the first ones."""
+    count = _terms(codes.codec)
+    listed = count > 1 and isinstance(_scanner(codes, 2, metric), ListScanner)
+    return _scanner(codes, min(2 if listed else _first(codes.codec), count), metric) is None
+
+
 def search_reference(q: np.ndarray, codes: Codes, k: int, *, metric: Metric = "ip", allowed: np.ndarray | None = None,
                      terms: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """`search` by decoding, in plain NumPy: the scores of x_hat itself."""
