@@ -1,6 +1,8 @@
 """Nets of integers: any bytes end well, plain integer loops as the reference, dyadic scales, bounds that keep sums exact."""
 
+import copy
 import json
+import pickle
 from math import prod
 
 import numpy as np
@@ -179,6 +181,14 @@ def test_large_pictures_in_strips_and_chunks():
 def test_batches(n):
     whole = net()
     same_everywhere(whole, pixels(whole, n))
+
+
+def test_copies_run_too():
+    whole = net()
+    x = pixels(whole)
+    y = whole.run(x)
+    for other in (copy.deepcopy(whole), pickle.loads(pickle.dumps(whole))):
+        np.testing.assert_array_equal(other.run(x), y)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])

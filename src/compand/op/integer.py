@@ -126,6 +126,9 @@ class IntegerNet:
             shapes.append(node.out(shapes, self._reach))
             self._reach.append(max(abs(node.low), abs(node.high)))
 
+    def __reduce__(self):  # copies and other processes make a native net of their own
+        return IntegerNet, (self.nodes, self.shape, self.low, self.high)
+
     def run(self, x, *, limits: Limits = DEFAULT) -> np.ndarray:
         """Integers x (n, channels, height, width) → what the last node gives: int32 (n, channels), or with its pixels if it has more.
 
