@@ -6,6 +6,15 @@ template <class Put> void placed(const Out &out, size_t at, const Put &put) {
     out.bytes ? put(out.bytes + at * kWide) : put(out.words + at * kWide);
 }
 
+// Four pixels of one block, together where a level can.
+template <class T> inline void put4(const Rescaled &rescaled, const Sums &a, const Sums &b, const Sums &c, const Sums &d, T *to) {
+    if constexpr (requires { rescaled.put(a, b, c, d, to); }) return rescaled.put(a, b, c, d, to);
+    rescaled.put(a, to);
+    rescaled.put(b, to + kWide);
+    rescaled.put(c, to + 2 * kWide);
+    rescaled.put(d, to + 3 * kWide);
+}
+
 // `count` pixels times the weights of `blocks` blocks, from pixel p on. Sums are written as packs, which stay in registers; so do not
 // those that a lambda knows. k: pixel by pixel its blocks.
 template <size_t blocks, size_t count, size_t... k>
@@ -25,7 +34,10 @@ void tile(std::index_sequence<k...>, const int8_t *w, size_t quads, const Step *
     for (size_t b = 0; b < blocks; ++b) {
         const Rescaled rescaled(steps[b], out);
         placed(out, b * out.block + p, [&](auto *to) {
-            for (size_t i = 0; i < count; ++i) rescaled.put(kept[i * blocks + b], to + i * kWide);
+            const Sums *s = kept + b;
+            size_t i = 0;
+            for (; i + 4 <= count; i += 4, s += 4 * blocks) put4(rescaled, s[0], s[blocks], s[2 * blocks], s[3 * blocks], to + i * kWide);
+            for (; i < count; ++i, s += blocks) rescaled.put(*s, to + i * kWide);
         });
     }
 }
@@ -45,8 +57,13 @@ inline void window(std::index_sequence<j...>, const Weights *w, size_t tall, siz
     Sums sums[] = {(static_cast<void>(j), start(step.bias))...};
     for (size_t i = 0; i < (TALL ? TALL : tall); ++i, x += row * kWide)
         for (size_t k = 0; k < (PASSES ? PASSES : passes); ++k, ++w) (dot(sums[j], across(x + (j * stride + k * kQuad) * kWide), *w), ...);
-    if (out.bytes) (rescaled.put(sums[j], out.bytes + (at + j) * kWide), ...);
-    else (rescaled.put(sums[j], out.words + (at + j) * kWide), ...);
+    if constexpr (sizeof...(j) == 4) {
+        if (out.bytes) put4(rescaled, sums[0], sums[1], sums[2], sums[3], out.bytes + at * kWide);
+        else put4(rescaled, sums[0], sums[1], sums[2], sums[3], out.words + at * kWide);
+    } else {
+        if (out.bytes) (rescaled.put(sums[j], out.bytes + (at + j) * kWide), ...);
+        else (rescaled.put(sums[j], out.words + (at + j) * kWide), ...);
+    }
 }
 
 template <size_t TALL, size_t PASSES>

@@ -33,9 +33,8 @@ inline __m512i merged(__m512i even, __m512i odd) { return _mm512_mask_shuffle_ep
 inline __m512i halves(__m512i bits) { return _mm512_srli_epi64(_mm512_sllv_epi64(_mm512_set1_epi64(1), bits), 1); }
 
 struct Clip {
-    __m512i low, high, span;
-    explicit Clip(const Out &out)
-        : low(_mm512_set1_epi32(out.low)), high(_mm512_set1_epi32(out.high)), span(_mm512_set1_epi32(static_cast<int32_t>(int64_t{out.high} - out.low))) {}
+    __m512i low, high;
+    explicit Clip(const Out &out) : low(_mm512_set1_epi32(out.low)), high(_mm512_set1_epi32(out.high)) {}
     void put(__m512i y, int32_t *to) const { _mm512_storeu_si512(to, _mm512_max_epi32(_mm512_min_epi32(y, high), low)); }
     void put(__m512i y, uint8_t *to) const {
         const __m512i above = _mm512_sub_epi32(_mm512_max_epi32(_mm512_min_epi32(y, high), low), low);
@@ -54,9 +53,18 @@ struct Rescaled : Clip {
         half = halves(first);
         other = halves(second);
     }
-    template <class T> void put(const Sums &s, T *to) const {
+    __m512i of(const Sums &s) const {
         const __m512i even = _mm512_add_epi64(_mm512_mul_epi32(s, m), half), odd = _mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64(s, 32), n), other);
-        Clip::put(merged(_mm512_srav_epi64(even, first), _mm512_srav_epi64(odd, second)), to);
+        return merged(_mm512_srav_epi64(even, first), _mm512_srav_epi64(odd, second));
+    }
+    template <class T> void put(const Sums &s, T *to) const { Clip::put(of(s), to); }
+    // Four pixels at once, clipped as 16 bits, which packing has clipped them to before.
+    void put(const Sums &a, const Sums &b, const Sums &c, const Sums &d, uint8_t *to) const {
+        const __m512i least = _mm512_packs_epi32(low, low), most = _mm512_packs_epi32(high, high);
+        const auto above = [&](__m512i pair) { return _mm512_sub_epi16(_mm512_max_epi16(_mm512_min_epi16(pair, most), least), least); };
+        const __m512i bytes = _mm512_packus_epi16(above(_mm512_packs_epi32(of(a), of(b))), above(_mm512_packs_epi32(of(c), of(d))));
+        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, bytes));
     }
 };
 
