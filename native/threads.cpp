@@ -46,8 +46,9 @@ const Borrowed *lent() {
 
 int default_threads() {
     if (const char *asked = std::getenv("COMPAND_THREADS")) {
-        const int n = std::atoi(asked);
-        if (n > 0) return std::min(n, 256);
+        char *end = nullptr;
+        const long n = std::strtol(asked, &end, 10);
+        if (*asked && !*end && n > 0 && n <= 256) return static_cast<int>(n);
     }
 #if defined(__linux__)
     cpu_set_t set;

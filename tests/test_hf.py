@@ -1,6 +1,8 @@
 """Models of transformers whose linear layers are codes."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -111,6 +113,13 @@ def test_errors():
         CompandConfig(bits=9)
     with pytest.raises(UnsupportedError):
         CompandConfig(spec="nothing:4")
+    for kept in ({"spec": "ranks"}, {"overrides": {"q_proj": "planes,rans"}}):
+        with pytest.raises(InputError, match="keeps every bit"):
+            CompandConfig(**kept)
+    with pytest.raises(InputError, match="no regular expression"):
+        CompandConfig(overrides={"(": "int:4"})
+    with pytest.raises(InputError, match="keeps every bit"):
+        CodedLinear(64, 64, "ranks")
     with pytest.raises(InputError, match="known before"):
         CodedLinear(64, 64, "sparse:0.01+int:4")
     with pytest.raises(InputError, match="known before"):
@@ -193,6 +202,22 @@ def test_adapters_train_and_the_codes_stay(folder, tmp_path):
     trained = logits(adapted)
     assert not torch.equal(trained, before)
     adapted.save_pretrained(tmp_path)
-    again = compand.hf.with_adapters(load(folder, quantization_config=CompandConfig(bits=4)), peft.LoraConfig.from_pretrained(tmp_path))
-    peft.set_peft_model_state_dict(again, peft.load_peft_weights(str(tmp_path)))
+    again = peft.PeftModel.from_pretrained(load(folder, quantization_config=CompandConfig(bits=4)), tmp_path)
     assert torch.equal(logits(again), trained)
+    with pytest.raises(UnsupportedError, match="merge-lora"):
+        again.merge_and_unload()
+    plain = again.unload()
+    compand.hf.run_natively(plain, False)
+    assert torch.equal(logits(plain), before)
+    for odd in ({"use_dora": True}, {"init_lora_weights": "pissa"}):
+        with pytest.raises(UnsupportedError, match="plain LoRA"):
+            peft.get_peft_model(plain, peft.LoraConfig(r=2, target_modules=["q_proj"], **odd))
+
+
+def test_adapters_where_peft_comes_first():
+    pytest.importorskip("peft")
+    code = ("import peft, compand.hf, torch\nn = torch.nn.Linear(64, 64)\n"
+            "m = torch.nn.Sequential(compand.hf.CodedLinear.of(n, 'int:8'), torch.nn.Linear(64, 64))\nx = torch.ones(1, 64)\n"
+            "a = peft.get_peft_model(m, peft.LoraConfig(r=2, target_modules=['0', '1']))\n"
+            "assert 'CodedLora' in repr(a) and torch.equal(a(x), m(x))")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

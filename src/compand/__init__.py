@@ -2,6 +2,7 @@
 
 from .codec import Codec
 from .codes import Codes
+from .environment import check as _check
 from .errors import (
     CompandError,
     CorruptError,
@@ -26,7 +27,7 @@ __all__ = [
     "OverwriteError", "SpecError", "UnsupportedError", "Writer", "lookup", "matmul", "open", "parse", "quantize_embeddings", "search",
     "stage_names",
 ]
-
+_check()
 
 _LATER = {"matmul": "op.matmul", "search": "op.search", "Index": "op.index", "quantize_embeddings": "integration.sentence_transformers"}
 

@@ -1,6 +1,9 @@
 """compand run and compand bench MODEL, on a small model with a real tokenizer."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -58,6 +61,30 @@ def test_bench_of_a_model(run, small):
     assert words.exit_code == 0 and "tokens/s" in words.stdout and "GB/s" in words.stdout
     peer = pytest.importorskip("torch") and pytest.importorskip("transformers") and run("bench", "small", "--peer", "small")
     assert peer.exit_code == 0 and "peer" in peer.stdout
+
+
+def test_no_option_is_passed_over(run, small):
+    for words in (("run", "small.cpd", "-p", "a", "--spec", "int:2"), ("bench", "int:4", "small.cpd")):
+        done = run(*words)
+        assert done.exit_code == 1 and "coded already" in done.stderr
+    for words, name in ((("--rows", 5), "--rows"), (("--html", "x.html"), "--html")):
+        done = run("bench", "small", *words)
+        assert done.exit_code == 2 and name in done.stderr and "--entry" in done.stderr
+    many = run("run", "small.cpd", "-p", "a", "-T", 1000)
+    assert many.exit_code == 2 and "256" in many.stderr
+
+
+def test_variables_that_cannot_be_heeded():
+    code = "import compand; from compand import _native; print(_native.threads(), _native.isa())"
+
+    def told(**variables):
+        done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, check=True)
+        return done.stdout.split(), done.stderr
+
+    (threads, isa), words = told(COMPAND_THREADS="2x", COMPAND_ISA="neon")
+    assert "'2x'" in words and "1 to 256" in words and "'neon'" in words and "scalar, avx2, avx512" in words
+    assert told(COMPAND_THREADS="3", COMPAND_ISA="scalar") == (["3", "scalar"], "")
+    assert int(threads) >= 1 and isa in ("scalar", "avx2", "avx512")
 
 
 def test_errors_say_what_to_do(run, small, there):

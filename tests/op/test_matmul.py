@@ -265,6 +265,22 @@ def test_what_is_not_finite_stays_in_its_line():
         assert np.isnan(matmul(x, codes)[1]).all()
 
 
+@pytest.mark.parametrize("spec", ["int:4:group=64", "trellis:3:memory=12", "table:16", "sparse:0.05+int:4:group=64", "lowrank:4",
+                                  "vq:16:dim=4", "hadamard,sign:64", "int:3:group=64+salient:0.5:2"])
+def test_parts_of_wrong_sizes(spec):
+    codes = coded(spec, 32, 128)
+    for name, part in codes.blocks[0].parts.items():
+        for wrong in (part[:-1], np.concatenate([part, part]), part.reshape(-1)[:0].reshape(0, *part.shape[1:])):
+            parts = {**codes.blocks[0].parts, name: np.ascontiguousarray(wrong)}
+            bad = compand.Codes(codes.codec, codes.shape, codes.dtype, (Block(32, parts),))
+            for activations in ("int8", "float32"):
+                try:
+                    y = matmul(np.ones((2, 128), np.float32), bad, activations=activations)
+                except CompandError:
+                    continue
+                assert y.shape == (2, 32), (name, activations)  # more than is needed, perhaps
+
+
 def test_hostile_parts_give_named_errors():
     codes = coded("sparse:0.05+int:4:group=64", 16, 128)
     parts = dict(codes.blocks[0].parts)

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from .console import Progress, command_line, console, note, put_json, short, size, target, write_text
+from .console import Progress, command_line, console, note, put_json, short, size, target, usage, write_text
 
 HEAD = ("spec", "bits/value", "ratio", "relative error", "cosine", "recall@10", "encode MB/s", "decode MB/s")
 MOST = 1 << 25  # values of an array that specs are measured on
@@ -58,7 +58,10 @@ def bench(
     if html:
         target(html, force)
     set_threads(threads)
-    if is_model(Path(last)) and entry is None and html is None and len(specs) < 2:
+    if is_model(Path(last)) and entry is None and len(specs) < 2:
+        if rows is not None or html is not None:
+            raise usage(f"{'--rows' if html is None else '--html'} is for arrays, and this is a language model: measure specs on one of "
+                        "its matrices with --entry NAME")
         return speed(Path(last), peer, specs[0] if specs else None, json=json, quiet=quiet)
     with Arrays(Path(last)) as opened:
         array = _choose(opened, entry)

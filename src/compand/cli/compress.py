@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..stage import Stage
     from .rate import Goal
 
+MOST_THREADS = 256  # of the kernels
+
 
 def add(app: typer.Typer) -> None:
     """Put the verb on the command line."""
@@ -277,6 +279,8 @@ def set_threads(n: int) -> None:
     """Threads of the kernels; 0 is all that this process may use."""
     from .. import _native  # type: ignore[attr-defined]
 
+    if n > MOST_THREADS:
+        raise usage(f"-T is at most {MOST_THREADS}; more threads than the {_native.threads()} CPUs that this process may use gain nothing")
     _native.set_threads(n)
 
 

@@ -13,7 +13,7 @@ Decoders that `compand.lm` knows run their layers natively where that gives the 
 Needs ``pip install compand[hf]``.
 """
 
-from .adapters import with_adapters
+from .adapters import register, with_adapters
 from .embedding import CodedEmbedding
 from .file import from_pretrained, unpack
 from .linear import CodedLinear
@@ -24,3 +24,4 @@ from .threads import share_threads
 __all__ = ["CodedEmbedding", "CodedLinear", "CompandConfig", "CompandQuantizer", "from_pretrained", "run_natively", "share_threads",
            "unpack", "with_adapters"]
 share_threads()
+register()

@@ -42,7 +42,8 @@ class CompandConfig(QuantizationConfigMixin):
     head : bool
         Code a head that is tied to the embedding too, once for both. In small models it is most of the weights.
 
-    Raises `InputError` for bits out of range, `SpecError` or `UnsupportedError` for a spec that cannot be read.
+    Raises `InputError` for bits out of range, a spec that keeps every bit and a pattern that is no regular expression,
+    `SpecError` or `UnsupportedError` for a spec that cannot be read.
     """
 
     def __init__(self, bits: int = 4, spec: str | None = None, overrides: dict[str, str | None] | None = None,
@@ -55,8 +56,8 @@ class CompandConfig(QuantizationConfigMixin):
             spec = f"hadamard,int:{bits}:group={group_size or 64}" if bits > 4 or group_size else f"hadamard,trellis:{bits}:memory=12"
         if activations not in ("int8", "float32"):
             raise InputError(f"activations are int8 or float32, not {activations!r}")
-        self.spec = str(parse(spec))
-        self.overrides = {name: own and str(parse(own)) for name, own in (overrides or {}).items()}
+        self.spec = _lossy(spec)
+        self.overrides = {_pattern(name): own and _lossy(own) for name, own in (overrides or {}).items()}
         self.modules_to_not_convert = modules_to_not_convert
         self.activations = activations
         self.head = head
@@ -64,6 +65,23 @@ class CompandConfig(QuantizationConfigMixin):
     def spec_of(self, name: str) -> str | None:
         """The spec of a module, None if it is left as it is."""
         return next((own for pattern, own in self.overrides.items() if re.search(pattern, name)), self.spec)
+
+
+def _lossy(spec: str) -> str:
+    """A spec in full. Raises `InputError` where it keeps every bit."""
+    if (stage := parse(spec)).raw:
+        raise InputError(f"{spec} keeps every bit, and coded layers are lossy: without a spec a model loads as it is; to keep it in fewer "
+                         f"bits, compand compress MODEL {spec}, and compand run")
+    return str(stage)
+
+
+def _pattern(name: str) -> str:
+    """A regular expression. Raises `InputError` where it is none."""
+    try:
+        re.compile(name)
+    except (re.error, RecursionError, OverflowError) as e:
+        raise InputError(f"overrides: {name[:80]!r} is no regular expression: {e}") from None
+    return name
 
 
 @register_quantizer("compand")

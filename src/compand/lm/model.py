@@ -25,14 +25,19 @@ def load(path, *, spec: str | None = None, context: int | None = None, cache: st
     context : most tokens, of prompt and answer together. Default: what the model was made for, 4096 at most.
     cache : "bfloat16" or "float32", how keys and values are kept
 
-    Codes of a .cpd file are used where they lie in its map; what was stored without loss is decoded. Raises `FormatError` for what is not
-    such a model, `UnsupportedError` for a family that is not known, `CorruptError` for damage.
+    Codes of a .cpd file are used where they lie in its map; what was stored without loss is decoded. Raises `InputError` for a spec that
+    finds nothing to code, `FormatError` for what is not such a model, `UnsupportedError` for a family that is not known, `CorruptError` for
+    damage.
     """
     weights = Weights(path, spec)
     try:
-        return Model(weights, context, cache)
+        model = Model(weights, context, cache)
     finally:
         weights.close()
+    if spec and not weights.spec_used:
+        raise InputError(f"{path}: no matrix was left to code as {spec}: they are coded already, or too small; leave out the spec, or give "
+                         "the model that the file was made of")
+    return model
 
 
 class Model:

@@ -30,6 +30,7 @@ class Weights:
 
     def __init__(self, path, spec: str | None = None):
         self.path, self.spec = Path(path), spec
+        self.spec_used = False  # something was left to code
         self.bytes = 0  # of all weights taken, as they are in memory
         self.values = 0
         self._close: Callable[[], None]
@@ -119,7 +120,7 @@ class Weights:
                 raise FormatError(f"{self.path}: {name} is {a.dtype}{list(a.shape)}, not a float matrix")
             if not self.spec or a.size < LEAST_QUANTIZED:
                 return self._plain(a)
-            codec = Codec(self.spec)
+            codec, self.spec_used = Codec(self.spec), True
             codes = (codec.fit(a) if codec.stage.state(codec.form(a.shape, a.dtype.name)) else codec).encode(a)
         if len(codes.shape) != 2:
             raise FormatError(f"{self.path}: {name} has the shape {list(codes.shape)}, not two axes")

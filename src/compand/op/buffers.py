@@ -26,7 +26,10 @@ def places_of(codec: Codec, form: Form) -> Places:
     """
     parts = {("part", path): stored_form(part) for path, part in codec.layout(form).items()}
     parts |= {("state", path): (part.dtype or "uint8", part.shape) for path, part in codec.stage.state(form).items()}
-    if codec.stage.raw or any(size < 0 for _, shape in parts.values() for size in shape):
+    if codec.stage.raw:
+        raise InputError(f"{codec.spec} keeps every bit, and a layer holds lossy codes: leave the layer as it is, or compress the model "
+                         f"as {codec.spec} into a .cpd file, which compand run reads")
+    if any(size < 0 for _, shape in parts.values() for size in shape):
         raise InputError(f"{codec.spec}: a layer needs codes whose size is known before; leave out sparse and entropy coders")
     sizes = {key: prod(shape) * dtype_of(name).itemsize for key, (name, shape) in parts.items() if key[0] == "part"}
     largest, found = max(sizes, key=sizes.__getitem__), {}

@@ -74,7 +74,15 @@ def _kept(codes: Codes, activations: str) -> Product:
     kept = codes.__dict__.setdefault("_products", {})
     if activations not in kept:
         whole = activations == "float32" or not is_float(codes.dtype)
-        kept[activations] = _whole(codes) if whole else _product(codes, codes.codec.stage, codes.form, "", "")
+        try:
+            found = _whole(codes) if whole else _product(codes, codes.codec.stage, codes.form, "", "")
+        except CompandError:
+            raise
+        except (ArithmeticError, LookupError, TypeError, ValueError) as e:
+            raise CorruptError(f"{codes.codec.spec} has no product with parts of such sizes: {e}") from e
+        if isinstance(found, _native.Matrix) and found.shape != tuple(codes.form[:2]):
+            raise CorruptError(f"{codes.codec.spec}: parts of {list(found.shape)}, the weights are {list(codes.form[:2])}")
+        kept[activations] = found
     return kept[activations]
 
 
