@@ -172,6 +172,14 @@ def test_model_in_a_cpd_file(spec, family, tmp_path):
     assert len(coded) == (0 if "sparse" in spec else 11)  # keys and values are too small to be coded
     folder = compand.hf.unpack(tmp_path / "m.cpd", tmp_path / "again")
     assert torch.equal(logits(load(folder)), y)
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    (tmp_path / "m.cpd").rename(beside / "model.cpd")
+    (beside / "config.json").write_text((tmp_path / "m" / "config.json").read_text())
+    plain = load(beside)
+    assert torch.equal(logits(plain), y) and plain.name_or_path == str(beside)
+    assert sum(isinstance(m, CodedLinear) for m in plain.modules()) == len(coded)
+    assert torch.equal(logits(type(plain).from_pretrained(beside)), y)
 
 
 def test_cpd_file_without_a_model(tmp_path):

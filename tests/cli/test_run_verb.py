@@ -49,6 +49,10 @@ def test_text_streams_and_speed_is_told(run, small):
     assert again.stdout == done.stdout and not again.stderr
     result = json.loads(run("run", "small.cpd", "-p", "Hello", "-n", 20, "--json").stdout)
     assert result["text"] + "\n" == done.stdout and result["tokens"] == 20 and result["prompt_tokens"] == 5 and 8 < result["bits"] < 12
+    if sys.platform == "linux":
+        parts = [result[f"own_{name}_bytes"] for name in ("program", "model", "tokenizer")]
+        assert 0 < sum(parts) <= result["own_bytes"] + (1 << 24)
+        assert 0 < result["mapped_bytes"] and "mapped files" in done.stderr and "the tokenizer" in done.stderr
     words = ("run", "small", "--spec", "int:4:group=32", "-p", "Hello", "--temperature", 1, "--top-k", 50, "-q", "--seed")
     hot = [run(*words, seed).stdout for seed in (1, 1, 2)]
     assert hot[0] == hot[1] != hot[2]

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -263,3 +265,40 @@ def test_a_real_model(tmp_path):
     coded.reset()
     text = "".join(coded.stream("Once upon a time", most=40))
     assert text.startswith(", there was a") and len(text.split()) > 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+def test_a_model_that_does_not_fit(tmp_path):
+    """Under a limit below its size in bfloat16 a model runs on its codes; without codes it ends in a named error."""
+    config = {"model_type": "llama", "hidden_size": 1024, "intermediate_size": 5120, "num_hidden_layers": 2, "num_attention_heads": 8,
+              "num_key_value_heads": 4, "vocab_size": 128, "max_position_embeddings": 64, "tie_word_embeddings": True}
+    rng = np.random.default_rng(0)
+    shapes = {"self_attn.q_proj": (1024, 1024), "self_attn.k_proj": (512, 1024), "self_attn.v_proj": (512, 1024),
+              "self_attn.o_proj": (1024, 1024), "mlp.gate_proj": (5120, 1024), "mlp.up_proj": (5120, 1024), "mlp.down_proj": (1024, 5120)}
+    random = compand.array.cast(rng.standard_normal(65521, dtype=np.float32) * 0.02, "bfloat16")
+    for name, spec in (("coded", "int:4:group=64"), ("whole", "raw")):
+        with compand.Writer(tmp_path / f"{name}.cpd") as out:
+            for i in range(2):
+                for at, (module, shape) in enumerate(shapes.items()):
+                    w = np.resize(random[97 * (7 * i + at):], shape)  # no block is another one
+                    out.write(f"model.layers.{i}.{module}.weight", w, spec, check=False)
+                for norm in ("input_layernorm", "post_attention_layernorm"):
+                    out.write(f"model.layers.{i}.{norm}.weight", np.ones(1024, np.float32), "raw")
+            out.write("model.embed_tokens.weight", np.resize(random, (128, 1024)), spec, check=False)
+            out.write("model.norm.weight", np.ones(1024, np.float32), "raw")
+            (tmp_path / "config.json").write_text(json.dumps(config))
+            out.write_file("config.json", tmp_path / "config.json")
+    sizes = {name: (tmp_path / f"{name}.cpd").stat().st_size for name in ("coded", "whole")}
+    assert sizes["whole"] > 70 << 20 > 3 * sizes["coded"]
+    code = ("import resource, sys\nfrom compand.errors import CompandError\nfrom compand.lm import load\n"
+            "used = next(int(line.split()[1]) << 10 for line in open('/proc/self/status') if line.startswith('VmSize'))\n"
+            f"resource.setrlimit(resource.RLIMIT_AS, (used + {64 << 20},) * 2)\n"
+            "try:\n    print(len(list(load(sys.argv[1]).generate([1, 2, 3], most=5))))\n"
+            "except (CompandError, MemoryError, OSError) as e:\n    print(type(e).__name__, e)\n")
+    found = {}
+    for name in sizes:
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{name}.cpd")], capture_output=True, text=True,
+                              env={**os.environ, "COMPAND_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+        found[name] = done.stdout.strip() or done.stderr
+    assert found["coded"] == "5", found
+    assert "memory" in found["whole"].lower(), found

@@ -51,9 +51,11 @@ def run(
         prompt = sys.stdin.read()
     set_threads(threads)
     sampling = Sampling(temperature, top_k, top_p, seed)
-    begin = time.perf_counter()
+    begin, before = time.perf_counter(), memory()
     opened = load(model, spec=spec, context=context)
+    loaded = memory()
     ids = opened.tokens(prompt)
+    spelled = memory()
     if not ids:
         raise usage("the prompt is empty")
     ready = time.perf_counter()
@@ -74,20 +76,48 @@ def run(
         typer.echo()
     result: dict[str, Any] = {
         "model": str(model), "prompt_tokens": len(ids), "tokens": len(marks), "text": "".join(pieces), "bits": opened.bits,
-        "bytes": opened.bytes, "cache_bytes": opened.cache_bytes, "peak_bytes": peak(), "load_seconds": ready - begin,
+        "bytes": opened.bytes, "cache_bytes": opened.cache_bytes, "load_seconds": ready - begin,
         "prompt_tok_s": len(ids) / (marks[0] - ready) if marks else None,
         "decode_tok_s": (len(marks) - 1) / (marks[-1] - marks[0]) if len(marks) > 1 else None}
+    result |= _parts(before, loaded, spelled, memory())
     if json:
         put_json(result)
         return
     note(f"{short(result['decode_tok_s'])} tokens/s ({len(marks)} tokens), prompt {short(result['prompt_tok_s'])} tokens/s ({len(ids)}); "
          f"weights {size(opened.bytes)} ({short(opened.bits)} bits each), keys and values {size(opened.cache_bytes)}, "
-         f"most memory {size(result['peak_bytes'])}, loaded in {short(ready - begin)} s", quiet)
+         f"most memory {size(result['peak_bytes'])}{_told(result)}, loaded in {short(ready - begin)} s", quiet)
 
 
 def peak() -> int:
     """The most memory this process had: bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory() -> tuple[int, int] | None:
+    """Bytes of this process that are its own, and those of files in its maps; None where the system does not say (Linux does)."""
+    try:
+        with open("/proc/self/status") as lines:
+            found = dict(line.split(":", 1) for line in lines)
+        own, mapped = (1024 * int(found[name].split()[0]) for name in ("RssAnon", "RssFile"))
+        return own, mapped
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+
+
+def _parts(before, loaded, spelled, last) -> dict[str, int]:
+    """What of the memory is whose."""
+    found = {"peak_bytes": peak()}
+    if before and loaded and spelled and last:
+        found |= {"mapped_bytes": last[1], "own_bytes": last[0], "own_program_bytes": before[0],
+                  "own_model_bytes": max(loaded[0] - before[0], 0), "own_tokenizer_bytes": max(spelled[0] - loaded[0], 0)}
+    return found
+
+
+def _told(result: dict[str, Any]) -> str:
+    if "own_bytes" not in result:
+        return ""
+    own = ", ".join(f"{size(result[f'own_{name}_bytes'])} the {name}" for name in ("program", "model", "tokenizer"))
+    return f": {size(result['mapped_bytes'])} of mapped files, {size(result['own_bytes'])} its own ({own})"
 
 
 def is_model(path: Path) -> bool:

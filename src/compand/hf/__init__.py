@@ -7,13 +7,15 @@
     model.save_pretrained("small")                        # plain safetensors and config.json
     again = AutoModelForCausalLM.from_pretrained("small")  # the same logits, bit for bit
     other = compand.hf.from_pretrained("model.cpd")        # the codes of a .cpd file
+    same = AutoModelForCausalLM.from_pretrained("folder")  # config.json and model.cpd
 
 Decoders that `compand.lm` knows run their layers natively where that gives the same answer (`run_natively`).
 
 Needs ``pip install compand[hf]``.
 """
 
-from .adapters import register, with_adapters
+from . import adapters, folder
+from .adapters import with_adapters
 from .embedding import CodedEmbedding
 from .file import from_pretrained, unpack
 from .linear import CodedLinear
@@ -24,4 +26,5 @@ from .threads import share_threads
 __all__ = ["CodedEmbedding", "CodedLinear", "CompandConfig", "CompandQuantizer", "from_pretrained", "run_natively", "share_threads",
            "unpack", "with_adapters"]
 share_threads()
-register()
+adapters.register()
+folder.register()

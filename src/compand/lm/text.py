@@ -38,8 +38,10 @@ class Text:
                 raise FormatError(f"{self._path} holds no tokenizer.json; give token ids")
             try:
                 self._tokenizer = Tokenizer.from_str(self._data.decode())
+            except MemoryError:
+                raise
             except Exception as e:  # the package has no class of its own for this
-                raise FormatError(f"{self._path}: tokenizer.json cannot be read: {e}") from None
+                raise FormatError(f"{self._path}: tokenizer.json cannot be read: {str(e) or type(e).__name__}") from None
         return self._tokenizer
 
     def encode(self, text: str) -> list[int]:

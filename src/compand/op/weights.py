@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,19 @@ class Leaf:
         return unpack(np.ascontiguousarray(self.part("ids")[at:at + rows]), size, k)
 
     def ids(self, k: int) -> np.ndarray:
-        """The symbols packed in whole bits: a view of the codes where they are so."""
+        """The symbols packed in whole bits: a view of the codes where they are so, else packed anew some rows at a time."""
         if not self.coder and k & (k - 1) == 0:
             return np.ascontiguousarray(self.part("ids"))
-        return pack(self.codes.symbols(self.path + "ids"), 1 << width(k))
+        packed = []
+        for b in self.codes.blocks:
+            part = self.codes.codec.layout(self.codes.form._replace(n=b.rows))[self.path + "ids"]
+            stored = b.parts[self.path + "ids"]
+            step = b.rows if self.coder else max(1, (1 << 20) // max(1, prod(part.shape[1:])))
+            for at in range(0, b.rows, step):
+                own = replace(part, shape=(min(step, b.rows - at), *part.shape[1:]))
+                ids = unpack_part(stored if self.coder else stored[at:at + step], own)
+                packed.append(pack(ids.reshape(own.shape[0], -1), 1 << width(k)))
+        return np.concatenate(packed)
 
 
 def plain(w: np.ndarray) -> _native.Plain:
