@@ -67,10 +67,14 @@ def save(name: str, rows: list[dict], **about) -> pathlib.Path:
     """Write benchmarks/results/NAME.json: machine, date, command, what the caller adds, and the rows."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    head = {"machine": machine(), "date": datetime.date.today().isoformat(),
-            "command": " ".join(["python", "benchmarks/" + os.path.basename(sys.argv[0]), *map(_without_folders, sys.argv[1:])]), **about}
-    path.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": machine(), **when(), **about, "rows": rows}, indent=1) + "\n")
     return path
+
+
+def when() -> dict[str, str]:
+    """Date and command of this run, for the file or, where runs replace some of its rows, for each of those."""
+    return {"date": datetime.date.today().isoformat(),
+            "command": " ".join(["python", "benchmarks/" + os.path.basename(sys.argv[0]), *map(_without_folders, sys.argv[1:])])}
 
 
 def rows(name: str) -> list[dict]:

@@ -307,7 +307,11 @@ def main() -> None:
     parser.add_argument("--specs", help="only these, with ; between them")
     parser.add_argument("--hf", nargs="?", const="too", choices=["too", "only"])
     parser.add_argument("--work", default="build/run", help="where files of llama.cpp and of codes are made")
+    parser.add_argument("--table", action="store_true", help="only print the table of docs/run.md, from the rows that are there")
     args = parser.parse_args()
+    if args.table:
+        print(table())
+        return
     pathlib.Path(args.work).mkdir(parents=True, exist_ok=True)
     for threads in map(int, args.threads.split(",")):
         _native.set_threads(threads)
@@ -317,6 +321,16 @@ def main() -> None:
                 keep(hugging(shape, *models(args), threads, args), args)
             if args.hf != "only":
                 keep({"synthetic": synthetic, "gemma": gemma}[what](args, threads), args)
+
+
+def table() -> str:
+    """The rows of the 252 million weights on two threads as the table of docs/run.md, with the read of memory of the same rounds."""
+    rows = [r for r in record.rows("run") if r["model"] == "synthetic" and r["threads"] == 2 and r["program"] in ("compand", "llama.cpp")]
+    lines = ["| weights | bits | program | tokens/s | prompt of 64, tokens/s | GB/s | read, GB/s | of it |", "|---" * 8 + "|"]
+    for r in sorted(rows, key=lambda r: -r["bits"]):
+        lines.append(f"| `{r['weights']}` | {r['bits']:.2f} | {r['program']} | {r['decode_tok_s']:.0f} | {r['prompt_tok_s']:.0f} | "
+                     f"{r['gb_s']:.1f} | {r['read_gb_s']:.1f} | {r['gb_s'] / r['read_gb_s']:.2f} |")
+    return "\n".join(lines)
 
 
 def keep(rows: list[dict], args) -> None:

@@ -16,6 +16,7 @@ def check() -> None:
 
     >>> os.environ["COMPAND_THREADS"] = "two"
     >>> with warnings.catch_warnings(record=True) as told:
+    ...     warnings.simplefilter("always")
     ...     check()
     >>> print(told[0].message)
     COMPAND_THREADS='two' is passed over: it is a number from 1 to 256
