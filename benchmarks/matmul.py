@@ -177,7 +177,7 @@ def main() -> None:
     threads, specs = list(map(int, args.threads.split(","))), args.specs.split(";") if args.specs else None
     fresh = lossless(threads, 10 * args.rounds) if args.lossless else decoding(specs, threads, args.rounds)
     made = {(row["weights"], row["threads"]) for row in fresh}
-    kept = [row for row in record.rows("matmul") if (row["weights"], row["threads"]) not in made]
+    kept = [row for row in record.dated_rows("matmul") if (row["weights"], row["threads"]) not in made]
     print(record.save("matmul", fresh + kept, small=SMALL, large=LARGE, rounds=args.rounds))
 
 

@@ -83,6 +83,15 @@ def rows(name: str) -> list[dict]:
     return json.loads(path.read_text())["rows"] if path.exists() else []
 
 
+def dated_rows(name: str) -> list[dict]:
+    """`rows` with the date and command of their own run: those of the file where a row has none."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return []
+    whole = json.loads(path.read_text())
+    return [{**row, **{k: row.get(k, whole.get(k)) for k in ("date", "command")}} for row in whole["rows"]]
+
+
 def _without_folders(words: str) -> str:
     """An argument with the absolute paths in it cut to their last names: where files lay says nothing to others."""
     return " ".join(re.sub(r"(^|=)/\S*/", r"\1", word) for word in words.split(" "))

@@ -1,12 +1,14 @@
 """Whole models on their codes: tokens a second of prompts and answers, beside llama.cpp and transformers in the same rounds.
 
     python benchmarks/run.py [synthetic] [gemma] [--rounds 3] [--threads 1,2] [--llama DIR] [--gemma FOLDER] [--coded FILE] [--hf]
+                             [--limited] [--table]
 
 `synthetic`: a Llama of 252 million weights (d=2048, ff=8192, 4 layers, 32 heads, 8 of keys and values, 4,096 tokens), random codes: speed
 does not depend on their values. `gemma`: Gemma-3-270M from its Hugging Face folder, coded without calibration, embedding and head too;
 --coded is a .cpd file of it to be timed as well, whose codes were fitted.
 With --hf also generate of transformers, plain in bfloat16 and through `compand.hf`, by the clock and by the CPU time of all threads
-(--hf=only: nothing else). --llama is a folder with llama-bench and llama-quantize. Files of the same shapes (gguf package) and of Gemma's
+(--hf=only: nothing else). --limited measures memory alone, in a process with 420 MiB of address space.
+--llama is a folder with llama-bench and llama-quantize. Files of the same shapes (gguf package) and of Gemma's
 codes are made once in --work. Every round runs each of them once;
 medians are reported, and a read of memory by as many threads in the same rounds. Rows replace those of the same name in
 benchmarks/results/run.json.
@@ -15,9 +17,12 @@ benchmarks/results/run.json.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import pathlib
 import re
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -154,7 +159,8 @@ def row(model: str, program: str, weights: str, threads: int, result: dict) -> d
     kept = {k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}
     told = "  ".join(f"{k} {v}" for k, v in kept.items() if k != "threads")
     print(f"  {model:10} {program:14} {weights:22} {threads}T {told}", flush=True)
-    return {"model": model, "program": program, "weights": weights, "threads": threads, **{k: v for k, v in kept.items() if k != "threads"}}
+    return {"model": model, "program": program, "weights": weights, "threads": threads, **{k: v for k, v in kept.items() if k != "threads"},
+            **record.when()}
 
 
 def synthetic(args, threads: int) -> list[dict]:
@@ -179,6 +185,39 @@ def synthetic(args, threads: int) -> list[dict]:
                 out.append(row("synthetic", "llama.cpp", kind, threads, {
                     "prompt_tok_s": theirs["peer_prompt"], "decode_tok_s": theirs["peer_decode"], "read_gb_s": result["read_gb_s"],
                     "gb_s": theirs["peer_decode"] * size / 1e9, "bits": 8 * size / 251658240, "bytes": size}))
+    return out
+
+
+def limited(args, threads: int, limit: int = 420 << 20) -> list[dict]:
+    """The shape of 252 million weights from a .cpd file, in a process that may have no more address space than ``limit`` bytes."""
+    rng, out = np.random.default_rng(0), []
+    shapes = {"self_attn.q_proj": (2048, 2048), "self_attn.k_proj": (512, 2048), "self_attn.v_proj": (512, 2048),
+              "self_attn.o_proj": (2048, 2048), "mlp.gate_proj": (8192, 2048), "mlp.up_proj": (8192, 2048), "mlp.down_proj": (2048, 8192)}
+    shapes = {f"model.layers.{i}.{name}.weight": shape for i in range(4) for name, shape in shapes.items()}
+    shapes["model.embed_tokens.weight"] = (4096, 2048)
+    code = ("import resource, sys\nresource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)\nimport json\n"
+            "from compand.cli.run import memory, peak\nfrom compand.lm import load\n"
+            "before, model = memory(), load(sys.argv[1], context=512)\ntokens = len(list(model.generate([1, 2, 3], most=8)))\n"
+            "print(json.dumps({'tokens': tokens, 'own_bytes': memory()[0], 'own_program_bytes': before[0], 'mapped_bytes': memory()[1],"
+            " 'mapped_program_bytes': before[1], 'peak_bytes': peak()}))")
+    for spec in args.specs.split(";") if args.specs else ["int:4:group=64", "trellis:3", "bfloat16"]:
+        path = pathlib.Path(args.work) / f"synthetic-{re.sub('[^a-z0-9]+', '-', spec)}.cpd"
+        if not path.exists():
+            with compand.Writer(path) as file:
+                for name, shape in shapes.items():
+                    if spec == "bfloat16":
+                        file.write(name, rng.integers(0x3c00, 0x3d00, shape, dtype=np.uint16).view(dtype("bfloat16")), "raw", check=False)
+                    else:
+                        file.write_codes(name, coded(spec, shape, rng))
+                for i in range(4):
+                    for norm in ("input_layernorm", "post_attention_layernorm"):
+                        file.write(f"model.layers.{i}.{norm}.weight", np.ones(2048, np.float32), "raw")
+                file.write("model.norm.weight", np.ones(2048, np.float32), "raw")
+                file.write_file("config.json", json.dumps(CONFIG).encode())
+        done = subprocess.run([sys.executable, "-c", code, path, str(limit)], capture_output=True, text=True,
+                              env={**os.environ, "COMPAND_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"})
+        found = json.loads(done.stdout) if done.returncode == 0 else {"fault": done.stderr.strip().rpartition("\n")[2][:200]}
+        out.append(row("synthetic", f"compand in {limit >> 20} MiB", spec, threads, {"bytes": path.stat().st_size, **found}))
     return out
 
 
@@ -307,6 +346,7 @@ def main() -> None:
     parser.add_argument("--specs", help="only these, with ; between them")
     parser.add_argument("--hf", nargs="?", const="too", choices=["too", "only"])
     parser.add_argument("--work", default="build/run", help="where files of llama.cpp and of codes are made")
+    parser.add_argument("--limited", action="store_true", help="only the memory of the synthetic model where there is little")
     parser.add_argument("--table", action="store_true", help="only print the table of docs/run.md, from the rows that are there")
     args = parser.parse_args()
     if args.table:
@@ -319,6 +359,9 @@ def main() -> None:
             if args.hf:
                 shape, models = {"synthetic": ("synthetic", synthetic_hf), "gemma": ("gemma-270m", gemma_hf)}[what]
                 keep(hugging(shape, *models(args), threads, args), args)
+            if args.limited:
+                keep(limited(args, threads), args)
+                continue
             if args.hf != "only":
                 keep({"synthetic": synthetic, "gemma": gemma}[what](args, threads), args)
 
@@ -339,7 +382,7 @@ def keep(rows: list[dict], args) -> None:
         return r["model"], r["program"], r["weights"], r["threads"]
 
     fresh = {key(r) for r in rows}
-    kept = [r for r in record.rows("run") if key(r) not in fresh]
+    kept = [r for r in record.dated_rows("run") if key(r) not in fresh]
     print(record.save("run", kept + rows, rounds=args.rounds))
 
 

@@ -9,6 +9,14 @@ void ids_of(const Words &w, size_t r, uint32_t *ids) {
         for (size_t j = 0; j < w.pieces; ++j) ids[j] = row[j];
         return;
     }
+    if (w.bits == 4) {
+        for (size_t i = 0; i < w.pieces / 2; ++i) {
+            ids[2 * i] = row[i] & 15u;
+            ids[2 * i + 1] = row[i] >> 4;
+        }
+        if (w.pieces % 2) ids[w.pieces - 1] = row[w.pieces / 2] & 15u;
+        return;
+    }
     if (w.bits == 16) {
         for (size_t j = 0; j < w.pieces; ++j) ids[j] = lanes::load<uint16_t>(row + 2 * j);
         return;
@@ -39,6 +47,17 @@ template <class T, size_t D> COMPAND_INLINE void word_of(const T *from, size_t d
 
 template <class T, size_t D> void pieces_of(const Words &w, const T *book, const uint32_t *ids, float *out) {
     const size_t dim = D ? D : w.dim, pieces = w.pieces;
+#if LEVEL == 2
+    if constexpr (D == 1 && sizeof(T) == 4)
+        if (w.bits <= 4 && !w.start && !w.step) {  // a codebook that is one register
+            const __m512 all = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << (1u << w.bits)) - 1), book);
+            for (size_t j = 0; j < pieces; j += 16) {
+                const __mmask16 own = static_cast<__mmask16>(pieces - j >= 16 ? 0xffff : (1u << (pieces - j)) - 1);
+                _mm512_mask_storeu_ps(out + j, own, _mm512_permutexvar_ps(_mm512_maskz_loadu_epi32(own, ids + j), all));
+            }
+            return;
+        }
+#endif
     if (w.start)
         for (size_t j = 0; j < pieces; ++j) word_of<T, D>(book + j * w.step + ids[j] * dim, dim, out + w.start[j]);
     else
