@@ -114,7 +114,7 @@ def contestants(budget: int, d: int, slow: bool, folder: str) -> list:
                   Compand(REFINED.format(budget // 3, budget - budget // 3), rerank=200)]
     signs = {1 / 8: [("rotate,sign", {}), ("rotate,sign", {"symmetric": 1}), (f"pq:{budget}x8", {})],
              1 / 4: [("rotate,(sign+sign)", {"rerank": 0}), ("rotate,(sign+sign)", {"rerank": 0, "symmetric": 1})]}
-    found += [Compand(spec, **options) for spec, options in signs.get(share, [])]
+    found += [Compand(spec, **options) for spec, options in signs.get(share, []) if d <= 1024 or "rotate" not in spec]
     if share <= 1 / 2:
         found.append(Faiss(f"PQ{2 * budget}x4fs", d))
     scalar = {1 / 8: [f"PQ{budget}", f"RR{d},RaBitQfs"], 1 / 4: [f"RR{d},RaBitQfs2"], 1 / 2: ["SQ4"], 1: ["SQ8"]}
