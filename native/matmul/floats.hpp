@@ -1,6 +1,7 @@
 // Activations, line by line; those that stay floating-point numbers.
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <vector>
 
@@ -10,6 +11,8 @@
 #include "threads.hpp"
 
 namespace compand::matmul {
+
+inline float widen(uint16_t brain) { return std::bit_cast<float>(static_cast<uint32_t>(brain) << 16); }
 
 inline size_t ceil(size_t a, size_t b) { return a / b + (a % b != 0); }
 

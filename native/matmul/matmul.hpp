@@ -58,14 +58,16 @@ struct Pairs {
     const int32_t *start; // (blocks): -255 * many * sum of q
 };
 
-// Rows of bfloat16 weights whose exponents are ranks in a table: see compand/quantizer/ranks.py.
+constexpr size_t kSpan = 128, kSpanBytes = 192;  // columns of a row of `Ranked` that lie together, and their bytes
+constexpr size_t kPair = 2;                      // rows whose spans lie in turn
+
+// Rows of bfloat16 weights whose exponents are ranks in a table (see compand/quantizer/ranks.py), in the order in which they are read.
 struct Ranked {
-    const uint8_t *bytes;      // (n, d): sign, seven bits of mantissa
-    const uint8_t *ranks;      // (n, half of d, rounded up): two ranks a byte, of columns i (low bits) and 64 + i of each whole 128
-                               // columns, of neighbours behind them; 15 is an escape
-    const uint8_t *exponents;  // (16): of each rank, the last 0
+    const uint8_t *lines;      // (pairs of rows, spans, 2 rows, 192): 64 bytes of two ranks, of columns i (low bits) and 64 + i of the span, 15 being
+                               // an escape; then 128 of sign and seven bits of mantissa. Zeros behind the last column and for a row that is not there
+    const uint8_t *exponents;  // (16): of each rank, the first not 255, the last 0
     const uint8_t *escapes;    // the exponents of rank 15, row after row
-    const uint32_t *start;     // (n): the first escape of each row; there are as many as its ranks ask for
+    const uint32_t *start;     // (n + 1): the first escape of each row; there are as many as its ranks ask for
     size_t d;
 };
 

@@ -9,6 +9,7 @@
 #include "arrays.hpp"
 #include "matmul/matmul.hpp"
 #include "matmul/matrix.hpp"
+#include "pages.hpp"
 
 namespace compand::matmul {
 
@@ -71,7 +72,7 @@ private:
     std::optional<Input<uint16_t, 2>> brain_;
 };
 
-// bfloat16 as ranks of exponents, in blocks of rows: see `Ranked` in matmul.hpp. Results are those of `Plain`.
+// bfloat16 as ranks of exponents, in blocks of rows, laid out anew as `Ranked` in matmul.hpp has it. Results are those of `Plain`.
 class Ranks : public Matrix {
 public:
     // (bytes (n, d), ranks (n, half of d), escapes of each row (n), exponents of the escapes, exponents of the ranks (15)) of each block
@@ -85,11 +86,12 @@ public:
 private:
     struct Block {
         size_t begin, end;  // rows
+        Input<uint8_t, 1> escapes;
         std::vector<uint32_t> start;
         uint8_t exponents[16] = {};
         Ranked ranked;
     };
-    std::vector<Given> given_;
+    Pages lines_;
     std::vector<Block> blocks_;
 };
 

@@ -126,6 +126,23 @@ def test_blocks_and_a_file(tmp_path):
     np.testing.assert_allclose(compand.matmul(x, wide), compand.matmul(x, codes), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("d", [1, 64, 130, 257])
+def test_blocks_of_odd_rows(d):
+    """Rows that lie in pairs are taken one by one where a job begins within a pair."""
+    rows, x = (3, 17, 1, 30), np.random.default_rng(d).standard_normal((5, d)).astype(np.float32)
+    words = [finite(bits(n, d, 0.05, n)) for n in rows]
+    words = [np.where((w >> 7 & 255) > 200, w & 0x807F, w) for w in words]
+    given = []
+    for w in words:
+        p = compand.Codec("ranks").encode(w.view(BRAIN)).blocks[0].parts
+        given.append((p["mantissa"], p["rank"], p["count"][:, 0].astype(np.uint32), p["escapes"], p["exponents"]))
+    own, plain = _native.Ranks(d, given), _native.Plain(np.concatenate(words))
+    for level in LEVELS:
+        _native.set_isa(level)
+        assert all(own(x[:m]).tobytes() == plain(x[:m]).tobytes() for m in (1, 2, 5))
+    _native.set_isa("auto")
+
+
 @pytest.mark.parametrize("d", [64, 65, 7])
 def test_hostile_parts_are_corrupt(d):
     codes = compand.Codec("ranks").encode(bits(40, d, 0.05).view(BRAIN))

@@ -286,6 +286,8 @@ def _trellis(leaf: Leaf) -> Product | None:
 def _ranks(leaf: Leaf) -> Product | None:
     if leaf.form.dtype != "bfloat16" or leaf.coder:
         return None
+    if leaf.form.d < BLOCK:  # the kernel lays 128 columns together
+        return leaf.kinds.Plain(np.ascontiguousarray(leaf.codes.codec.decode(leaf.codes)).view(np.uint16))
     blocks = []
     for b in leaf.codes.blocks:
         mantissa, rank, count, escapes, exponents = (b.parts[leaf.path + p] for p in ("mantissa", "rank", "count", "escapes", "exponents"))
