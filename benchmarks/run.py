@@ -70,7 +70,11 @@ class Random:
                 self.bytes += 2 * n * d
                 self.kept[name] = _native.Plain(self.rng.integers(0x3c00, 0x3d00, (n, d), dtype=np.uint16))
             else:
-                codes = coded(self.spec, (n, d), self.rng)
+                if self.spec == "ranks":  # its escapes fit its ranks, so that they cannot be random
+                    w = self.rng.standard_normal((n, d), dtype=np.float32) * np.float32(0.02)
+                    codes = compand.Codec("ranks").encode(w.astype(dtype("bfloat16")))
+                else:
+                    codes = coded(self.spec, (n, d), self.rng)
                 self.bytes += codes.nbytes
                 self.kept[name] = matrix(codes)
         return self.kept[name]
@@ -168,7 +172,7 @@ def synthetic(args, threads: int) -> list[dict]:
     out, peers = [], {}
     if args.llama:
         peers = synthetic_gguf(pathlib.Path(args.work), pathlib.Path(args.llama))
-    pairs = {"BF16": ("bfloat16",), "Q8_0": ("int:8:group=64",), "Q4_K_S": ("trellis:4", "hadamard,trellis:4", "int:4:group=64"),
+    pairs = {"BF16": ("bfloat16", "ranks"), "Q8_0": ("int:8:group=64",), "Q4_K_S": ("trellis:4", "hadamard,trellis:4", "int:4:group=64"),
              "IQ3_XXS": ("trellis:3", "hadamard,trellis:3"), "Q2_K": ("trellis:2", "hadamard,trellis:2")}
     for kind, specs in pairs.items():
         others = {}
