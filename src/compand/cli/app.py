@@ -17,6 +17,7 @@ from .console import fail, sweep
 
 VERBS = ("compress", "decompress", "transcode", "refit", "merge-lora", "info", "verify", "search", "add", "delete", "compact", "eval",
          "view", "run", "bench", "specs", "demo")
+_LESS = "take a part of it, fewer threads (-T 1), or of a model fewer bits or a shorter --context"
 
 
 class Verbs(TyperGroup):
@@ -44,11 +45,13 @@ class Verbs(TyperGroup):
             fail("interrupted; nothing was left behind")
             code = 130
         except MemoryError:
-            fail("out of memory", "compress a part of it, or use fewer threads (-T 1)")
+            fail("out of memory", _LESS)
             code = 1
         except OSError as e:
             if e.errno in (errno.ENOSPC, errno.EDQUOT):
                 fail("the disk is full; the unfinished file was removed", "free some space, or write elsewhere with -o")
+            elif e.errno == errno.ENOMEM:
+                fail("out of memory", _LESS)
             else:
                 fail(f"{e.filename + ': ' if isinstance(e.filename, str) else ''}{e.strerror or e}")
             code = 1
