@@ -1,4 +1,4 @@
-// Memory for what kernels read from end to end, on huge pages where the system has them: with pages of 4 KB Zen 4 reads a third less a second.
+// Memory for what kernels read from end to end, on huge pages where the system has them.
 #pragma once
 #include <cstddef>
 #include <cstdint>
