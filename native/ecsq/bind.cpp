@@ -100,32 +100,51 @@ nb::tuple trellis_rows(Input<float, 2> x, Input<float, 2> columns, Input<int64_t
     return nb::make_tuple(ids.release(), dots.release(), squares.release());
 }
 
-Output<int16_t> levels_of(nb::list ids, Input<int64_t, 1> reach, size_t n) {
+// Arrays of trellis-coded ids, one of each class.
+struct Given {
     std::vector<Class> classes;
     std::vector<Input<uint8_t, 2>> bytes;
     std::vector<Input<uint16_t, 2>> words;
-    if (nb::len(ids) != reach.shape(0)) throw nb::value_error("reach must have a value for each class");
     size_t d = 0;
-    for (size_t c = 0; c < reach.shape(0); ++c) {
-        const int64_t most = reach.data()[c];
-        if (most < 2 || most > 2047) throw nb::value_error("reach must be from 2 to 2047");
-        size_t rows, width;
-        const void *data;
-        if (most <= 128) {
-            const auto &a = bytes.emplace_back(nb::cast<Input<uint8_t, 2>>(ids[c]));
-            rows = a.shape(0), width = a.shape(1), data = a.data();
-        } else {
-            const auto &a = words.emplace_back(nb::cast<Input<uint16_t, 2>>(ids[c]));
-            rows = a.shape(0), width = a.shape(1), data = a.data();
+
+    Given(nb::list ids, Input<int64_t, 1> reach, size_t n) {
+        if (nb::len(ids) != reach.shape(0)) throw nb::value_error("reach must have a value for each class");
+        for (size_t c = 0; c < reach.shape(0); ++c) {
+            const int64_t most = reach.data()[c];
+            if (most < 2 || most > 2047) throw nb::value_error("reach must be from 2 to 2047");
+            size_t rows, width;
+            const void *data;
+            if (most <= 128) {
+                const auto &a = bytes.emplace_back(nb::cast<Input<uint8_t, 2>>(ids[c]));
+                rows = a.shape(0), width = a.shape(1), data = a.data();
+            } else {
+                const auto &a = words.emplace_back(nb::cast<Input<uint16_t, 2>>(ids[c]));
+                rows = a.shape(0), width = a.shape(1), data = a.data();
+            }
+            if (rows != n) throw nb::value_error("all classes must have as many rows");
+            classes.push_back({d, d + width, static_cast<int>(most), const_cast<void *>(data)});
+            d += width;
         }
-        if (rows != n) throw nb::value_error("all classes must have as many rows");
-        classes.push_back({d, d + width, static_cast<int>(most), const_cast<void *>(data)});
-        d += width;
     }
-    Fresh<int16_t> out({n, d});
+};
+
+Output<int16_t> levels_of(nb::list ids, Input<int64_t, 1> reach, size_t n) {
+    const Given given(ids, reach, n);
+    Fresh<int16_t> out({n, given.d});
     {
         nb::gil_scoped_release release;
-        levels(classes.data(), classes.size(), n, d, out.data());
+        levels(given.classes.data(), given.classes.size(), n, given.d, out.data());
+    }
+    return out.release();
+}
+
+Output<float> values_of(nb::list ids, Input<int64_t, 1> reach, size_t n, Input<float, 1> factors) {
+    const Given given(ids, reach, n);
+    if (factors.shape(0) != given.d) throw nb::value_error("factors must have a value for each column");
+    Fresh<float> out({n, given.d});
+    {
+        nb::gil_scoped_release release;
+        values(given.classes.data(), given.classes.size(), n, given.d, factors.data(), out.data());
     }
     return out.release();
 }
@@ -142,4 +161,6 @@ void bind_ecsq(nb::module_ &m) {
           "and factor, see native/ecsq/ecsq.hpp.");
     m.def("ecsq_levels", &compand::ecsq::levels_of, "ids"_a, "reach"_a.noconvert(), "n"_a,
           "v of trellis-coded ids: (n, d) int16, for levels v + 1/2.");
+    m.def("ecsq_values", &compand::ecsq::values_of, "ids"_a, "reach"_a.noconvert(), "n"_a, "factors"_a.noconvert(),
+          "(v + 1/2) * factors (d) of trellis-coded ids: (n, d) float32.");
 }

@@ -42,7 +42,8 @@ COMPAND_ECSQ_FUNCTIONS
 }
 #undef COMPAND_ECSQ_FUNCTIONS
 
-// v of rows of trellis-coded ids (n, width of each class), to out (n, d).
+// v of rows of trellis-coded ids (n, width of each class), to out (n, d); or (v + 1/2) * factors (d).
 void levels(const Class *classes, size_t count, size_t n, size_t d, int16_t *out);
+void values(const Class *classes, size_t count, size_t n, size_t d, const float *factors, float *out);
 
 }  // namespace compand::ecsq

@@ -159,6 +159,64 @@ nb::tuple encode(Input<float, 2> x, Input<float, 1> codebooks, Input<float, 2> h
     return nb::make_tuple(ids.release(), dots.release(), squares.release());
 }
 
+// Codewords of ids times the scale of their row: (n, d), 0 in columns after the last group.
+Output<float> values_of(Input<uint8_t, 2> ids, Input<float, 1> codebooks, Input<int32_t, 1> sizes, size_t k, Input<float, 1> scale, size_t d) {
+    const size_t n = ids.shape(0), groups = sizes.shape(0);
+    if (k < 1 || k > 256) throw nb::value_error("k must be from 1 to 256");
+    if (ids.shape(1) != groups || scale.shape(0) != n) throw nb::value_error("ids must have a column for each group, scale a value for each row");
+    if (codebooks.shape(0) != check_sizes(sizes, d) * k) throw nb::value_error("codebooks must have k values for each coordinate");
+    for (size_t i = 0; k < 256 && i < n * groups; ++i)
+        if (ids.data()[i] >= k) throw nb::value_error("an id is not below k");
+    Fresh<float> out({n, d});
+    {
+        nb::gil_scoped_release release;
+        constexpr size_t rows = 64;
+        parallel_for((n + rows - 1) / rows, [&](size_t task) {
+            for (size_t i = task * rows; i < std::min(n, (task + 1) * rows); ++i) {
+                const float own = scale.data()[i];
+                float *to = out.data() + i * d, *const end = to + d;
+                const float *book = codebooks.data();
+                for (size_t g = 0; g < groups; ++g) {
+                    book += ids.data()[i * groups + g];
+                    for (int32_t j = 0; j < sizes.data()[g]; ++j, book += k) *to++ = *book * own;
+                    book -= ids.data()[i * groups + g];
+                }
+                while (to < end) *to++ = 0.0f * own;
+            }
+        });
+    }
+    return out.release();
+}
+
+// |x|^2 and <x, y> of rows in float64: halves are added to each other, as compand.array.total does.
+nb::tuple products_of_rows(Input<float, 2> x, Input<float, 2> y) {
+    const size_t n = x.shape(0), d = x.shape(1);
+    if (y.shape(0) != n || y.shape(1) != d) throw nb::value_error("x and y must have the same shape");
+    Fresh<double> squares({n}), dots({n});
+    {
+        nb::gil_scoped_release release;
+        constexpr size_t rows = 64;
+        parallel_for((n + rows - 1) / rows, [&](size_t task) {
+            std::vector<double> own(std::max<size_t>(d, 1));
+            const auto total = [&](const float *a, const float *b) {
+                own[0] = 0;
+                for (size_t j = 0; j < d; ++j) own[j] = static_cast<double>(a[j]) * static_cast<double>(b[j]);
+                for (size_t left = d; left > 1; left /= 2) {
+                    const size_t half = left / 2;
+                    for (size_t j = 0; j < half; ++j) own[j] = own[j] + own[j + half];
+                    if (left % 2) own[0] = own[0] + own[2 * half];
+                }
+                return own[0];
+            };
+            for (size_t i = task * rows; i < std::min(n, (task + 1) * rows); ++i) {
+                squares.data()[i] = total(x.data() + i * d, x.data() + i * d);
+                dots.data()[i] = total(x.data() + i * d, y.data() + i * d);
+            }
+        });
+    }
+    return nb::make_tuple(squares.release(), dots.release());
+}
+
 // Weighted sums of the rows of each codeword, (width, k), and of their weights, (groups, k): rows in order, in float64.
 nb::tuple sums(Input<float, 2> x, Input<uint8_t, 2> ids, Input<float, 1> weights, Input<int32_t, 1> sizes, size_t k) {
     const size_t n = x.shape(0), d = x.shape(1), groups = sizes.shape(0), width = check_sizes(sizes, d);
@@ -215,6 +273,10 @@ void bind_scan(nb::module_ &m) {
     m.def("scan_encode", &scan::encode, "x"_a.noconvert(), "codebooks"_a.noconvert(), "half"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
           "unit"_a = 1.0f,
           "Ids (n, groups) of the codewords nearest to y = x / unit, ties to the lowest, inner products (n) with them, and |y|^2 (n); float32, in a fixed order.");
+    m.def("scan_values", &scan::values_of, "ids"_a.noconvert(), "codebooks"_a.noconvert(), "sizes"_a.noconvert(), "k"_a, "scale"_a.noconvert(), "d"_a,
+          "Codewords of ids (n, groups) times scale (n): (n, d) float32, 0 after the last group.");
+    m.def("row_products", &scan::products_of_rows, "x"_a.noconvert(), "y"_a.noconvert(),
+          "|x|^2 and <x, y> of the rows of (n, d) float32: float64 (n), in the order of compand.array.total.");
     m.def("scan_sums", &scan::sums, "x"_a.noconvert(), "ids"_a.noconvert(), "weights"_a.noconvert(), "sizes"_a.noconvert(), "k"_a,
           "Sums (width, k) and weights (groups, k) of the rows of each codeword.");
 }

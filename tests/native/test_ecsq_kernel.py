@@ -74,6 +74,7 @@ def test_a_trellis_finds_the_best_row_on_every_instruction_set(d, n):
             assert all(np.array_equal(a, b) for a, b in zip([*ids, dots, squares], [*other[0], *other[1:]], strict=True))
         assert all(a.dtype == (np.uint8 if reach < 128 else np.uint16) and a.max() < 2 * reach for a in ids)
         v = _native.ecsq_levels(ids, reaches, n)
+        np.testing.assert_array_equal(_native.ecsq_values(ids, reaches, n, columns[1]), (v + np.float32(0.5)) * columns[1])
         np.testing.assert_allclose(dots, (x * (v + 0.5)).sum(1), rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(squares, (x * x).sum(1), rtol=1e-5)
         if reach == 12:
@@ -101,4 +102,6 @@ def test_wrong_sizes_of_a_trellis_are_refused():
     for ids, reach, n in [([bytes_], [3, 3], 4), ([bytes_], [3], 5), ([bytes_], [1], 4), ([bytes_], [5000], 4)]:
         with pytest.raises(ValueError):
             _native.ecsq_levels(ids, np.array(reach, np.int64), n)
+    with pytest.raises(ValueError, match="factors"):
+        _native.ecsq_values([bytes_], np.array([3]), 4, np.ones(5, np.float32))
     assert _native.ecsq_levels([words + np.uint16(65535)], np.array([2047]), 4).shape == (4, 6)  # of a file that lies

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from compand import _native
+from compand.array import total
 from compand.symbols import pack
 
 LEVELS = ["scalar", "avx2", "avx512"]
@@ -277,3 +278,33 @@ def test_turned_queries_are_those_of_numpy_on_every_level(request):
         _native.scan_turned(np.zeros((2, 3), np.float32), np.zeros((4, 3), np.float32))
     with pytest.raises(ValueError, match="mean must have"):
         _native.scan_turned(np.zeros((2, 3), np.float32), np.zeros((3, 4), np.float32), np.zeros(4, np.float32))
+
+
+@pytest.mark.parametrize("d", [0, 1, 2, 7, 64, 385])
+def test_products_of_rows_are_those_of_total(d):
+    rng = np.random.default_rng(d)
+    x, y = (rng.standard_normal((70, d)).astype(np.float32) for _ in range(2))
+    squares, dots = _native.row_products(x, y)
+    wide = x.astype(np.float64)
+    np.testing.assert_array_equal(squares, total(wide * wide)[:, 0])
+    np.testing.assert_array_equal(dots, total(wide * y)[:, 0])
+    with pytest.raises(ValueError, match="same shape"):
+        _native.row_products(x, y[:3])
+
+
+def test_values_are_codewords_times_scales_and_zero_after_the_last_group():
+    rng = np.random.default_rng(0)
+    sizes, k, d = np.int32([1, 3, 0, 2]), 64, 9
+    books, ids = rng.standard_normal((6, k)).astype(np.float32), rng.integers(0, k, (130, 4)).astype(np.uint8)
+    scale = rng.standard_normal(130).astype(np.float32)
+    want = np.zeros((130, d), np.float32)
+    for g, (at, size) in enumerate(zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True)):
+        want[:, at:at + size] = books[at:at + size].T[ids[:, g]]
+    np.testing.assert_array_equal(_native.scan_values(ids, books.ravel(), sizes, k, scale, d), want * scale[:, None])
+    ids[5, 2] = k
+    with pytest.raises(ValueError, match="below k"):
+        _native.scan_values(ids, books.ravel(), sizes, k, scale, d)
+    with pytest.raises(ValueError, match="wider"):
+        _native.scan_values(ids % k, books.ravel(), sizes, k, scale, 5)
+    with pytest.raises(ValueError, match="scale"):
+        _native.scan_values(ids % k, books.ravel(), sizes, k, scale[:4], d)

@@ -204,14 +204,25 @@ class Ecsq(Quantizer, name="ecsq"):
         if self.trellis:
             from .. import _native
 
-            ids = [np.ascontiguousarray(to_numpy(parts[f"ids{c}"]), np.uint8 if reach <= 128 else np.uint16)
-                   for c, reach in enumerate(self.reach_.tolist())]
-            return _native.ecsq_levels(ids, self.reach_.astype(np.int64), len(ids[0]) if ids else 0)
+            return _native.ecsq_levels(*self._given(parts))
         return np.concatenate([to_numpy(parts[f"ids{c}"]).astype(np.int16) - np.int16(reach)
                                for c, reach in enumerate(self.reach_.tolist())], axis=1)
 
+    def _given(self, parts) -> tuple[list[np.ndarray], np.ndarray, int]:
+        """Ids of a trellis as native code takes them, what they reach, and how many rows they are of."""
+        ids = [np.ascontiguousarray(to_numpy(parts[f"ids{c}"]), np.uint8 if reach <= 128 else np.uint16)
+               for c, reach in enumerate(self.reach_.tolist())]
+        return ids, self.reach_.astype(np.int64), len(ids[0]) if ids else 0
+
     def decode(self, parts, form):
-        y = (self.integers(parts) + np.float32(self.shift)) * self.factors_ * self.gains(parts)[:, None]
+        if self.trellis:
+            from .. import _native
+
+            y = _native.ecsq_values(*self._given(parts), np.ascontiguousarray(self.factors_, np.float32))
+        else:
+            y = self.integers(parts) * self.factors_
+        if self.gain:
+            y = y * self.gains(parts)[:, None]
         return cast(like(y.astype(np.float32), parts["ids0"]), form.dtype)
 
 

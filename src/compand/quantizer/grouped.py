@@ -110,16 +110,14 @@ class Grouped(Quantizer, name="grouped"):
 
     def values(self, ids: np.ndarray, d: int) -> np.ndarray:
         """Codewords of ids (n, groups), no gain: (n, d) float32."""
-        return self._coarse(ids, d) * self.unit_[0]
+        return self._scaled(ids, d, np.full(len(ids), self.unit_[0], np.float32))
 
-    def _coarse(self, ids: np.ndarray, d: int) -> np.ndarray:
-        books = self.codebooks()
-        y = np.zeros((len(ids), d), np.float32)
-        at = 0
-        for g, size in enumerate(self.sizes_.tolist()):
-            y[:, at:at + size] = books[at:at + size].T[ids[:, g]]
-            at += size
-        return y
+    def _scaled(self, ids: np.ndarray, d: int, scale: np.ndarray) -> np.ndarray:
+        """Codewords of ids times the scale (n,) of their row."""
+        from .. import _native
+
+        return _native.scan_values(np.ascontiguousarray(ids, np.uint8), self.codebooks().ravel(), self.sizes_.astype(np.int32), self.k,
+                                   np.ascontiguousarray(scale, np.float32), d)
 
     def encode(self, x):
         y, unit = to_numpy(x), self.unit_[0]
@@ -135,7 +133,7 @@ class Grouped(Quantizer, name="grouped"):
 
     def decode(self, parts, form):
         ids = to_numpy(parts["ids"])
-        y = self._coarse(ids, form.d) * (self.gains(parts) * self.unit_[0])[:, None]
+        y = self._scaled(ids, form.d, self.gains(parts) * self.unit_[0])
         return cast(like(y, parts["ids"]), form.dtype)
 
 
