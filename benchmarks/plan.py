@@ -1,10 +1,11 @@
 """Bits shared among the weights of stories260K against the same bits for all, at the same bytes: what planning and trying are worth.
 
-    python benchmarks/plan.py [--data DIR] [--bits 2,3,4] [--generations 0,40]
+    python benchmarks/plan.py [--data DIR] [--bits 2,3,4] [--generations 0,40] [--ways kl,fisher,relevance]
 
 Uniform: `hadamard,trellis:B` for every layer and the embedding. Planned: `compand.integration.language_plan` at the bytes that uniform
-codes take; with generations, bettered by `language_evolve`. All are fitted to, and planned by, the first half of a text of stories, and
-measured on the second. Rows are merged into plan.json.
+codes take, by the divergence that noise causes, or by gradients (Fisher information, relevance); with generations, bettered by
+`language_evolve`. ``expected`` is what was said before anything was coded, ``sum`` the same without what weights do to each other.
+All are fitted to, and planned by, the first half of a text of stories, and measured on the second. Rows are merged into plan.json.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--bits", default="2,3,4")
     parser.add_argument("--generations", default="0,40")
+    parser.add_argument("--ways", default="kl,fisher,relevance")
     args = parser.parse_args()
     text = lzma.open(args.data / "text" / "calib-tiny.txt.xz", "rt").read()
     cut, rows = len(text) // 2, []
@@ -45,16 +47,19 @@ def main() -> None:
         values = sum(i.size for i in Language(model).items.values())
         for b in map(int, args.bits.split(",")):
             spec, most = f"hadamard,trellis:{b}:memory=12", 0
-            for how in ("uniform", *(f"planned, {g} generations" for g in args.generations.split(","))):
+            ways = [("uniform", "", 0), *(("planned", "kl", int(g)) for g in args.generations.split(",")),
+                    *(("planned", way, 0) for way in args.ways.split(",") if way != "kl")]
+            for what, way, generations in ways:
+                how = what if what == "uniform" else f"planned, {generations} generations" if way == "kl" else f"planned by {way}"
                 start, plan = time.process_time(), None
-                if how != "uniform":
-                    plan = language_plan.plan(model, 8 * most / values, text[:cut], effort="low", generations=int(how.split()[1]))
+                if what != "uniform":
+                    plan = language_plan.plan(model, 8 * most / values, text[:cut], effort="low", generations=generations, sensitivity=way)
                 language_fit.compress(model, out, plan.spec if plan else spec, text[:cut], sequences=32, length=256, overwrite=True)
                 seconds = time.process_time() - start
                 most = most or stored(out)
                 score = language_eval.evaluate(out, model, text[cut:], length=256, sequences=16)
                 rows.append({"bits": b, "how": how, "stored bits": round(8 * stored(out) / values, 3),
-                             "expected": plan and round(plan.kld, 4),
+                             "expected": plan and round(plan.kld, 4), "sum": plan and round(plan.kld / plan.factor, 4),
                              **{k: round(score[k], 4) for k in ("kld", "top1", "perplexity")}, "cpu_s": round(seconds, 1),
                              "embedding": plan.specs["model.embed_tokens.weight"] if plan else spec})
                 print(json.dumps(rows[-1]), flush=True)

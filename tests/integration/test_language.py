@@ -224,6 +224,10 @@ def test_command_line(model, tmp_path):
     code, said = run("compress", model, "-o", out, "-f", "--bits", "4.5", "--calib", text, "--effort", "low", "--json")
     report, _ = json.JSONDecoder().raw_decode(said[said.index("{"):])  # remarks on stderr may follow
     assert code == 0 and len(set(report["specs"].values())) > 1 and report["expected"]["kld"] > 0
+    assert {"spec", "bytes", "kld"} <= set(report["plan"][0])
+    code, said = run("compress", model, "-o", out, "-f", "--size", "60kB", "--calib", text, "--effort", "low", "-v")
+    assert code == 0 and 40_000 < out.stat().st_size <= 60_000 and "more than the next smaller won" in said, said
+    assert run("compress", model, "--kld", "0.1")[0] == run("compress", model, "--size", "60kB", "--plan", "--calib", text)[0] == 2
     code, said = run("compress", model, "-o", out, "-f", "--bits", "2", "--calib", "self", "--effort", "low", "--seed", "5")
     assert code == 0 and "writes itself (seed 5)" in said and "tuned" not in said
     text.write_text(" ".join(TEXT.split()[:300]))

@@ -11,7 +11,15 @@ pytest.importorskip("transformers", reason="compand[hf] is not installed")
 
 from test_language import TEXT, make  # noqa: E402
 
-from compand.integration import language_eval, language_fit, language_plan, language_slopes, language_tune  # noqa: E402
+from compand.integration import (  # noqa: E402
+    language_eval,
+    language_fit,
+    language_gradients,
+    language_plan,
+    language_slopes,
+    language_speed,
+    language_tune,
+)
 from compand.integration.language import Language  # noqa: E402
 
 
@@ -32,7 +40,7 @@ def test_slopes_predict_what_codes_do(model, tmp_path):
     slopes = [float(each.sum()) for each in plan.slopes.values()]
     assert max(slopes) > 3 * min(slopes) >= 0
     again = language_plan.plan(model, 4.5, TEXT, effort="low", slopes=plan.slopes, progress=lambda *a: pytest.fail("measured anew"))
-    assert again.specs == plan.specs and again.kld == plan.kld
+    assert again.specs == plan.specs and again.kld == pytest.approx(plan.kld / plan.factor)
 
 
 def test_bits_out_of_reach(model):
@@ -106,3 +114,40 @@ def test_the_whole_model_is_the_model(model):
         assert float(language.divergence(h, tokens, wanted)) == pytest.approx(0, abs=1e-6)
         assert float(language.divergence(h * 1.5, tokens, wanted)) > 0.001
     language.close()
+
+
+def test_a_budget_of_divergence_takes_the_fewest_bytes(model):
+    plans = [language_plan.plan(model, None, TEXT, kld=kld, effort="low", sequences=3, length=48) for kld in (0.3, 0.05)]
+    assert all(plan.kld <= kld for plan, kld in zip(plans, (0.3, 0.05), strict=True)) and plans[0].bytes < plans[1].bytes
+    rows = plans[1].table()
+    assert [r["name"] for r in rows] == list(plans[1].specs) and sum(r["kld"] for r in rows) == pytest.approx(plans[1].kld)
+    assert all(r["won"] > 0 and r["cost"] > 0 for r in rows if "won" in r) and any("won" in r for r in rows)
+    with pytest.raises(InputError, match="give one of"):
+        language_plan.plan(model, 3.0, TEXT, kld=0.1)
+
+
+def test_a_plan_for_bytes_and_one_for_speed(model):
+    specs = ["hadamard,int:2", "hadamard,int:4", "hadamard,int:8"]
+    plan = language_plan.plan(model, None, TEXT, size=24_000, ladder=specs, sequences=2, length=48)
+    assert 20_000 < plan.bytes <= 24_000
+    cost = {"hadamard,int:2": 1.0, "hadamard,int:4": 2.0, "hadamard,int:8": 4.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language_plan.language_speed, "milliseconds", lambda specs: lambda spec, n, d: 1e-5 * cost[spec] * n * d)
+        values = sum(n * d for n, d in plan.sizes.values())
+        fast = language_plan.plan(model, None, TEXT, milliseconds=2e-5 * values, ladder=specs, sequences=2, length=48)
+    assert sum(cost[s] * np.prod(fast.sizes[n]) for n, s in fast.specs.items()) <= 2 * values and len(set(fast.specs.values())) > 1
+    measured = language_speed.milliseconds(specs[:1])
+    assert 0 < measured(specs[0], 1000, 100) < 1000 and measured(specs[0], 100, 1000) == pytest.approx(measured(specs[0], 1000, 100))
+
+
+def test_gradients_tell_what_noise_costs(model):
+    language = Language(model)
+    language.whole()
+    ids = language.tokens(TEXT, 48, 4)
+    noise = language_slopes.slopes(language, ids, {})
+    fisher = language_gradients.slopes(language, ids, {})
+    relevance = language_gradients.slopes(language, ids, {}, relevance=True)
+    language.close()
+    a, b = (np.log([float(x[n].sum()) for n in noise]) for x in (noise, fisher))
+    assert np.corrcoef(a, b)[0, 1] > 0.8 and abs(np.median(a - b)) < 0.7
+    assert np.mean([float(r.sum()) for r in relevance.values()]) == pytest.approx(1)

@@ -46,7 +46,10 @@ def compress(
                                                  show_default=False)] = None,
     queries: Annotated[Path | None, typer.Option(help="Embeddings to search: examples of queries, to fit the codes to (with --bytes, "
                                                  "--recall or a SPEC that begins with klt).", show_default=False)] = None,
-    bits: Annotated[float | None, typer.Option(help="At most so many bits a value, all bytes counted.", show_default=False)] = None,
+    bits: Annotated[float | None, typer.Option(help="At most so many bits a value, all bytes counted. Language models, encoders, "
+                                               "Whisper: a whole number is the bits of each code; scales, norms and files come on top. "
+                                               "Language models: a fraction, or --plan, is of all weights, shared among them by worth.",
+                                               show_default=False)] = None,
     limit: Annotated[str | None, typer.Option("--size", help="At most this size: 10MB, 10MiB.", show_default=False)] = None,
     ratio: Annotated[float | None, typer.Option(help="At least so many times smaller.", show_default=False)] = None,
     max_error: Annotated[float | None, typer.Option(help="At most this relative RMS error of each array: 0.01 is 1 %.",
@@ -78,6 +81,10 @@ def compress(
     fit: Annotated[str | None, typer.Option(help="With --calib, language models: what layers are fitted to: their own outputs (layer), "
                                             "or what the whole model makes of them (kronecker).  \\[default: layer]",
                                             show_default=False)] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="With --calib and --bits: share so many bits a value of all weights among them by "
+                                       "what each is worth, for whole numbers too. --size does as well.")] = False,
+    kld: Annotated[float | None, typer.Option("--kld", help="With --calib: the fewest bytes at this expected KL divergence (nats a "
+                                              "token) from the original.", show_default=False)] = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     stdout: Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output.")] = False,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
@@ -96,6 +103,7 @@ def compress(
     [bold]compand compress model.safetensors --bits 4.5[/]          least error at a size
     [bold]compand compress tuned/ --lossless --base original/[/]    only the changes
     [bold]compand compress model/ --bits 3 --calib text.txt[/]      a language model, fitted to text
+    [bold]compand compress model/ --size 90MB --calib text.txt[/]   bits shared among its weights
     [bold]compand compress whisper/ --bits 3 --calib clips/[/]      a speech recogniser, fitted to recordings
     [bold]compand compress adapter/ --bits 2[/]                     a LoRA adapter
     [bold]compand compress scene.ply --bytes-per-splat 9[/]         3D Gaussian splats
@@ -105,23 +113,29 @@ def compress(
     from .rate import Goal
 
     asked = {"SPEC": spec, "--bytes": nbytes, "--recall": wanted, "--quality": quality, "--bytes-per-splat": per_splat,
-             "--lossless": lossless or None, "--bits": bits, "--size": limit, "--ratio": ratio, "--max-error": max_error, "--bpp": bpp}
+             "--lossless": lossless or None, "--bits": bits, "--size": limit, "--ratio": ratio, "--max-error": max_error, "--bpp": bpp,
+             "--kld": kld}
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:
         raise usage(f"{' and '.join(given)} exclude each other; give one")
     if tile is not None and (spec or lossless):
         raise usage(f"--tile goes with --quality, --bpp, --size or none of them; {'write tile= into the SPEC' if spec else 'leave it out'}")
-    for name, value in (("--bits", bits), ("--ratio", ratio), ("--max-error", max_error), ("--bytes-per-splat", per_splat), ("--bpp", bpp)):
+    for name, value in (("--bits", bits), ("--ratio", ratio), ("--max-error", max_error), ("--bytes-per-splat", per_splat), ("--bpp", bpp),
+                        ("--kld", kld)):
         if value is not None and not value > 0:
             raise usage(f"{name} must be above 0")
     beside = {"--queries": queries, "--progressive": progressive or None, "--key": key, "--tile": tile, "--keep": keep or None}
     idle = [name for name, value in beside.items() if value is not None]
-    for name in [n for n, v in (("--effort", effort), ("--fit", fit), ("--tune and --no-tune", tune)) if v is not None and calib is None]:
+    if plan and bits is None:
+        raise usage("--plan goes with --bits; --size and --kld plan without it")
+    fitting = {"--effort": effort, "--fit": fit, "--plan": plan or None, "--kld": kld, "--tune and --no-tune": tune}
+    for name in [n for n, v in fitting.items() if v is not None and calib is None]:
         raise usage(f"{name} go{'es' if ' ' not in name else ''} with --calib; leave it out")
     if calib is not None:
-        if set(given) - {"SPEC", "--bits"} or idle or base or stdout:
-            raise usage("--calib goes with --bits or a SPEC, and writes a file; leave out "
-                        + " and ".join([*(g for g in given if g not in ("SPEC", "--bits")), *idle, *(["--base"] if base else []),
+        allowed = {"SPEC", "--bits", "--size", "--kld"}
+        if set(given) - allowed or idle or base or stdout:
+            raise usage("--calib goes with --bits, --size, --kld or a SPEC, and writes a file; leave out "
+                        + " and ".join([*(g for g in given if g not in allowed), *idle, *(["--base"] if base else []),
                                         *(["-c"] if stdout else [])]))
         effort = effort or "medium"
         if source.is_file():
@@ -133,8 +147,9 @@ def compress(
         from . import encoders, language, speech
 
         set_threads(threads)
-        if (tune is not None or fit) and (is_speech(source) or is_encoder(source)):
-            raise usage("--tune, --no-tune and --fit are for language models that write; leave it out")
+        for name in [n for n, v in (("--tune and --no-tune", tune), ("--fit", fit), ("--plan", plan or None), ("--kld", kld), ("--size", limit))
+                     if v is not None and (is_speech(source) or is_encoder(source))]:
+            raise usage(f"{name} with --calib {'are' if ' ' in name else 'is'} for language models that write; leave it out")
         if is_speech(source):
             speech.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
             return
@@ -143,8 +158,9 @@ def compress(
                 raise usage("an encoder cannot write its own text; name a file of sentences with --calib")
             encoders.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
             return
-        language.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune,
-                          fit=fit or "layer")
+        bound = language.Bound(bits, None if limit is None else size_of(limit), kld, plan)
+        language.compress(source, out, spec, bound, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune,
+                          verbose=verbose, fit=fit or "layer")
         return
     if (spec or bits) and not (base or stdout) and (source / "adapter_config.json").is_file():
         from . import adapters

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import lzma
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 
@@ -12,6 +14,7 @@ from .console import Progress, note, put_json, short, size, target, usage
 
 EFFORTS = ("low", "medium", "high")
 FITS = ("layer", "kronecker")
+GENERATIONS = 15  # of `language_evolve`, with --effort high
 
 
 def read_text(path: Path) -> str:
@@ -25,44 +28,109 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: cannot read the text ({getattr(e, 'strerror', None) or e})") from None
 
 
-def compress(source: Path, out: Path | None, spec: str | None, bits: float | None, calib: Path, effort: str, *, force: bool, quiet: bool,
-             json: bool, seed: int | None = None, tune: bool | None = None, fit: str = "layer") -> None:
+class Bound(NamedTuple):
+    """What a language model shall keep to: one of bits, bytes of the file and KL divergence; ``plan`` shares whole bits too."""
+
+    bits: float | None = None
+    nbytes: int | None = None
+    kld: float | None = None
+    plan: bool = False
+
+    @property
+    def planned(self) -> bool:
+        """Whether bits are shared among the weights."""
+        return self.plan or self.nbytes is not None or self.kld is not None or (self.bits is not None and self.bits != int(self.bits))
+
+    def __str__(self) -> str:
+        if self.bits is not None:
+            return f"{self.bits:g} bits shared by measured slopes"
+        what = f"KL divergence {self.kld}" if self.kld is not None else size(self.nbytes or 0)
+        return f"{what}, bits shared by measured slopes"
+
+
+def compress(source: Path, out: Path | None, spec: str | None, bound: Bound, calib: Path, effort: str, *, force: bool, quiet: bool,
+             json: bool, seed: int | None = None, tune: bool | None = None, fit: str = "layer",
+             verbose: bool = False) -> None:
     """Fit a decoder language model to calibration text, or to what it writes itself, and write it."""
     from ..integration import language_distil, language_fit
 
-    if (spec is None) == (bits is None):
-        raise usage("--calib fits a language model: give --bits, or a SPEC")
+    if (spec is None) == (bound == Bound()):
+        raise usage("--calib fits a language model: give --bits, --size, --kld, or a SPEC")
     if effort not in EFFORTS:
         raise usage(f"--effort must be one of {', '.join(EFFORTS)}")
     if fit not in FITS:
         raise usage(f"--fit must be {' or '.join(FITS)}")
     path = target(out or source.with_name(source.resolve().name + ".cpd"), force)
     text, planned = _own_text(source, seed or 0, quiet or json) if is_self(calib) else read_text(calib), None
-    if bits is not None and bits != int(bits):
-        planned = _plan(source, bits, text, effort, quiet or json)
+    if bound.planned:
+        planned = _plan(source, bound, text, effort, quiet or json)
         note(f"expected: {size(planned.bytes)} of weights, {short(planned.bits)} bits a value, "
              f"KL divergence {short(planned.kld)} nats a token", quiet or json)
-    used = spec or (f"{bits} bits shared by measured slopes" if planned else language_fit.specs_of(int(bits or 0), effort))
+    used = spec or (str(bound) if planned else language_fit.specs_of(int(bound.bits or 0), effort))
+    if not planned:
+        note(f"expected: about {size(_size(source, used))}", quiet or json)
     if tune is None:
         tune = effort != "low" and language_distil.small(source)
     with Progress(1, "fit", quiet or json) as bar:
+        reach = forecast(bar.reach, quiet or json)
         if tune:
             long = {} if isinstance(text, str) else {"length": text.shape[1]}
             result = language_distil.compress(source, path, planned.spec if planned else used, text, effort=effort, seed=seed or 0,
-                                              fit=fit, overwrite=force, progress=bar.reach, **long)
+                                              fit=fit, overwrite=force, progress=reach, **long)
         else:
             result = language_fit.compress(source, path, planned.spec if planned else used, text, sweeps=language_fit.SWEEPS[effort],
-                                           fit=fit, overwrite=force, progress=bar.reach)
+                                           fit=fit, overwrite=force, progress=reach)
     for remark in result["notes"]:
         note(remark, quiet)
     if json:
-        expected = {"expected": {"bytes": planned.bytes, "kld": planned.kld}, "specs": planned.specs} if planned else {}
+        expected = {"expected": {"bytes": planned.bytes, "kld": planned.kld}, "specs": planned.specs,
+                    "plan": planned.table()} if planned else {}
         put_json({**result, **expected, "spec": used, "input": str(source), "output": str(path)})
     elif not quiet:
         worst = max(result["lost"], key=result["lost"].__getitem__)
         typer.echo(f"{source.name} → {path.name}: {size(result['bytes'])}, {short(result['bits'])} bits/value, "
                    f"{short(result['seconds'])} s, largest error of outputs {result['lost'][worst] ** 0.5:.1%} ({worst})  "
                    f"[{used}{', tuned' if tune else ''}]")
+        if verbose:
+            _show(planned.table() if planned else [], result["lost"])
+
+
+def _show(plan: list[dict[str, Any]], lost: dict[str, float]) -> None:
+    """A line for each weight: what it got, what that is expected to cost, and what its last step up won."""
+    rows = {r["name"]: r for r in plan}
+    for name, error in lost.items():
+        words = f"  {name}  error of outputs {error ** 0.5:.1%}"
+        if r := rows.get(name):
+            won = f", {size(r['cost'])} more than the next smaller won {short(r['won'])}" if "cost" in r else ""
+            words += f"  {r['spec']}  {size(r['bytes'])}, expected KL divergence {short(r['kld'])}{won}"
+        typer.echo(words)
+
+
+def forecast(reach: Callable[..., None], quiet: bool) -> Callable[..., None]:
+    """``reach``, that says once, when a twentieth of ten seconds' work or more is done, how long the rest will take."""
+    first: list[tuple[int, float]] = []
+    told: list[bool] = []
+
+    def see(now: int, total: int, what: str | None = None) -> None:
+        reach(now, total, what)
+        first.append((now, time.monotonic()))
+        done, spent = now - first[0][0], time.monotonic() - first[0][1]
+        if not told and spent > 10 and done > 0 and done >= (total - first[0][0]) / 20:
+            told.append(True)
+            left = spent * (total - now) / done
+            note(f"about {left / 60:.0f} minutes more" if left > 90 else f"about {left:.0f} seconds more", quiet)
+        del first[1:]
+    return see
+
+
+def _size(source: Path, spec: str) -> int:
+    """Bytes of the file to expect if every matrix is coded by a spec."""
+    from ..integration.language_plan import around
+    from ..integration.language_slopes import nbytes
+    from ..modality import detect
+
+    with detect(source) as opened:
+        return around(source) + round(sum(nbytes(spec, *i.shape) if len(i.shape) == 2 else i.nbytes for i in opened.items()))
 
 
 def is_self(calib: Path) -> bool:
@@ -87,12 +155,14 @@ def keep(model: Path, result: dict[str, Any], words: str, text: Path, reference:
     note(f"the card is in {model}; compand info shows it", quiet)
 
 
-def _plan(source: Path, bits: float, text, effort: str, quiet: bool):
-    """Which bits each weight gets, with progress."""
-    from ..integration import language_plan
+def _plan(source: Path, bound: Bound, text, effort: str, quiet: bool):
+    """Which bits each weight gets, with progress; with much effort, bettered by trying."""
+    from ..integration import language_distil, language_plan
 
+    tried = GENERATIONS if effort == "high" and bound.kld is None and language_distil.small(source) else 0
+    room = None if bound.nbytes is None else bound.nbytes - language_plan.around(source)
     with Progress(1, "measure", quiet) as bar:
-        return language_plan.plan(source, bits, text, effort=effort, progress=bar.reach)
+        return language_plan.plan(source, bound.bits, text, size=room, kld=bound.kld, effort=effort, generations=tried, progress=bar.reach)
 
 
 def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool, card: bool = False) -> None:

@@ -18,6 +18,15 @@ from .language_slopes import nbytes
 CHILDREN, FEW, MOVES = 8, 2, 3  # of a generation; sequences that all of them are measured on; most weights that a child moves up
 
 
+def quick(spec: str) -> str:
+    """The spec with the smallest search, which stands for it in trials: the larger ones lose 1 to 5 % less.
+
+    >>> quick("hadamard,trellis:3:memory=16")
+    'hadamard,trellis:3:memory=12'
+    """
+    return spec.replace("memory=16", "memory=12").replace("memory=14", "memory=12")
+
+
 class Trials:
     """Coded weights by name and spec, each made when it is first asked for, and the divergence of a model of them."""
 
@@ -34,7 +43,7 @@ class Trials:
         if (found := self.made.get((name, spec))) is None:
             w = self.originals[name].numpy()
             h = self.hessians.get(name, np.eye(w.shape[1]))
-            codes = feedback.encode(spec, w, h, damping=self.damping, importance=self.counts)
+            codes = feedback.encode(quick(spec), w, h, damping=self.damping, importance=self.counts)
             found = self.made[name, spec] = torch.from_numpy(codes.codec.decode(codes).astype(np.float32))
         return found
 

@@ -71,11 +71,7 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
         for i, name in enumerate(names):
             p = parameters[name]
             kept, w = p.data, p.data.numpy()
-            e = rng.standard_normal(w.shape, dtype=np.float32) * np.sqrt(REFERENCE * np.square(w).mean(1, keepdims=True))
-            if (h := hessians.get(name)) is not None:
-                both = language.tied and p is language.head.weight
-                lower = np.linalg.cholesky(damped(np.asarray(h, np.float64), max(damping, 0.1) if both else damping))
-                e = e @ np.linalg.inv(lower / np.diag(lower)).astype(np.float32)
+            e = noise(rng, w, shape_of(language, name, p, hessians.get(name), damping)) * np.float32(REFERENCE ** 0.5)
             each = []
             by_row = bool(importance) and name in importance
             for rows, power in product(classes(importance[name]), (REFERENCE, COARSE)) if by_row else [(slice(None), REFERENCE)]:
@@ -94,6 +90,49 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
             if progress:
                 progress(i + 1, len(names), name)
     return found
+
+
+def shape_of(language: Language, name: str, parameter, hessian, damping: float) -> np.ndarray | None:
+    """What second-order codes turn white noise of rows into: float32 (d, d), or None without a Hessian."""
+    if hessian is None:
+        return None
+    both = language.tied and parameter is language.head.weight
+    lower = np.linalg.cholesky(damped(np.asarray(hessian, np.float64), max(damping, 0.1) if both else damping))
+    return np.linalg.inv(lower / np.diag(lower)).astype(np.float32)
+
+
+def noise(rng: np.random.Generator, w: np.ndarray, shape: np.ndarray | None) -> np.ndarray:
+    """Noise as strong as each row of w, before it is shaped."""
+    e = rng.standard_normal(w.shape, dtype=np.float32) * np.sqrt(np.square(w).mean(1, keepdims=True))
+    return e if shape is None else e @ shape
+
+
+def together(language: Language, ids, hessians: Mapping[str, np.ndarray], specs: Mapping[str, str], *,
+             importance: Mapping[str, np.ndarray] | None = None, damping: float = 0.02, seed: int = 1) -> float:
+    """The KL divergence (nats a token) of noise in all weights at once, in each as strong as its spec leaves it.
+
+    Where much is lost this is more than the sum that `share` reckons with: what one weight loses makes the others' losses worse.
+    """
+    torch, _ = transformers()
+    rng, parameters = np.random.default_rng(seed), dict(language.model.named_parameters())
+    step = max(1, len(ids) * ids.shape[1] * language.head.weight.shape[0] >> 27)
+    with torch.no_grad():
+        whole = [language.logits(language.states(row)[::step]).log_softmax(-1) for row in ids]
+        kept = {n: parameters[n].data for n in specs}
+        try:
+            for n, spec in specs.items():
+                w = kept[n].numpy()
+                e = noise(rng, w, shape_of(language, n, parameters[n], hessians.get(n), damping))
+                by_row = importance is not None and n in importance
+                power = levels(spec, w.shape[1], len(CLASSES) if by_row else 1)
+                for rows, p in zip(classes(importance[n]) if by_row else [slice(None)], power, strict=True):  # type: ignore[index]
+                    e[rows] *= np.float32(p ** 0.5)
+                parameters[n].data = torch.from_numpy(w + e)
+            kl = [_divergence(p, language.logits(language.states(row)[::step])) for row, p in zip(ids, whole, strict=True)]
+        finally:
+            for n, w in kept.items():
+                parameters[n].data = w
+    return float(np.mean(kl))
 
 
 class Before:
@@ -147,24 +186,32 @@ def lost(spec: str, d: int, slope: np.ndarray) -> float:
     >>> [round(lost(s, 1024, rise) / lost(s, 1024, rise[:, 0]), 1) for s in ("hadamard,trellis:2", "hadamard,trellis:4")]
     [4.7, 1.0]
     """
-    stage = parse(spec)
-    items = stage.items if isinstance(stage, Sum) else (stage,)
-    extra = [s for s in items if isinstance(s, Salient)]
-    base = [s for s in items if not isinstance(s, Salient)]
-    left = np.full(len(slope), noise_of(str(Sum(tuple(base)) if len(base) > 1 else base[0]), d))
-    for s in extra:
-        left[:int(np.searchsorted(CLASSES, s.share + 1e-9, side="right"))] *= noise_of(str(s.grid), d)
+    left = levels(spec, d, len(slope))
     if slope.ndim == 2:  # a power of the noise between the two that were measured, and beyond
         low, high = np.maximum(slope, 1e-12).T
         slope = low * np.maximum(high / low, 1.0) ** (np.log(np.maximum(left / REFERENCE, 1.0)) / np.log(COARSE / REFERENCE))
     return float(slope @ left)
 
 
-def share(slope: Mapping[str, np.ndarray], sizes: Mapping[str, tuple[int, int]], budget: float, ladder: Mapping[str, list[str]]) -> tuple[
-        dict[str, str], float]:
+def levels(spec: str, d: int, number: int) -> np.ndarray:
+    """The relative power of the noise that a spec leaves in each of a number of `CLASSES` of rows of d values: float64 (number,)."""
+    stage = parse(spec)
+    items = stage.items if isinstance(stage, Sum) else (stage,)
+    extra = [s for s in items if isinstance(s, Salient)]
+    base = [s for s in items if not isinstance(s, Salient)]
+    left = np.full(number, noise_of(str(Sum(tuple(base)) if len(base) > 1 else base[0]), d))
+    for s in extra:
+        left[:int(np.searchsorted(CLASSES, s.share + 1e-9, side="right"))] *= noise_of(str(s.grid), d)
+    return left
+
+
+def share(slope: Mapping[str, np.ndarray], sizes: Mapping[str, tuple[int, int]], budget: float | None,
+          ladder: Mapping[str, list[str]], *, divergence: float | None = None,
+          cost: Callable[[str, int, int], float] | None = None) -> tuple[dict[str, str], float]:
     """The spec of each weight whose expected divergence is least within ``budget`` bytes, and that divergence.
 
-    ``sizes`` are shapes (n, d), ``ladder`` the specs that each weight may have. Raises `InputError` if none fits.
+    ``sizes`` are shapes (n, d), ``ladder`` the specs that each weight may have. With ``divergence`` instead of a budget: the fewest bytes
+    at that divergence. ``cost`` of n rows of d values in a spec may be something else than bytes. Raises `InputError` if none fits.
     """
     names = list(slope)
     if not names:
@@ -174,8 +221,8 @@ def share(slope: Mapping[str, np.ndarray], sizes: Mapping[str, tuple[int, int]],
     for i, name in enumerate(names):
         n, d = sizes[name]
         for j, spec in enumerate(ladder[name]):
-            costs[i, j], losses[i, j] = nbytes(spec, n, d), lost(spec, d, slope[name])
-    choice = allocate(costs, losses, budget)
+            costs[i, j], losses[i, j] = (cost or nbytes)(spec, n, d), lost(spec, d, slope[name])
+    choice = allocate(costs, losses, budget, distortion=divergence)
     return {n: ladder[n][j] for n, j in zip(names, choice, strict=True)}, float(losses[np.arange(len(names)), choice].sum())
 
 
