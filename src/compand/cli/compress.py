@@ -147,8 +147,8 @@ def compress(
         from . import encoders, language, speech
 
         set_threads(threads)
-        for name in [n for n, v in (("--tune and --no-tune", tune), ("--fit", fit), ("--plan", plan or None), ("--kld", kld), ("--size", limit))
-                     if v is not None and (is_speech(source) or is_encoder(source))]:
+        writing = {"--tune and --no-tune": tune, "--fit": fit, "--plan": plan or None, "--kld": kld, "--size": limit}
+        for name in [n for n, v in writing.items() if v is not None and (is_speech(source) or is_encoder(source))]:
             raise usage(f"{name} with --calib {'are' if ' ' in name else 'is'} for language models that write; leave it out")
         if is_speech(source):
             speech.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)

@@ -80,7 +80,7 @@ def plan(model, bits: float | None, calibration, *, size: int | None = None, kld
 
     ``ladder`` are the specs to choose from, of rising bits; default: those of 1 to 8 bits by effort; ``fixed`` are those of weights, by
     name, for which there is no choice. ``sensitivity`` is what says how much noise a weight stands: the divergence measured with noise in
-    it (`language_slopes`), or gradients (`language_gradients`). Gradients and divergences of noise in embedding and head come from the first
+    it (`language_slopes`), or gradients (`language_gradients`). Gradients and divergences of noise in embedding and head are of the first
     ``sequences`` of the text, other divergences from the first ``measured`` of them; Hessians from `FITTED` times as many that follow, so
     that noise is not shaped by the very inputs it is measured on. What noise in all weights together costs is measured once and scales the
     expected divergence. ``slopes`` are those of an earlier plan of the same model and text: with bits, size or milliseconds nothing is
