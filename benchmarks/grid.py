@@ -34,7 +34,11 @@ FIT = [  # 1 to 8 bits
     *(f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4)), "hadamard,table:gauss5", "hadamard,int:7",
     *(f"hadamard,(trellis:4:memory=14:factors=2+trellis:{b}:memory=14:factors=2)" for b in (1, 2)),
 ]
-DATA_FREE = ["int:2:group=64:sym=false:search=hqq", "int:3:group=64:sym=false:search=hqq", "int:4:group=64:sym=false:search=hqq",
+FIT += ["lowrank:4+int:3:group=64", "(int:3:group=64)+lowrank:4", "(hadamard,trellis:2:memory=12)+lowrank:4",  # SVDQuant, EoRA
+        "sparse:0.1+sign:group=64", "sparse:0.01+int:3:group=16", "ternary", "hadamard,ternary"]  # PB-LLM, SpQR
+ORDERED = [*(f"int:{b}:group=64" for b in (2, 3, 4)), "hadamard,int:3"]
+DATA_FREE = ["nested:2x4x8",
+             "int:2:group=64:sym=false:search=hqq", "int:3:group=64:sym=false:search=hqq", "int:4:group=64:sym=false:search=hqq",
              "int:3:group=64", "int:4:group=64", "hadamard,trellis:2:memory=12", "hadamard,trellis:3:memory=12"]
 TUNED = [*(f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)), *(f"int:{b}:group=64" for b in (2, 3, 4))]
 SWEPT = [*(f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4)), *(f"int:{b}:group=64" for b in (2, 3, 4)),
@@ -68,7 +72,8 @@ def sizes(path: pathlib.Path) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--only", choices=("rounded", "fit", "fit, 2 sweeps", "fit, kronecker", "tuned", "tuned, low, kronecker"),
+    parser.add_argument("--only", choices=("rounded", "fit", "fit, 2 sweeps", "fit, act-order",
+                                           "fit, kronecker", "tuned", "tuned, low, kronecker"),
                         help="one way; other rows stay as they are")
     parser.add_argument("--specs", nargs="+", default=[], help="these only, as well")
     args = parser.parse_args()
@@ -77,8 +82,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model, out = pathlib.Path(folder, "stories"), pathlib.Path(folder, "out.cpd")
         stories.main(str(args.data / "lm"), str(model))
-        todo = {"rounded": DATA_FREE, "fit": FIT, "fit, 2 sweeps": SWEPT, "fit, kronecker": KRONECKER, "tuned, low": TUNED,
-                "tuned, medium": LONGER, "tuned, low, kronecker": KRONECKER}
+        todo = {"rounded": DATA_FREE, "fit": FIT, "fit, 2 sweeps": SWEPT, "fit, act-order": ORDERED,
+                "fit, kronecker": KRONECKER, "tuned, low": TUNED, "tuned, medium": LONGER, "tuned, low, kronecker": KRONECKER}
         for how, spec in [(how, spec) for how, specs in todo.items() if how.startswith(args.only or "") for spec in specs
                           if not args.specs or spec in args.specs]:
             start, fit = time.process_time(), "kronecker" if "kronecker" in how else "layer"
@@ -86,7 +91,7 @@ def main() -> None:
                 rounded(model, out, spec)
             elif how.startswith("fit"):
                 language_fit.compress(model, out, spec, text[:cut], embedding=EMBEDDING, sequences=32, length=256, overwrite=True,
-                                      sweeps=2 if "sweeps" in how else 0, fit=fit)
+                                      sweeps=2 if "sweeps" in how else 0, order="activity" if "order" in how else "natural", fit=fit)
             else:
                 language_distil.compress(model, out, spec, text[:cut], embedding=EMBEDDING, effort=how.split(", ")[1], fit=fit,
                                          overwrite=True)

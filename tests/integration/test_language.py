@@ -251,6 +251,15 @@ def test_command_line(model, tmp_path):
     assert groups["symbols"] > 2 * groups["scales"] > 0
 
 
+def test_act_order_is_another_order(model, tmp_path):
+    made = {}
+    for order in ("natural", "activity"):
+        language_fit.compress(model, tmp_path / "o.cpd", "int:3", TEXT, sequences=4, length=64, order=order, overwrite=True)
+        with open_file(tmp_path / "o.cpd") as file:
+            made[order] = file["model.layers.0.mlp.up_proj.weight"].array()
+    assert not np.array_equal(made["natural"], made["activity"])
+
+
 def test_without_text_bits_mean_the_same(model, tmp_path):
     from typer.testing import CliRunner
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,8 +39,8 @@ def specs_of(bits: int, effort: str = "medium") -> str:
 
 
 def compress(model, out, spec: str | Callable[[str], str | None], calibration, *, embedding: str | None = None, sequences: int = 64,
-             length: int = 512, damping: float = 0.02, sweeps: int = 0, fit: str = "layer", overwrite: bool = False,
-             progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
+             length: int = 512, damping: float = 0.02, sweeps: int = 0, order: Literal["natural", "activity"] = "natural",
+             fit: str = "layer", overwrite: bool = False, progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Write the model folder to the .cpd file ``out`` with second-order codes of every linear layer, embedding and head.
 
     Parameters
@@ -48,7 +48,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
     spec : spec of linear layers, or a callable from the name of a weight to a spec (None: without loss)
     calibration : text the layers are fitted to, or tokens (`language_generate`); the first sequences × length of it count
     embedding : spec of embedding and head; default: ``spec``
-    sweeps : of `compand.fit.feedback.encode`, for layers
+    sweeps, order : of `compand.fit.feedback.encode`, for layers; ``activity`` (act-order) is for scalar stages
     fit : what layers are fitted to: their own outputs (``layer``), or what the whole model makes of them (``kronecker``: `language_fisher`)
     progress : called with (layers done, layers, name)
 
@@ -68,12 +68,13 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         ids = language.tokens(calibration, length, sequences)
         choose = spec if callable(spec) else lambda name: spec
         settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "embedding": embedding, "damping": damping,
-                    "sweeps": sweeps, "fit": fit, "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(), "shape": list(ids.shape),
+                    **(how := {"sweeps": sweeps, "order": order}), "fit": fit, "shape": list(ids.shape),
+                    "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
                     "text": digest(calibration),
                     "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
         start = time.perf_counter()
         with torch.no_grad(), Parts(out.with_name(out.name + ".parts"), settings) as parts:
-            lost = _layers(language, ids, choose, embedding, damping, sweeps, fit, parts, progress or (lambda *_: None), calibration)
+            lost = _layers(language, ids, choose, embedding, damping, how, fit, parts, progress or (lambda *_: None), calibration)
             done = parts.codes()
             report = pack(language.source, out, spec=lambda name, shape, dtype: done.get(name), overwrite=overwrite, check=False)
             parts.remove()
@@ -84,7 +85,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         language.close()
 
 
-def _layers(language: Language, ids, choose, embedding, damping, sweeps, fit, parts: Parts, progress, text) -> dict[str, float]:
+def _layers(language: Language, ids, choose, embedding, damping, how, fit, parts: Parts, progress, text) -> dict[str, float]:
     """Fit every layer, then the head; relative squared error of the outputs by tensor."""
     fisher = fisher_of(language, ids, fit, parts, lambda what: progress(0, len(language.layers) + 1, what))
     language.load(language.embedding)
@@ -105,7 +106,7 @@ def _layers(language: Language, ids, choose, embedding, damping, sweeps, fit, pa
                 if (spec := choose(full)) is not None:
                     w = language.weight(full)
                     outputs = known[module].outputs if known else None
-                    codes = feedback.encode(spec, w, h, outputs=outputs, damping=damping, sweeps=sweeps)
+                    codes = feedback.encode(spec, w, h, outputs=outputs, damping=damping, **how)
                     found[full] = codes = replace(codes, dtype=language.items[full].dtype)
                     lost[full] = lost_of(w, codes, h)
                     if (bias := f"{module}.bias") in language.items:  # the mean of the outputs stays
