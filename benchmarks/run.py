@@ -76,7 +76,7 @@ class Random:
                 else:
                     codes = coded(self.spec, (n, d), self.rng)
                 self.bytes += codes.nbytes
-                self.kept[name] = matrix(codes)
+                self.kept[name] = matrix(codes, copy=True)
         return self.kept[name]
 
 

@@ -42,7 +42,7 @@ void transform(const Round &round, const float *x, float *out, bool inverse) {
 }  // namespace
 
 Rotated::Rotated(nb::object inner, size_t d, const std::vector<std::tuple<size_t, Input<float, 1>, std::vector<size_t>>> &rounds)
-    : Matrix(nb::cast<const Matrix &>(inner).n, d), keep_(inner), inner_(nb::cast<const Matrix &>(inner)) {
+    : Matrix(nb::cast<const Matrix &>(inner).n, d), keep_(inner), inner_(nb::cast<Matrix &>(inner)) {
     if (d > inner_.d) throw nb::value_error("more columns than the weights have");
     for (const auto &[at, signs, sizes] : rounds) {
         size_t end = std::min(at, inner_.d + 1);
@@ -102,8 +102,8 @@ void Rotated::row(size_t i, float *out) const {
 
 // -- behind others -------------------------------------------------------------------------------------------------------------
 Behind::Behind(nb::object inner, nb::object before)
-    : Matrix(nb::cast<const Matrix &>(inner).n, nb::cast<const Matrix &>(before).d), keep_{inner, before}, inner_(nb::cast<const Matrix &>(inner)),
-      before_(nb::cast<const Matrix &>(before)) {
+    : Matrix(nb::cast<const Matrix &>(inner).n, nb::cast<const Matrix &>(before).d), keep_{inner, before}, inner_(nb::cast<Matrix &>(inner)),
+      before_(nb::cast<Matrix &>(before)) {
     if (inner_.d != before_.n) throw nb::value_error("the weights before have a row for each column of those behind");
 }
 
@@ -147,7 +147,7 @@ struct Several : Prepared {
 Added::Added(std::vector<nb::object> terms)
     : Matrix(terms.empty() ? 0 : nb::cast<const Matrix &>(terms[0]).n, terms.empty() ? 0 : nb::cast<const Matrix &>(terms[0]).d), keep_(terms) {
     for (const nb::object &t : terms) {
-        terms_.push_back(&nb::cast<const Matrix &>(t));
+        terms_.push_back(&nb::cast<Matrix &>(t));
         if (terms_.back()->n != n || terms_.back()->d != d) throw nb::value_error("terms of a sum have the same shape");
     }
 }
@@ -190,7 +190,7 @@ void Added::row(size_t i, float *out) const {
 
 // -- some rows -----------------------------------------------------------------------------------------------------------------
 Some::Some(nb::object inner, size_t n, Input<int64_t, 1> rows)
-    : Matrix(n, nb::cast<const Matrix &>(inner).d), keep_(inner), inner_(nb::cast<const Matrix &>(inner)), rows_(rows) {
+    : Matrix(n, nb::cast<const Matrix &>(inner).d), keep_(inner), inner_(nb::cast<Matrix &>(inner)), rows_(rows) {
     if (rows.shape(0) != inner_.n) throw nb::value_error("a number for each row");
     for (size_t i = 0; i < inner_.n; ++i)
         if (rows.data()[i] < (i ? rows.data()[i - 1] + 1 : 0) || static_cast<size_t>(rows.data()[i]) >= n) throw nb::value_error("rows must rise, below n");

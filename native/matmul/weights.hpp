@@ -1,6 +1,7 @@
 // The kinds of weights. Each keeps the arrays it was made of alive.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -27,6 +28,7 @@ public:
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
+    void lay_out() override;
 
 private:
     Input<uint8_t, 2> bytes_;
@@ -36,6 +38,8 @@ private:
     int offset_;
     float unit_;
     Rows rows_;
+    Pages fours_;
+    std::atomic<const uint8_t *> laid_ = nullptr;
 };
 
 // A trellis: see `Strips` in matmul.hpp; the rows of a last strip that is not whole are levels.
@@ -47,6 +51,7 @@ public:
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
+    void lay_out() override;
 
 private:
     Input<uint8_t, 1> bits_;
@@ -55,6 +60,8 @@ private:
     Input<int16_t, 2> rest_;
     Input<float, 2> rest_scale_;
     Strips strips_;
+    Pages pages_;
+    std::atomic<const uint8_t *> laid_ = nullptr;
 };
 
 // float32, or bfloat16 with activations rounded to it too.
@@ -132,11 +139,12 @@ public:
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
+    void lay_out() override { inner_.lay_out(); }
 
 private:
     void forward(const float *x, float *a, float *b) const;
     nb::object keep_;
-    const Matrix &inner_;
+    Matrix &inner_;
     std::vector<Round> rounds_;
 };
 
@@ -149,10 +157,11 @@ public:
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
+    void lay_out() override { inner_.lay_out(); }
 
 private:
     nb::object keep_[2];
-    const Matrix &inner_, &before_;
+    Matrix &inner_, &before_;
 };
 
 // A sum of weights.
@@ -164,10 +173,11 @@ public:
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
+    void lay_out() override { for (Matrix *t : terms_) t->lay_out(); }
 
 private:
     std::vector<nb::object> keep_;
-    std::vector<const Matrix *> terms_;
+    std::vector<Matrix *> terms_;
 };
 
 // Weights of which only some rows are there; all others are 0.
@@ -179,10 +189,11 @@ public:
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
+    void lay_out() override { inner_.lay_out(); }
 
 private:
     nb::object keep_;
-    const Matrix &inner_;
+    Matrix &inner_;
     Input<int64_t, 1> rows_;
 };
 

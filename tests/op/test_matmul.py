@@ -76,6 +76,24 @@ def test_kernels_agree_with_numpy_and_each_other(spec):
         assert all(same(found[0], y) for y in found[1:]), (n, d, m)
 
 
+@pytest.mark.parametrize("spec", [s for s in LEAVES if "4" in s or "trellis" in s] + ["hadamard,int:4:group=64", "int:4+int:4:group=16"])
+def test_a_copy_gives_the_same(spec):
+    rng = np.random.default_rng(14)
+    for n, d in ((33, 200), (16, 64), (7, 31), (50, 257), (17, 1), (1, 130), (270, 385)):
+        codes = coded(spec, n, d)
+        other, x = compand.Codes(codes.codec, codes.shape, codes.dtype, codes.blocks), rng.standard_normal((5, d)).astype(np.float32)
+        for m in (1, 3, 5):
+            expected = matrix(codes)(x[:m])
+            for level in LEVELS:
+                _native.set_isa("auto")
+                for _ in range(2):  # the second copy is the first
+                    w = matrix(other, copy=True)
+                _native.set_isa(level)
+                assert same(expected, w(x[:m])), (n, d, m, level)
+        _native.set_isa("auto")
+        assert same(matrix(codes).row(n - 1), w.row(n - 1))
+
+
 @pytest.mark.parametrize("spec", WORDS + LATTICES)
 def test_words_are_those_that_decoding_gives(spec):
     rng = np.random.default_rng(11)

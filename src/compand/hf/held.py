@@ -11,6 +11,7 @@ from torch import nn
 from .. import _native
 from ..errors import CompandError, UnsupportedError
 from ..op.matmul import matrix
+from ..op.memory import copied
 from .embedding import CodedEmbedding
 from .linear import CodedLinear
 
@@ -33,6 +34,7 @@ class Held:
         if any(type(m).__module__ not in (home, "transformers.activations") and type(m) not in _PARTS for m in self.modules.values()):
             raise UnsupportedError("there are other modules in it")
         self.children = [(parent._modules, dict(parent._modules)) for parent in self.modules.values() if parent._modules]
+        self._copy = copied(sum(m.codes.nbytes for m in self.modules.values() if type(m) is CodedLinear))
         self.tensors: list[tuple[dict, str, torch.Tensor, int, int]] = []
 
     def tensor(self, name: str) -> torch.Tensor | None:
@@ -64,7 +66,7 @@ class Held:
             raise UnsupportedError(f"{name} is of another kind")
         self._watch(module)
         if type(module) is CodedLinear and module.activations == "int8":
-            return matrix(module.codes)
+            return matrix(module.codes, copy=self._copy)
         if type(module) is CodedLinear or module.weight.dtype not in KINDS:
             raise UnsupportedError(f"{name} is of another kind")
         return _native.Plain(seen(module.weight.detach().contiguous()))

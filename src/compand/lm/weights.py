@@ -20,6 +20,7 @@ from ..modality import detect
 from ..modality.weights import LEAST_QUANTIZED
 from ..op.buffers import codes_of
 from ..op.matmul import matrix
+from ..op.memory import copied
 from ..stage import Form
 
 MOST_FILE = 256 << 20  # bytes; tokenizers of 30 MB are common
@@ -51,6 +52,8 @@ class Weights:
         if self._coded and (not isinstance(self._coded, dict) or self._coded.get("quant_method") != "compand"):
             raise FormatError(f"{self.path}: the quantization_config {str(self._coded)[:60]} cannot be read here")
         self._matrices: dict[str, Any] = {}
+        files = self.path.iterdir() if self.path.is_dir() else [self.path]
+        self._copy = copied(sum(f.stat().st_size for f in files if f.is_file()))
 
     def close(self) -> None:
         """Let the folder go; matrices stay."""
@@ -128,7 +131,7 @@ class Weights:
             return self._plain(codes.codec.decode(codes))
         self.bytes += codes.nbytes
         self.values += codes.size
-        return matrix(codes)
+        return matrix(codes, copy=self._copy)
 
     def _plain(self, a: np.ndarray) -> Any:
         a = np.ascontiguousarray(a) if a.dtype.name == "bfloat16" else np.ascontiguousarray(a, np.float32)

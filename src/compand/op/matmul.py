@@ -86,8 +86,10 @@ def _kept(codes: Codes, activations: str) -> Product:
     return kept[activations]
 
 
-def matrix(codes: Codes) -> _native.Matrix:
+def matrix(codes: Codes, *, copy: bool = False) -> _native.Matrix:
     """Codes of (n, d) weights as the native object that `matmul` uses: called with x (m, d) float32 it gives (m, n).
+
+    ``copy`` lays codes of 4 bits and trellises out once more, on huge pages, in the order in which they are read: the same results, sooner.
 
     >>> import numpy as np, compand
     >>> w = matrix(compand.Codec("int:8").encode(np.eye(3, 64, dtype=np.float32)))
@@ -96,6 +98,8 @@ def matrix(codes: Codes) -> _native.Matrix:
     """
     found = _kept(codes, "int8")
     if isinstance(found, _native.Matrix):
+        if copy:
+            found.lay_out()
         return found
 
     def row(i: int) -> np.ndarray:
