@@ -37,7 +37,7 @@ void bind_matmul(nb::module_ &m) {
     nb::class_<Matrix>(m, "Matrix", "Weights (n, d) that stay codes: called with x (m, d) float32 they give (m, n).")
         .def("__call__", &product, "x"_a.noconvert())
         .def("row", &row, "i"_a, "The weights of row i: (d,) float32.")
-        .def("lay_out", &Matrix::lay_out, "Copies codes of 4 bits and trellises to huge pages, in the order in which they are read; products are the same.")
+        .def("copy_codes", &Matrix::copy_codes, "Copies packed ids and trellises to huge pages, as they are: products are the same.")
         .def_prop_ro("shape", [](const Matrix &w) { return nb::make_tuple(w.n, w.d); });
     nb::class_<Ids, Matrix>(m, "Ids", "Packed ids (n, row bytes): weight = unit (level - offset + zero) scale; see matmul.hpp.")
         .def(nb::init<size_t, Input<uint8_t, 2>, int, int, float, size_t, Ids::Brain, Ids::Scales, Ids::Bytes, Ids::Bytes, Ids::Scales>(), "d"_a,

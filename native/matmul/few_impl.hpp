@@ -4,14 +4,6 @@ namespace {
 
 // Of four rows (the last again where there are fewer) the scales or zeros as (groups, 4), zeros behind them.
 void four_rows(const Rows &w, size_t r, size_t rows, bool zeros, float *out) {
-    if (w.fours && !zeros) {  // as they lie there
-        const uint8_t *from = w.fours + r / 4 * four_bytes(w);
-        for (size_t at = 0; at < 4 * w.groups; at += 16) {
-            if (w.scale) _mm512_storeu_ps(out + at, _mm512_loadu_ps(from + 4 * at));
-            else _mm512_storeu_si512(out + at, _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from + 2 * at))), 16));
-        }
-        return;
-    }
     const float *wide = zeros ? w.zero : w.scale;
     const auto values = [&](size_t i, size_t g, __mmask16 have) {
         const size_t at = (r + std::min(i, rows - 1)) * w.groups + g;
@@ -150,7 +142,7 @@ template <int kind, bool small> void line(const Rows &w, const Unpack &unpack, s
 }
 
 // The same of four bits: 64 bytes are two chunks, the activations of even and of odd columns being apart.
-template <int kind, bool small, bool laid> void halves(const Rows &w, size_t r, size_t rows, const Four &four, const Line &x, float *y) {
+template <int kind, bool small> void halves(const Rows &w, size_t r, size_t rows, const Four &four, const Line &x, float *y) {
     const size_t bytes = w.row_bytes;
     const Small table(w.levels), high(w.high);
     const __m512i low = _mm512_set1_epi8(15);
@@ -164,15 +156,14 @@ template <int kind, bool small, bool laid> void halves(const Rows &w, size_t r, 
     const __m512i second = at([](int l, int i, int q) { return small ? (2 * l + q) * 4 + 2 + i : l / 2 * 4 + 2 + i; });
     const Ahead ahead(w, r);
     const uint8_t *from[4];
-    for (size_t i = 0; i < 4; ++i)
-        from[i] = laid ? w.fours + r / 4 * four_bytes(w) + scales_bytes(w) + 64 * i : w.bytes + (r + std::min(i, rows - 1)) * bytes;
+    for (size_t i = 0; i < 4; ++i) from[i] = w.bytes + (r + std::min(i, rows - 1)) * bytes;
     __m512 sum[2][2] = {};
     const auto add = [&](size_t p, int u, __mmask64 have) {  // columns 128 p to 128 p + 127
         const __m512i even = _mm512_loadu_si512(x.spread + 128 * p), odd = _mm512_loadu_si512(x.spread + 128 * p + 64);
         __m512i dot[4];
         for (size_t i = 0; i < 4; ++i) {
-            if constexpr (!laid) ahead(256 * p + 64 * i);
-            const __m512i ids = laid ? _mm512_load_si512(from[i] + 256 * p) : _mm512_maskz_loadu_epi8(have, from[i] + 64 * p);
+            ahead(256 * p + 64 * i);
+            const __m512i ids = _mm512_maskz_loadu_epi8(have, from[i] + 64 * p);
             dot[i] = dots<kind>(_mm512_setzero_si512(), table, high, _mm512_and_si512(ids, low), even);
             dot[i] = dots<kind>(dot[i], table, high, _mm512_and_si512(_mm512_srli_epi16(ids, 4), low), odd);
         }
@@ -294,8 +285,7 @@ template <int kind, bool small> void few(const Rows &w, size_t first, size_t las
             factors_of<small>(w, groups, four.groups.data(), lines[t].scale, four.factors.data());
             if (!small && kind < 2 && w.bits == 1) counts<kind>(w, r, rows, four, lines[t], y + t * stride + r);
             else if (!small && w.bits == 2) planes<kind>(w, r, rows, four, lines[t], y + t * stride + r);
-            else if (w.fours) halves<kind, small, true>(w, r, rows, four, lines[t], y + t * stride + r);
-            else if (w.bits == 4) halves<kind, small, false>(w, r, rows, four, lines[t], y + t * stride + r);
+            else if (w.bits == 4) halves<kind, small>(w, r, rows, four, lines[t], y + t * stride + r);
             else line<kind, small>(w, unpack, r, rows, four, lines[t], y + t * stride + r);
         }
     }

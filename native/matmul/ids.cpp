@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "checked.hpp"
 #include "isa.hpp"
 #include "matmul/floats.hpp"
 #include "matmul/weights.hpp"
@@ -49,7 +48,7 @@ Ids::Ids(size_t d, Input<uint8_t, 2> bytes, int bits, int offset, float unit, si
     if ((levels && levels->shape(0) != k) || (high && (!levels || high->shape(0) != k)) || (zero && levels))
         throw nb::value_error("levels have one byte for each id, and no zero points");
     rows_ = {bytes.data(), bytes.shape(1), d, bits, levels ? levels->data() : nullptr, high ? high->data() : nullptr,
-             brain ? brain->data() : nullptr, scale ? scale->data() : nullptr, zero ? zero->data() : nullptr, groups, group, nullptr};
+             brain ? brain->data() : nullptr, scale ? scale->data() : nullptr, zero ? zero->data() : nullptr, groups, group};
 }
 
 std::unique_ptr<Prepared> Ids::prepare(const float *x, size_t m) const { return std::make_unique<Lines>(x, m, d, unit_, offset_, ways_of(rows_.bits)); }
@@ -62,26 +61,16 @@ bool Ids::shares(const Matrix &other) const {
 void Ids::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
     const Lines &a = static_cast<const Lines &>(x);
     Rows w = rows_;
-    w.fours = laid_.load(std::memory_order_acquire);
+    if (const uint8_t *copied = copied_.load(std::memory_order_acquire)) w.bytes = copied;
     COMPAND_DISPATCH(rows, w, first, last, a.lines.data(), a.m, y, stride);
 }
 
-void Ids::lay_out() {
-    const Rows &w = rows_;
-    size_t room = 0;
-    if (w.bits != 4 || isa() != Isa::avx512 || laid_ || !checked_mul(ceil(n, 4), four_bytes(w), room)) return;
-    fours_ = Pages(room);
-    const size_t size = w.brain ? 2 : 4, scales = scales_bytes(w), step = four_bytes(w);
-    const uint8_t *scale = w.brain ? reinterpret_cast<const uint8_t *>(w.brain) : reinterpret_cast<const uint8_t *>(w.scale);
-    parallel_for(ceil(n, 256), [&](size_t job) {
-        for (size_t r = 256 * job; r < std::min(n, 256 * job + 256); ++r) {
-            uint8_t *const to = fours_.data() + r / 4 * step;
-            for (size_t g = 0; g < w.groups; ++g) std::memcpy(to + (4 * g + r % 4) * size, scale + (r * w.groups + g) * size, size);
-            for (size_t at = 0; at < w.row_bytes; at += 64)
-                std::memcpy(to + scales + 4 * at + r % 4 * 64, w.bytes + r * w.row_bytes + at, std::min<size_t>(64, w.row_bytes - at));
-        }
-    });
-    laid_.store(fours_.data(), std::memory_order_release);
+void Ids::copy_codes() {
+    if (copied_) return;
+    const size_t bytes = n * rows_.row_bytes;
+    pages_ = Pages(bytes);
+    std::memcpy(pages_.data(), rows_.bytes, bytes);
+    copied_.store(pages_.data(), std::memory_order_release);
 }
 
 void Ids::row(size_t i, float *out) const {

@@ -25,11 +25,7 @@ struct Rows {
     const float *scale;    // (n, groups)
     const float *zero;     // (n, groups) or null
     size_t groups, group;  // a group is 16 or 32 columns, or a multiple of 64
-    const uint8_t *fours;  // null, or of 4 bits the same once more, zeros behind the last row and column: of four rows the scales (groups, 4),
-                           // bfloat16 or float32, up to a multiple of 64 bytes, then (pieces of 128 columns, 4 rows, 64 bytes)
 };
-inline size_t scales_bytes(const Rows &w) { return (w.groups * (w.brain ? 8 : 16) + 63) / 64 * 64; }  // of four rows of `fours`
-inline size_t four_bytes(const Rows &w) { return scales_bytes(w) + (w.row_bytes + 63) / 64 * 256; }
 inline size_t ways_of(int bits) { return bits == 4 ? 2 : bits == 2 ? 4 : bits == 1 ? 8 : 1; }  // ids of a byte that are used as they lie
 constexpr size_t kMany = 4;       // lines from which on rows are laid out for many
 // One line of activations for `Rows`: blocks of 64 columns, zeros behind the last, up to a multiple of 512 columns.

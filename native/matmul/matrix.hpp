@@ -31,9 +31,8 @@ public:
     virtual bool shares(const Matrix &other) const = 0;
     // y[t * stride + r] for the rows r from first to last, first a multiple of kUnit, last too or n; any thread.
     virtual void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const = 0;
-    // Copies codes to huge pages, in the order in which products of few lines read them; does nothing where that is no faster. Called by one
-    // thread at a time; products may run meanwhile.
-    virtual void lay_out() {}
+    // Copies packed ids and trellises to huge pages. Called by one thread at a time; products may run meanwhile.
+    virtual void copy_codes() {}
     // The weights of row i.
     virtual void row(size_t i, float *out) const = 0;
 

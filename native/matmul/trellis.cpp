@@ -73,7 +73,7 @@ bool Trellis::shares(const Matrix &other) const {
 void Trellis::range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const {
     const PairLines &a = static_cast<const PairLines &>(x);
     Strips w = strips_;
-    if (const uint8_t *laid = laid_.load(std::memory_order_acquire)) w.bits = laid;
+    if (const uint8_t *copied = copied_.load(std::memory_order_acquire)) w.bits = copied;
     const size_t whole = n / kStrip, own = std::min(last / kStrip, whole);
     if (first / kStrip < own) COMPAND_DISPATCH(strips, w, first / kStrip, own, a.lines.data(), a.m, y, stride);
     for (size_t r = std::max(first, whole * kStrip); r < last; ++r) {  // the rows of a last strip that is not whole, by their levels
@@ -90,12 +90,12 @@ void Trellis::range(size_t first, size_t last, const Prepared &x, float *y, size
     }
 }
 
-void Trellis::lay_out() {
-    if (laid_) return;
+void Trellis::copy_codes() {
+    if (copied_) return;
     const size_t bytes = n / kStrip * 2 * d * static_cast<size_t>(strips_.k);
     pages_ = Pages(bytes);
     std::memcpy(pages_.data(), strips_.bits, bytes);
-    laid_.store(pages_.data(), std::memory_order_release);
+    copied_.store(pages_.data(), std::memory_order_release);
 }
 
 void Trellis::row(size_t i, float *out) const {

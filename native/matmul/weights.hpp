@@ -28,7 +28,7 @@ public:
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
-    void lay_out() override;
+    void copy_codes() override;
 
 private:
     Input<uint8_t, 2> bytes_;
@@ -38,8 +38,8 @@ private:
     int offset_;
     float unit_;
     Rows rows_;
-    Pages fours_;
-    std::atomic<const uint8_t *> laid_ = nullptr;
+    Pages pages_;
+    std::atomic<const uint8_t *> copied_ = nullptr;
 };
 
 // A trellis: see `Strips` in matmul.hpp; the rows of a last strip that is not whole are levels.
@@ -51,7 +51,7 @@ public:
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
-    void lay_out() override;
+    void copy_codes() override;
 
 private:
     Input<uint8_t, 1> bits_;
@@ -61,7 +61,7 @@ private:
     Input<float, 2> rest_scale_;
     Strips strips_;
     Pages pages_;
-    std::atomic<const uint8_t *> laid_ = nullptr;
+    std::atomic<const uint8_t *> copied_ = nullptr;
 };
 
 // float32, or bfloat16 with activations rounded to it too.
@@ -139,7 +139,7 @@ public:
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
-    void lay_out() override { inner_.lay_out(); }
+    void copy_codes() override { inner_.copy_codes(); }
 
 private:
     void forward(const float *x, float *a, float *b) const;
@@ -157,7 +157,7 @@ public:
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
-    void lay_out() override { inner_.lay_out(); }
+    void copy_codes() override { inner_.copy_codes(); }
 
 private:
     nb::object keep_[2];
@@ -173,7 +173,7 @@ public:
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
-    void lay_out() override { for (Matrix *t : terms_) t->lay_out(); }
+    void copy_codes() override { for (Matrix *t : terms_) t->copy_codes(); }
 
 private:
     std::vector<nb::object> keep_;
@@ -189,7 +189,7 @@ public:
     bool shares(const Matrix &other) const override;
     void range(size_t first, size_t last, const Prepared &x, float *y, size_t stride) const override;
     void row(size_t i, float *out) const override;
-    void lay_out() override { inner_.lay_out(); }
+    void copy_codes() override { inner_.copy_codes(); }
 
 private:
     nb::object keep_;

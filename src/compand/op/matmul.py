@@ -89,7 +89,7 @@ def _kept(codes: Codes, activations: str) -> Product:
 def matrix(codes: Codes, *, copy: bool = False) -> _native.Matrix:
     """Codes of (n, d) weights as the native object that `matmul` uses: called with x (m, d) float32 it gives (m, n).
 
-    ``copy`` lays codes of 4 bits and trellises out once more, on huge pages, in the order in which they are read: the same results, sooner.
+    ``copy`` holds packed ids and trellises once more, on huge pages: the same results, sooner.
 
     >>> import numpy as np, compand
     >>> w = matrix(compand.Codec("int:8").encode(np.eye(3, 64, dtype=np.float32)))
@@ -99,7 +99,7 @@ def matrix(codes: Codes, *, copy: bool = False) -> _native.Matrix:
     found = _kept(codes, "int8")
     if isinstance(found, _native.Matrix):
         if copy:
-            found.lay_out()
+            found.copy_codes()
         return found
 
     def row(i: int) -> np.ndarray:
