@@ -23,9 +23,9 @@ def check() -> None:
     >>> del os.environ["COMPAND_THREADS"]
     """
     threads, isa = os.environ.get("COMPAND_THREADS", ""), os.environ.get("COMPAND_ISA", "")
-    most, words = MOST_THREADS, []
-    if threads and not (threads.isascii() and threads.isdigit() and 1 <= int(threads[:9]) <= most):
-        words.append(f"COMPAND_THREADS={threads[:40]!r} is passed over: it is a number from 1 to {most}")
+    words = []
+    if threads and not (threads.isascii() and threads.isdigit() and 1 <= int(threads[:9]) <= MOST_THREADS):
+        words.append(f"COMPAND_THREADS={threads[:40]!r} is passed over: it is a number from 1 to {MOST_THREADS}")
     if isa and isa not in (*ISAS, "auto"):
         words.append(f"COMPAND_ISA={isa[:40]!r} is passed over: it is one of {', '.join(ISAS)}, auto")
     elif isa in ISAS and _native.isa() != isa:

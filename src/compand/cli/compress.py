@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ..stage import Stage
     from .rate import Goal
 
-MOST_THREADS = 256  # of the kernels
-
 
 def add(app: typer.Typer) -> None:
     """Put the verb on the command line."""
@@ -294,6 +292,7 @@ def without_text(source: Path, spec: str | None, bits: float | None, quiet: bool
 def set_threads(n: int) -> None:
     """Threads of the kernels; 0 is all that this process may use."""
     from .. import _native  # type: ignore[attr-defined]
+    from ..environment import MOST_THREADS
 
     if n > MOST_THREADS:
         raise usage(f"-T is at most {MOST_THREADS}; more threads than the {_native.threads()} CPUs that this process may use gain nothing")

@@ -19,7 +19,7 @@ LIKELY = 128  # tokens of a position whose probabilities are compared where all 
 
 
 def transformers() -> tuple[Any, Any]:
-    """The modules torch and transformers; `InputError` if they are not installed."""
+    """The modules torch and transformers, whose remarks and bars are off; `InputError` if they are not installed."""
     try:
         import torch
         import transformers as found

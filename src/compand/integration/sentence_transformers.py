@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ from ..array import to_numpy
 from ..codec import Codec
 from ..codes import Codes
 from ..errors import InputError, UnsupportedError
+from .language import transformers
 
 WORDS = ("float32", "int8", "uint8", "binary", "ubinary")
 
@@ -70,29 +68,12 @@ def embed(texts: list[str], model) -> np.ndarray:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise InputError("text needs sentence-transformers: pip install 'compand[hf]'") from None
+    transformers()  # its loading bars are off
     try:
-        with _silent():
-            loaded = SentenceTransformer(str(model), local_files_only=True)
+        loaded = SentenceTransformer(str(model), local_files_only=True)
     except (OSError, ValueError, KeyError) as e:
         raise InputError(f"{model}: the model cannot be loaded: {str(e)[:200]}") from e
     return np.asarray(loaded.encode(texts, show_progress_bar=False, convert_to_numpy=True), np.float32).reshape(len(texts), -1)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """No loading bar of transformers, but on a terminal."""
-    if sys.stderr.isatty():
-        yield
-        return
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _ranges(precision: str, ranges, learn: np.ndarray) -> np.ndarray:
