@@ -12,6 +12,7 @@ from ..codec import SAMPLE_ROWS, Codec
 from ..codes import stored_form
 from ..dtypes import dtype
 from ..errors import InputError
+from ..metric.neighbours import nearest
 from .vectors import preset
 
 K = 10             # true neighbours of a query
@@ -62,7 +63,7 @@ def smallest(x, recall: float, *, queries=None, progress: Callable[[float], None
     asked = {} if queries is None else {"queries": np.asarray(queries, np.float32)[::2]}
     if not len(own) or own.shape[1] != d:
         raise InputError(f"queries must be (q, {d}) like the vectors, with q >= 2, not {list(np.shape(queries))}")
-    near = _best(own, _blocks(base), NEAR)
+    near = nearest(own, _blocks(base), NEAR)
     truth, close = near[:, :K], np.unique(near)
     place = np.searchsorted(close, truth)
     tell(0.1)
@@ -79,7 +80,7 @@ def smallest(x, recall: float, *, queries=None, progress: Callable[[float], None
                 taken += block.nbytes
                 yield codec.decode_block(block, codec.form(rows.shape, "float32")).astype(np.float32, copy=False)
 
-        found = _best(own, decoded(), K)
+        found = nearest(own, decoded(), K)
         return float((true[:, :, None] == found[:, None]).any(-1).mean()), taken / len(rows)
 
     sizes = np.unique(np.rint(np.geomspace(min(4, d + 1), d + 2, STEPS)).astype(np.int64))
@@ -138,16 +139,3 @@ def _blocks(x: np.ndarray) -> Iterable[np.ndarray]:
     step = max(1, (1 << 22) // x.shape[1])
     return (x[at:at + step] for at in range(0, len(x), step))
 
-
-def _best(q: np.ndarray, blocks: Iterable[np.ndarray], k: int) -> np.ndarray:
-    """The numbers of the k rows with the largest inner products, best first: (q, k) int64."""
-    best, ids, at = np.zeros((len(q), 0), np.float32), np.zeros((len(q), 0), np.int64), 0
-    for x in blocks:
-        best = np.concatenate([best, q @ x.T], axis=1)
-        ids = np.concatenate([ids, np.broadcast_to(np.arange(at, at + len(x)), (len(q), len(x)))], axis=1)
-        at += len(x)
-        if best.shape[1] > k:
-            keep = np.argpartition(-best, k - 1, axis=1)[:, :k]
-            best, ids = np.take_along_axis(best, keep, 1), np.take_along_axis(ids, keep, 1)
-    order = np.argsort(-best, axis=1, kind="stable")
-    return np.take_along_axis(ids, order, 1)

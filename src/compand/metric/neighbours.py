@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -29,8 +29,8 @@ def recall(x: np.ndarray, x_hat: np.ndarray, k: int = 10, queries: int = 500,
     rows = np.unique(np.linspace(0, x.shape[0] - 1, min(queries, x.shape[0])).astype(np.int64))
     q = _unit(x[rows])
     tell = progress or (lambda share: None)
-    truth = _nearest(q, rows, x, k, lambda share: tell(share / 2))
-    found = _nearest(q, rows, x_hat, k, lambda share: tell(0.5 + share / 2))
+    truth = nearest(q, _units(x, lambda share: tell(share / 2)), k, rows)
+    found = nearest(q, _units(x_hat, lambda share: tell(0.5 + share / 2)), k, rows)
     hits = (truth[:, :, None] == found[:, None, :]).any(-1)
     return float(hits.mean())
 
@@ -41,14 +41,29 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
 
 
-def _nearest(q: np.ndarray, own: np.ndarray, base: np.ndarray, k: int, progress: Callable[[float], None]) -> np.ndarray:
-    """Rows of base nearest to each q, without its own: (queries, k) int64."""
+def _units(x: np.ndarray, progress: Callable[[float], None]) -> Iterator[np.ndarray]:
+    """Rows as unit vectors, a block at a time; ``progress`` is told the share that was taken."""
+    for at in range(0, x.shape[0], BLOCK_ROWS):
+        yield _unit(x[at:at + BLOCK_ROWS])
+        progress(min(1.0, (at + BLOCK_ROWS) / x.shape[0]))
+
+
+def nearest(q: np.ndarray, blocks: Iterable[np.ndarray], k: int, own: np.ndarray | None = None) -> np.ndarray:
+    """The numbers of the k rows with the largest inner products with each q, best first: (queries, k) int64.
+
+    q is (queries, d), ``blocks`` the rows in order, any number (n, d) at a time (fewer than k in all: all of them). Row ``own[i]``, if given, is not found by q[i].
+
+    >>> nearest(np.float32([[1, 0]]), [np.float32([[0, 1], [2, 0]]), np.float32([[1, 1]])], 2).tolist()
+    [[1, 2]]
+    """
     best = np.full((q.shape[0], k), -np.inf, np.float32)
     ids = np.full((q.shape[0], k), -1, np.int64)
-    for at in range(0, base.shape[0], BLOCK_ROWS):
-        scores = q @ _unit(base[at:at + BLOCK_ROWS]).T
-        here = (own >= at) & (own < at + scores.shape[1])
-        scores[np.flatnonzero(here), own[here] - at] = -np.inf
+    at = 0
+    for x in blocks:
+        scores = q @ x.T
+        if own is not None:
+            here = (own >= at) & (own < at + len(x))
+            scores[np.flatnonzero(here), own[here] - at] = -np.inf
         line, row = np.nonzero(scores > best.min(1, keepdims=True))  # few, after the first block
         ends = np.searchsorted(line, np.arange(q.shape[0] + 1))
         for i in np.flatnonzero(np.diff(ends)):
@@ -56,5 +71,5 @@ def _nearest(q: np.ndarray, own: np.ndarray, base: np.ndarray, k: int, progress:
             own_scores, own_ids = np.concatenate([best[i], scores[i, near]]), np.concatenate([ids[i], near + at])
             top = np.argpartition(own_scores, -k)[-k:]
             best[i], ids[i] = own_scores[top], own_ids[top]
-        progress(min(1.0, (at + BLOCK_ROWS) / base.shape[0]))
-    return ids
+        at += len(x)
+    return np.take_along_axis(ids, np.argsort(-best, axis=1, kind="stable"), 1)[:, :at]
