@@ -51,7 +51,8 @@ def _units(x: np.ndarray, progress: Callable[[float], None]) -> Iterator[np.ndar
 def nearest(q: np.ndarray, blocks: Iterable[np.ndarray], k: int, own: np.ndarray | None = None) -> np.ndarray:
     """The numbers of the k rows with the largest inner products with each q, best first: (queries, k) int64.
 
-    q is (queries, d), ``blocks`` the rows in order, any number (n, d) at a time (fewer than k in all: all of them). Row ``own[i]``, if given, is not found by q[i].
+    q is (queries, d), ``blocks`` the rows in order, any number (n, d) at a time; of fewer than k in all, all are found. Row ``own[i]``, if
+    given, is not found by q[i].
 
     >>> nearest(np.float32([[1, 0]]), [np.float32([[0, 1], [2, 0]]), np.float32([[1, 1]])], 2).tolist()
     [[1, 2]]
