@@ -32,7 +32,8 @@ from ..writer import Writer
 from .language import Language, transformers
 from .language_fit import Parts, digest, fisher_of, gather, importance_of, lost_of
 from .language_target import Target, products
-from .language_tune import Tuner, rate_of, rescaled
+from .language_tune import Tuner, rate_of
+from .module_tune import rescaled
 
 MOST = 600_000_000  # parameters of a model that is tuned without being asked to
 GROUPS = {"low": (3, 8, 16), "medium": (6, 12, 24), "high": (9, 24, 72)}  # groups of layers; steps after each; at the end

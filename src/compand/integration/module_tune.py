@@ -1,0 +1,171 @@
+"""Gradient steps on a torch model part of which is coded, so that it gives what the original gives. Codes stay as they are.
+
+Every coded layer gets a factor for each output row, which is multiplied into the scales that its codes store; weights of norms, biases,
+and weights that are not coded yet are tuned too (Tseng et al. 2024, QuIP#; Chen et al. 2024, EfficientQAT). The loss is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..codes import Block, Codes
+from ..errors import InputError
+
+
+def rescaled(codes: Codes, factors: np.ndarray) -> Codes:
+    """The codes of w (n, d) → the codes of w with its rows times ``factors`` (n,), by changing their scales only.
+
+    Raises `InputError` if the codec keeps no scales of rows or groups, or they are not proportional to what is decoded.
+
+    >>> from compand import Codec
+    >>> w = np.float32([[1, 2, -4, 3]] * 2)
+    >>> codes = rescaled(Codec("int:8").encode(w), np.float32([1, 2]))
+    >>> codes.codec.decode(codes)[:, 2].round(1).tolist()
+    [-4.0, -8.0]
+    """
+    form = codes.form
+    layout = codes.codec.layout(form._replace(n=1))
+    names = [name for name, p in layout.items() if name.rpartition(".")[2] == "scale" and "float" in (p.dtype or "") and p.shape[0] == 1]
+    some = [name for name, p in layout.items() if name.endswith("scale") and p.shape == (-1,) and name[:-5] + "rows" in layout]  # salient
+    if not names:
+        raise InputError(f"{codes.codec.spec} stores no scales of rows that could be tuned")
+    factors, blocks, at = np.asarray(factors, np.float32).reshape(-1), [], 0
+    for b in codes.blocks:
+        f = factors[at:at + b.rows].reshape(-1, *[1] * (b.parts[names[0]].ndim - 1))
+        fresh = {name: (b.parts[name].astype(np.float32) * f).astype(b.parts[name].dtype) for name in names}
+        for name in some:
+            rows = np.flatnonzero(np.unpackbits(b.parts[name[:-5] + "rows"], bitorder="little"))
+            fresh[name] = (b.parts[name].astype(np.float32) * factors[at:at + b.rows][rows]).astype(b.parts[name].dtype)
+        blocks.append(Block(b.rows, dict(b.parts) | fresh))
+        at += b.rows
+    changed = replace(codes, blocks=tuple(blocks))
+    few = min(form.n, 16)
+    before, after = (c.codec.decode(c.rows(0, few)).reshape(-1, form.d)[:few].astype(np.float32) for c in (codes, changed))
+    if np.abs(after - before * factors[:few, None]).max() > 0.02 * max(np.abs(after).max(), 1e-30):
+        raise InputError(f"{codes.codec.spec} does not decode in proportion to its scales; they cannot be tuned")
+    return changed
+
+
+class Tuner:
+    """Gradient steps on what may change of a torch model: norms, biases, weights not yet coded, factors of the rows of those coded.
+
+    ``loss`` is how far the model is from the original on some of ``count`` examples: from their numbers (a tensor) to a scalar with
+    gradients, least at 0. ``names`` are the parameters that may change; those of the modules ``without`` stay as they are.
+    """
+
+    def __init__(self, model, loss: Callable[[Any], Any], count: int, names: Iterable[str], *, without: Iterable[Any] = (), batch: int = 4,
+                 rate: float, seed: int = 0):
+        from .module_fit import is_layer
+
+        self.measure, self.batch, self.rate, self.seed = loss, min(batch, count), rate, seed
+        self.held = list(range(count - min(2 * self.batch, count // 4), count)) or [0]  # examples that are not tuned to
+        self.count = max(1, count - len(self.held))  # of those that are
+        self.taken = 0  # steps
+        self.factors: dict[str, Any] = {}
+        self.fixed: set[str] = set()  # names of modules whose weights do not change
+        names, apart = set(names), {id(m) for m in without}
+        self.vectors = {n: p for n, p in model.named_parameters() if n in names and p.ndim == 1}
+        self.linear = {n: m for n, m in model.named_modules() if is_layer(m) and id(m) not in apart and f"{n}.weight" in names}
+
+    def coded(self, module: str, codes: Codes, also: Iterable[Any] = ()) -> None:
+        """The weight of a module is what its codes decode to from now on, times a factor for each row if they can take one.
+
+        ``also`` are modules that have the same weight.
+        """
+        import torch
+
+        m = self.linear[module]
+        w = torch.from_numpy(np.array(codes.codec.decode(codes), np.float32)).reshape(m.weight.shape)
+        weight = torch.nn.Parameter(w, requires_grad=False)
+        self.fixed.add(module)
+        for one in (m, *also):
+            one.weight = weight
+        try:
+            rescaled(codes, np.full(codes.form.n, 2, np.float32))
+        except InputError:
+            return
+        f = self.factors[module] = torch.ones(len(weight))
+        for one in (m, *also):
+            one.register_forward_hook(_scaled(f))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that steps change: float32, by name; factors under factors/NAME."""
+        found = {n: p for n, p in self.vectors.items()}
+        found |= {f"{n}.weight": m.weight for n, m in self.linear.items() if n not in self.fixed}
+        found |= {f"factors/{n}.weight": f for n, f in self.factors.items()}
+        return {n: p.detach().numpy() for n, p in found.items()}
+
+    def restore(self, state: dict[str, np.ndarray], taken: int) -> None:
+        """What `state` gave, of a tuner with the same codes."""
+        for n, x in self.state().items():
+            np.copyto(x, state[n])
+        self.taken = taken
+
+    def _rows(self):
+        """The examples of the next step: all of them in a drawn order, then in another."""
+        import torch
+
+        n, found = self.count, []
+        for i in range(self.taken * self.batch, (self.taken + 1) * self.batch):
+            found.append(torch.randperm(n, generator=torch.Generator().manual_seed(self.seed + i // n))[i % n])
+        self.taken += 1
+        return torch.stack(found)
+
+    def steps(self, count: int, *, finer: float = 1.0, progress: Callable[[float], None] | None = None) -> list[float]:
+        """So many steps of Adam, whose rate rises and falls to zero; the losses. ``finer`` times the rate for vectors and factors.
+
+        If they were for nothing, by the loss of examples that were not tuned to, all is as before and the rate is halved for the next ones.
+        """
+        import torch
+
+        before, kept = self.loss(), {n: x.copy() for n, x in self.state().items()}
+        weights = [m.weight for n, m in self.linear.items() if n not in self.fixed]
+        tuned = [*((p, 1.0) for p in weights), *((p, finer) for p in (*self.vectors.values(), *self.factors.values()))]
+        groups = []
+        for p, k in tuned:
+            groups.append({"params": [p.requires_grad_(True)], "lr": self.rate * k * max(float(p.detach().square().mean().sqrt()), 1e-3)})
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
+        rise = max(1, min(10, count // 4))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1.0, (t + 1) / rise) * 0.5 * (1 + np.cos(np.pi * t / count)))
+        losses = []
+        with torch.enable_grad():
+            for _ in range(count):
+                loss = self.measure(self._rows())
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses.append(float(loss.detach()))
+                if progress:
+                    progress(losses[-1])
+        for p, _ in tuned:
+            p.requires_grad_(False)
+            p.grad = None
+        if not self.loss() <= before:
+            self.restore(kept, self.taken)
+            self.rate /= 2
+        return losses
+
+    def loss(self) -> float:
+        """The mean loss of the examples that are held back."""
+        import torch
+
+        with torch.no_grad():
+            pieces = torch.tensor(self.held).split(self.batch)
+            return sum(float(self.measure(i)) * len(i) for i in pieces) / len(self.held)
+
+
+def _scaled(f) -> Callable[[Any, Any, Any], Any]:
+    """A hook that multiplies the rows of a layer's weight by ``f`` where it is cheapest: in what the layer gives."""
+    import torch
+
+    def see(m, args, y):
+        if isinstance(m, torch.nn.Embedding):
+            return y * f[args[0]][..., None]
+        over = slice(None) if isinstance(m, torch.nn.Linear) else (slice(None), *[None] * len(m.kernel_size))  # where the channels are
+        return y * f[over] if m.bias is None else (y - m.bias[over]) * f[over] + m.bias[over]
+    return see
