@@ -1,4 +1,4 @@
-"""compand transcode: a scene of splats from one format into another, .cpd included; a GGUF model into a folder."""
+"""compand transcode: a scene of splats, or a language model, from one format into another, .cpd included."""
 
 from __future__ import annotations
 
@@ -22,9 +22,20 @@ def add(app: typer.Typer) -> None:
 
 def transcode(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="PLY, compressed PLY, SPZ, SOG (or its folder), .splat, KSPLAT, .cpd; "
-                                           "GGUF.", show_default=False)],
-    out: Annotated[Path, typer.Argument(metavar="OUTPUT", help=".ply .spz .sog .splat .cpd: the suffix says how; of a GGUF a folder.",
-                                        show_default=False)],
+                                           "a model: GGUF, Hugging Face folder, .cpd.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUTPUT", help=".ply .spz .sog .splat .cpd .gguf: the suffix says how; of models also a "
+                                        "folder.", show_default=False)],
+    type: Annotated[str | None, typer.Option(help="Of a .gguf: its types, as Q4_K_M, Q6_K, IQ4_XS, Q8_0, BF16.  \\[default: that of the "
+                                             "weights]", show_default=False)] = None,
+    ends: Annotated[str | None, typer.Option(help="Of a .gguf: the type of embedding and head.  \\[default: as --type says]",
+                                             show_default=False)] = None,
+    calib: Annotated[Path | None, typer.Option(help="Of a .gguf: fit the codes to text like what the model will read (UTF-8, also .xz).",
+                                               show_default=False)] = None,
+    imatrix: Annotated[Path | None, typer.Option(help="Of a .gguf, instead of text: what llama-imatrix wrote (GGUF form).",
+                                                 show_default=False)] = None,
+    tokens: Annotated[int | None, typer.Option(min=512, help="So many tokens of the text.  \\[default: 24576]", show_default=False)] = None,
+    sweeps: Annotated[int | None, typer.Option(min=0, max=50, help="Rounds of descent of the fit.  \\[default: 2]",
+                                               show_default=False)] = None,
     quality: Annotated[float | None, typer.Option(min=1, max=100, help="Of a .cpd: 1 to 100.  \\[default: 50]", show_default=False)] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Of a .cpd: keep every bit.")] = False,
     degree: Annotated[int | None, typer.Option(min=0, max=4, help="Cut harmonics to this degree.", show_default=False)] = None,
@@ -37,23 +48,32 @@ def transcode(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No result line.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Turn a scene of splats into another format (each loses what its own steps lose), or a GGUF model into a Hugging Face folder.
+    """Turn a scene of splats into another format (each loses what its own steps lose), or a language model.
 
     [bold]compand transcode scene.ply scene.spz[/]
     [bold]compand transcode scene.cpd scene.sog[/]
     [bold]compand transcode scene.sog scene.cpd --quality 60[/]
     [bold]compand transcode scene.ply light.spz --prune 0.2[/]
     [bold]compand transcode model.gguf model/[/]                     dequantized: configuration, tokenizer, bfloat16 weights
+    [bold]compand transcode model/ model.gguf --type Q4_K_M --calib text.txt[/]   codes fitted to text; llama.cpp runs them
+    [bold]compand transcode model.cpd coded/[/]                      the same codes in safetensors, for transformers; and back:
+    [bold]compand transcode coded/ model.cpd[/]
     """
     from ..modality import pack
     from ..modality.splats import Scene, passes, read, write
     from ..modality.splats.quality import DEFAULT, spec_of
     from ..modality.splats.scene import finite
+    from . import models
     from .arrays import size_on_disk
     from .console import usage
 
-    if source.is_file() and source.open("rb").read(4) == b"GGUF":
-        return _model(source, out, force, quiet, json)
+    own = {"type": type, "ends": ends, "calib": calib, "imatrix": imatrix, "tokens": tokens, "sweeps": sweeps}
+    if (kind := models.kind_of(source)) is not None:
+        if quality is not None or lossless or degree is not None or prune or distill or merge:
+            raise usage("--quality, --lossless, --degree, --prune, --distill and --merge are for scenes")
+        return models.transcode(source, kind, out, own, force=force, quiet=quiet, json=json)
+    if any(v is not None for v in own.values()):
+        raise usage("--type, --ends, --calib, --imatrix, --tokens and --sweeps are for language models")
     packed = out.suffix.lower() == ".cpd"
     if (quality is not None or lossless) and not packed:
         raise usage("--quality and --lossless are for .cpd; other formats have steps of their own")
@@ -93,18 +113,3 @@ def transcode(
         typer.echo(f"{source.name} → {out.name}: {len(scene):,} splats, {size(before)} → {size(result['bytes_out'])}, "
                    f"{short(result['bytes_per_splat'])} bytes a splat, {short(result['seconds'])} s")
 
-
-def _model(source: Path, out: Path, force: bool, quiet: bool, json: bool) -> None:
-    """A language model in a GGUF file as a Hugging Face folder."""
-    from ..integration.gguf_folder import to_folder
-    from .arrays import size_on_disk
-
-    start = time.perf_counter()
-    config = to_folder(source, out, overwrite=force)
-    result = {"input": str(source), "output": str(out), "architecture": config["architectures"][0], "bytes_in": size_on_disk(source),
-              "bytes_out": size_on_disk(out), "seconds": time.perf_counter() - start}
-    if json:
-        put_json(result)
-    elif not quiet:
-        typer.echo(f"{source.name} → {out.name}/: {result['architecture']}, {size(result['bytes_in'])} → {size(result['bytes_out'])}, "
-                   f"{short(result['seconds'])} s")

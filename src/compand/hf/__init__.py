@@ -21,10 +21,11 @@ from .file import from_pretrained, unpack
 from .linear import CodedLinear
 from .native import run_natively
 from .quantizer import CompandConfig, CompandQuantizer
+from .repack import repack
 from .threads import share_threads
 
-__all__ = ["CodedEmbedding", "CodedLinear", "CompandConfig", "CompandQuantizer", "from_pretrained", "run_natively", "share_threads",
-           "unpack", "with_adapters"]
+__all__ = ["CodedEmbedding", "CodedLinear", "CompandConfig", "CompandQuantizer", "from_pretrained", "repack", "run_natively",
+           "share_threads", "unpack", "with_adapters"]
 share_threads()
 adapters.register()
 folder.register()

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import CompandError, FormatError, InputError, UnsupportedError
 
-_UNKNOWN, _CONTROL, _USER, _BYTE = 2, 3, 4, 6  # token types
+UNKNOWN, CONTROL, USER, BYTE = 2, 3, 4, 6  # token types
 _LONGEST = 1024
 _LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 PATTERNS = {"llama-bpe": _LLAMA3, "qwen2": _LLAMA3.replace("{1,3}", ""), "gpt-2": None, "default": None}
@@ -42,7 +42,7 @@ def _write(metadata: dict[str, Any], words: list[str], kinds: np.ndarray, folder
     tokenizer = _pieces(metadata, words, kinds) if model == "llama" else _bytes(metadata, words)
     from tokenizers import AddedToken, processors
 
-    for kind, special in ((_USER, False), (_CONTROL, True), (_UNKNOWN, True)):
+    for kind, special in ((USER, False), (CONTROL, True), (UNKNOWN, True)):
         found = [AddedToken(words[i], normalized=False, special=special) for i in np.flatnonzero(kinds == kind) if words[i]]
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(found)
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in
@@ -76,7 +76,7 @@ def _pieces(metadata: dict[str, Any], words: list[str], kinds: np.ndarray):
     if max(map(len, words)) > _LONGEST:  # the search for merges takes the square of this
         raise FormatError(f"a token of {max(map(len, words)):,} characters; {_LONGEST:,} at most")
     vocab = {w: i for i, w in enumerate(words)}
-    normal = [i for i in np.argsort(-scores, kind="stable") if kinds[i] not in (_UNKNOWN, _CONTROL, _USER, _BYTE)]
+    normal = [i for i in np.argsort(-scores, kind="stable") if kinds[i] not in (UNKNOWN, CONTROL, USER, BYTE)]
     merges = [(w[:c], w[c:]) for w in map(words.__getitem__, normal) for c in range(1, len(w)) if w[:c] in vocab and w[c:] in vocab]
     unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
     unknown = words[unknown] if type(unknown) is int and 0 <= unknown < len(words) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..errors import InputError
 from .gguf_grid import quantize
 from .gguf_types import TYPES
 from .output import whole_file
+from .source import product
 
 _ALIGN = 32
 _NUMBERS = {"|u1": 0, "|i1": 1, "<u2": 2, "<i2": 3, "<u4": 4, "<i4": 5, "<f4": 6, "|b1": 7, "<u8": 10, "<i8": 11, "<f8": 12}
@@ -28,35 +29,66 @@ def write_gguf(path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: Ma
     Types are plain (F32, F16, BF16, ...) or those of `compand.modality.gguf_grid.GRIDS`. A uint8 array whose rows are as long as the type's
     blocks is taken as blocks that are ready. Raises `InputError` for what GGUF cannot hold.
     """
-    entries, data, at = [], [], 0
-    for name, (kind, x) in tensors.items():
-        shape, raw = _bytes(name, kind, np.asarray(x))
+    todo = []
+    for name, (kind, given) in tensors.items():
+        x = np.asarray(given)
+        todo.append((name, kind, _shape(name, kind, x), lambda x=x: x))
+    write_stream(path, todo, metadata, overwrite=overwrite)
+
+
+def write_stream(path, tensors: Sequence[tuple[str, str, tuple[int, ...], Callable[[], np.ndarray]]],
+                 metadata: Mapping[str, Any] | None = None, *, overwrite: bool = False) -> None:
+    """As `write_gguf`, for (name, type, shape in values, load): each tensor is loaded, coded and written before the next.
+
+    ``load`` gives values of that shape, or uint8 bytes that are ready.
+    """
+    entries, sizes, at = [], [], 0
+    for name, kind, shape, _ in tensors:
+        sizes.append(_size(name, kind, shape))
         entries.append(_text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape[::-1], _KINDS[kind], at))
-        data.append(raw)
-        at += -(-raw.nbytes // _ALIGN) * _ALIGN
+        at += -(-sizes[-1] // _ALIGN) * _ALIGN
     head = b"GGUF" + struct.pack("<IQQ", 3, len(entries), len(metadata or {}))
     head += b"".join(_text(key) + _value(key, value) for key, value in (metadata or {}).items()) + b"".join(entries)
     with whole_file(path, overwrite=overwrite) as f:
         f.write(head + bytes(-len(head) % _ALIGN))
-        for raw in data:
+        for (name, kind, shape, load), size in zip(tensors, sizes, strict=True):
+            raw = _bytes(kind, x := np.asarray(load()))
+            if raw.nbytes != size:
+                raise InputError(f"{name}: {x.dtype.name}{list(x.shape)} where {list(shape)} was said to come")
             f.write(raw.data)
             f.write(bytes(-raw.nbytes % _ALIGN))
 
 
-def _bytes(name: str, kind: str, x: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape in values, and the bytes."""
+def _size(name: str, kind: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor of this type and shape."""
     if kind not in _KINDS:
         raise InputError(f"{name}: no GGUF type {kind}; there are {', '.join(_KINDS)}")
-    if not 1 <= x.ndim <= 4:
-        raise InputError(f"{name}: {x.ndim} axes, GGUF has 1 to 4")
+    if not 1 <= len(shape) <= 4:
+        raise InputError(f"{name}: {len(shape)} axes, GGUF has 1 to 4")
+    t = TYPES[_KINDS[kind]]
+    if shape[-1] % t.values:
+        raise InputError(f"{name}: rows of {shape[-1]:,} values are no whole blocks of {t.values} ({kind})")
+    return product(shape) // t.values * t.nbytes
+
+
+def _shape(name: str, kind: str, x: np.ndarray) -> tuple[int, ...]:
+    """The shape in values of an array of values or of bytes that are ready."""
+    t = TYPES[_KINDS[kind]] if kind in _KINDS else None
+    if t is None or x.dtype != np.uint8 or isinstance(t.read, str) or not x.ndim:
+        return x.shape
+    if x.shape[-1] % t.nbytes:
+        raise InputError(f"{name}: rows of {x.shape[-1]:,} bytes are no whole blocks of {t.nbytes} ({kind})")
+    return (*x.shape[:-1], x.shape[-1] // t.nbytes * t.values)
+
+
+def _bytes(kind: str, x: np.ndarray) -> np.ndarray:
+    """The bytes of an array of values, or those that are ready: uint8 (n,)."""
     t = TYPES[_KINDS[kind]]
     if isinstance(t.read, str):
-        return x.shape, np.ascontiguousarray(x.astype(dtype_of(t.read))).reshape(-1).view(np.uint8)
-    if x.dtype == np.uint8:
-        if x.shape[-1] % t.nbytes:
-            raise InputError(f"{name}: rows of {x.shape[-1]:,} bytes are no whole blocks of {t.nbytes} ({kind})")
-        return (*x.shape[:-1], x.shape[-1] // t.nbytes * t.values), np.ascontiguousarray(x).reshape(-1)
-    return x.shape, quantize(kind, x).reshape(-1)
+        x = x.astype(dtype_of(t.read))
+    elif x.dtype != np.uint8:
+        x = quantize(kind, x)
+    return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
 
 
 def _text(s: str) -> bytes:

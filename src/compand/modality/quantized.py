@@ -307,6 +307,10 @@ def _fp4(packed: Item, parts: dict[str, Item], scales: Item, where: str) -> np.n
 def open_folder(path, *, exact: bool = False) -> Folder:
     """A model folder; dequantized where its configuration says it is quantized, unless ``exact``."""
     if exact or settings(path) is None:
+        own = None if exact else (_read(Path(path, "config.json")) or {}).get("quantization_config")
+        if isinstance(own, dict) and own.get("quant_method") == "compand":
+            raise InputError(f"{path}: its weights are codes of compand; make a file of them, which every verb takes: "
+                             f"compand transcode {path} model.cpd")
         return Folder(path)
     try:
         return Quantized(path)
