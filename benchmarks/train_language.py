@@ -4,10 +4,10 @@
     python benchmarks/train_language.py DATA/text OUT --size medium    # 42 million, for a GPU
     python benchmarks/train_language.py DATA/text OUT --tokens 3e6     # less text: 20 minutes of one core
 
-A decoder of Llama's architecture whose rows are multiples of 256, with a byte-level BPE tokenizer of the same text. It learns from the
-files ``train-*`` and ``calib-*`` of English prose; of C4 the part past a million characters is left out, which other benchmarks test on, and the
-validation split of WikiText-2 tells how far it came. Products are bfloat16, weights and their steps float32. A run that was stopped goes
-on from its last checkpoint (OUT.state) when started again; weights are not part of the repository.
+A decoder of Llama's architecture whose rows are multiples of 256, with a byte-level BPE tokenizer of the same text. It learns from English
+prose among the files ``train-*`` and ``calib-*``; of C4 the part past a million characters is left out, which other benchmarks test on, and
+the validation split of WikiText-2 tells how far it came. Products are bfloat16, weights and their steps float32. A run that was stopped
+goes on from its last checkpoint (OUT.state) when started again; weights are not part of the repository.
 """
 
 from __future__ import annotations

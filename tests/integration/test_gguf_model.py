@@ -162,7 +162,9 @@ def test_the_command_line(tmp_path):
     ({"num_hidden_layers": 1}, UnsupportedError, "layers.1"), ({"num_attention_heads": 5}, FormatError, "5 heads"),
     ({"hidden_size": "x"}, FormatError, "hidden_size"), ({"rms_norm_eps": -1}, FormatError, "rms_norm_eps"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, UnsupportedError, "yarn"),
-    ({"rope_parameters": 3}, FormatError, "damaged"), ({"model_type": "mistral", "sliding_window": 7}, UnsupportedError, "window"), ({"num_key_value_heads": True}, FormatError, "key_value")])
+    ({"rope_parameters": 3}, FormatError, "damaged"),
+    ({"model_type": "mistral", "sliding_window": 7}, UnsupportedError, "window"),
+    ({"num_key_value_heads": True}, FormatError, "key_value")])
 def test_faults_of_the_configuration(tmp_path, change, error, said):
     made(tmp_path / "m")
     path = tmp_path / "m" / "config.json"
@@ -179,7 +181,8 @@ def test_faults_of_the_tokenizer(tmp_path):
     good = json.loads(kept)
     model = good["model"]
     for change, error in (({"model": {**model, "type": "Unigram"}}, UnsupportedError), ({"model": 3}, FormatError),
-                          ({"model": {}}, FormatError), ({"model": {**model, "merges": [["a"]]}}, FormatError), ({"model": {**model, "vocab": {"a": ROWS}}}, FormatError),
+                          ({"model": {}}, FormatError), ({"model": {**model, "merges": [["a"]]}}, FormatError),
+                          ({"model": {**model, "vocab": {"a": ROWS}}}, FormatError),
                           ({"model": {**model, "vocab": {"a": -1}}}, FormatError), ({"model": {**model, "vocab": {"a": "0"}}}, FormatError),
                           ({"pre_tokenizer": {"type": "Whitespace"}}, UnsupportedError), ({"added_tokens": [3]}, FormatError),
                           ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, UnsupportedError)):
