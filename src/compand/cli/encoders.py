@@ -44,9 +44,23 @@ def fitted(fit: Callable[..., dict], examples: Callable[[], Any], source: Path, 
 
 
 def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool, card: bool = False) -> None:
-    """Measure a compressed encoder on sentences of a text, or on scored pairs (.tsv)."""
-    from ..integration import encoder
+    """Measure a compressed encoder on sentences of a text, on scored pairs (.tsv), or on a retrieval collection (a folder)."""
+    from ..integration import encoder, retrieval
 
+    if text.is_dir():
+        collection = retrieval.read(text)
+        with Progress(1, "evaluate", quiet or json) as bar:
+            result = retrieval.evaluate(model, reference, collection, progress=bar.reach)
+        if json:
+            put_json({**result, "model": str(model), "reference": str(reference), "text": str(text)})
+        else:
+            print(f"{model.name}: {short(result['bits'])} bits/value, {size(result['bytes'])}\n"
+                  f"nDCG@10 {result['ndcg']:.2f} (original {result['ndcg_reference']:.2f})\n"
+                  f"the original's ten documents found again {result['found']:.1%}  "
+                  f"({result['queries']:,} queries, {result['documents']:,} documents of {text.resolve().name})")
+        if card:
+            keep(model, result, retrieval.contents(text), text, reference, quiet)
+        return
     pairs = ".tsv" in text.suffixes
     words = read_text(text)
     result = encoder.evaluate(model, reference, words, pairs=pairs)

@@ -29,7 +29,8 @@ def evaluate(
     against: Annotated[Path | None, typer.Option(help="The original, if it is not A: compand eval B --against A.",
                                                  show_default=False)] = None,
     text: Annotated[Path | None, typer.Option(help="Language models: measure perplexity and KL divergence on this text. "
-                                              "Encoders: how near the embeddings stay (.tsv of scored pairs: Spearman).",
+                                              "Encoders: how near the embeddings stay (.tsv of scored pairs: Spearman; "
+                                              "a folder with corpus.jsonl, queries.jsonl and qrels/, as BEIR has: nDCG@10).",
                                               show_default=False)] = None,
     clips: Annotated[Path | None, typer.Option(help="Whisper: how many transcripts of these recordings stay as they are.",
                                                show_default=False)] = None,
@@ -55,6 +56,7 @@ def evaluate(
     [bold]compand eval scene.ply scene.cpd --html report.html[/]
     [bold]compand eval photo.png photo.cpd --html report.html[/]
     [bold]compand eval model.cpd --against model/ --text test.txt --card[/]
+    [bold]compand eval minilm.cpd --against minilm/ --text scifact/[/]
     [bold]compand eval whisper.cpd --against whisper/ --clips recordings/[/]
     """
     from . import pictures, scenes

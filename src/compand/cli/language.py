@@ -147,11 +147,11 @@ def _own_text(source: Path, seed: int, quiet: bool):
         return language_generate.generate(source, seed=seed, progress=bar.reach)
 
 
-def keep(model: Path, result: dict[str, Any], words: str, text: Path, reference: Path, quiet: bool) -> None:
+def keep(model: Path, result: dict[str, Any], words: str | bytes, text: Path, reference: Path, quiet: bool) -> None:
     """Put the card of a measurement into the file."""
     from ..integration import card
 
-    card.put(model, result, text=words, name=text.name, reference=reference.resolve().name)
+    card.put(model, result, text=words, name=text.resolve().name, reference=reference.resolve().name)
     note(f"the card is in {model}; compand info shows it", quiet)
 
 

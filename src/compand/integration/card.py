@@ -15,11 +15,11 @@ KEY, MOST = "evaluation", 16
 BOUND = 200  # characters of a name on a card
 
 
-def put(path, result: dict[str, Any], *, text: str, name: str, reference: str) -> dict[str, Any]:
+def put(path, result: dict[str, Any], *, text: str | bytes, name: str, reference: str) -> dict[str, Any]:
     """Write what was measured on a text into the file's meta, in one step; no byte of codes changes. Returns the card.
 
-    result : numbers, as `language_eval.evaluate` or `encoder.evaluate` gives them
-    text, name, reference : the text as it was read, its name, and the name of the original
+    result : numbers, as `language_eval.evaluate`, `encoder.evaluate` and their kind give them
+    text, name, reference : the text as it was read, or the bytes of whatever it was measured on, its name, and the name of the original
 
     A card holds the SHA-256 of the text, of the checksums of all codes (so that a reader sees if they changed since), and the versions that
     measured. It takes the place of the card of the same text and original; the last sixteen are kept. ``bits`` does not count the cards.
@@ -29,8 +29,8 @@ def put(path, result: dict[str, Any], *, text: str, name: str, reference: str) -
         own, old = file.digest, cards(file)
     numbers = {k: v if type(v) is int else float(v) if math.isfinite(v) else None for k, v in result.items() if isinstance(v, (int, float))}
     name, reference = (v.encode("utf-8", "replace").decode()[:BOUND] for v in (name, reference))  # names of files need not be text
-    card = {**numbers, "text": name, "text_sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(), "reference": reference,
-            "codes_sha256": own, "versions": versions()}
+    measured = hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+    card = {**numbers, "text": name, "text_sha256": measured, "reference": reference, "codes_sha256": own, "versions": versions()}
     kept = [{k: v for k, v in c.items() if k != "current"} for c in old
             if (c["text_sha256"], c["reference"]) != (card["text_sha256"], reference)]
     with Writer(path, append=True, meta={KEY: [*kept, card][-MOST:]}):
@@ -83,6 +83,9 @@ def lines(card: dict[str, Any]) -> list[str]:
     if "cosine" in card:
         says += [f"cosine {number('cosine', '.4f')}, 99 % above {number('cosine_1', '.4f')}", f"neighbours {number('neighbours', '.1%')}"]
         says += [f"Spearman {number('spearman', '.2f')} (original {number('spearman_reference', '.2f')})"] if "spearman" in card else []
+    if "ndcg" in card:
+        says += [f"nDCG@10 {number('ndcg', '.2f')} (original {number('ndcg_reference', '.2f')})",
+                 f"same documents {number('found', '.1%')}"]
     head = f"{str(card.get('text', '?'))[:BOUND]} (SHA-256 {card['text_sha256'][:12]}), against {card['reference'][:BOUND]}"
     by = ", ".join(f"{k} {v}"[:60] for k, v in list(card["versions"].items())[:6])
     said = [head + ("" if card["current"] else "; THE CODES HAVE CHANGED SINCE"), "  " + "; ".join(says), f"  measured by {by or '?'}"]

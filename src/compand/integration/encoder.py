@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import FormatError, InputError, OverwriteError
-from ..modality import detect
 from . import module_file, module_fit
-from .language import as_folder, transformers
+from .language import as_folder, rate, transformers
 
 BATCH = 32
 DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -69,13 +68,16 @@ def compress(model, out, spec: str, calibration: str, *, sequences: int = 512, l
     return {**module_file.write(model, out, found, overwrite=overwrite), "seconds": time.perf_counter() - start}
 
 
-def embed(net, tokenizer, texts: list[str], *, first: bool = False, length: int = 256) -> np.ndarray:
+def embed(net, tokenizer, texts: list[str], *, first: bool = False, length: int = 256,
+          progress: Callable[[int], None] | None = None) -> np.ndarray:
     """Unit embeddings of texts, float32 (n, d): the mean over tokens, or the first token's."""
     torch, _ = transformers()
     rows: list[Any] = [None] * len(texts)
     turn = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for at in range(0, len(turn), BATCH):
         some = turn[at:at + BATCH]
+        if progress:
+            progress(at)
         batch = tokenizer([texts[i] for i in some], padding=True, truncation=True, max_length=length, return_tensors="pt")
         with torch.no_grad():
             hidden = net(**batch).last_hidden_state
@@ -97,7 +99,7 @@ def evaluate(model, reference, text: str, *, pairs: bool = False, count: int = 1
         for folder, path in ((own, model), (other, reference)):
             if not is_encoder(folder):
                 raise InputError(f"{path} does not hold an encoder, so that its embeddings cannot be compared with another's")
-        first = _first(other)
+        first = takes_first(other)
         if pairs:
             lines = [line.split("\t") for line in text.splitlines()]
             try:
@@ -110,13 +112,11 @@ def evaluate(model, reference, text: str, *, pairs: bool = False, count: int = 1
         else:
             rows, texts = [], sentences(text, count)
         a, b = (embed(*open_encoder(f), texts, first=first) for f in (other, own))
-        with detect(other) as source:
-            values = sum(item.size for item in source.items())
-    size = Path(model).stat().st_size if Path(model).is_file() else sum(p.stat().st_size for p in Path(model).rglob("*") if p.is_file())
+        size = rate(model, other)
     cosine = (a * b).sum(axis=1)
     k = min(10, len(texts) - 1)
     near = [np.argsort(-(x @ x.T - 9 * np.eye(len(x), dtype=np.float32)), axis=1)[:, :k] for x in (a[:2000], b[:2000])]
-    found: dict[str, Any] = {"bits": 8 * size / values, "bytes": size, "cosine": float(cosine.mean()),
+    found: dict[str, Any] = {**size, "cosine": float(cosine.mean()),
                              "cosine_1": float(np.quantile(cosine, 0.01)), "sentences": len(texts),
                              "neighbours": float(np.mean([len(set(p) & set(q)) / max(k, 1) for p, q in zip(*near, strict=True)]))}
     if rows:
@@ -126,7 +126,7 @@ def evaluate(model, reference, text: str, *, pairs: bool = False, count: int = 1
     return found
 
 
-def _first(folder: Path) -> bool:
+def takes_first(folder: Path) -> bool:
     """Whether a sentence-transformers folder takes the first token's state instead of the mean."""
     try:
         return bool(json.loads((folder / "1_Pooling" / "config.json").read_bytes()).get("pooling_mode_cls_token"))

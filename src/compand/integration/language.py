@@ -45,6 +45,15 @@ def as_folder(path) -> Iterator[Path]:
         yield out
 
 
+def rate(model, reference) -> dict[str, Any]:
+    """``bits`` (for each value of the folder ``reference``) and ``bytes`` of a model, a folder or a file, with everything in it."""
+    model = Path(model)
+    with detect(reference) as source:
+        values = sum(item.size for item in source.items())
+    size = model.stat().st_size if model.is_file() else sum(p.stat().st_size for p in model.rglob("*") if p.is_file())
+    return {"bits": 8 * size / max(values, 1), "bytes": size}
+
+
 def is_decoder(folder) -> bool:
     """Whether a model folder says that its model is a decoder that writes text."""
     try:
