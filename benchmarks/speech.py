@@ -1,7 +1,9 @@
 """Whisper at a few bits: how many transcripts stay as they are, with every byte of the file counted.
 
-    python benchmarks/speech.py MODEL DATA [--specs SPEC ...] [--clips 50]
+    python benchmarks/speech.py MODEL DATA [--specs SPEC ...] [--tuned SPEC ...] [--planned BITS ...] [--clips 50]
 
+--specs are fitted only, --tuned also tuned, --planned are bits a value shared among the weights, and tuned. Rows of the JSON that are not
+measured again are kept.
 MODEL is a model folder, or one of CTranslate2's (model.bin, or model.bin.part1 and .part2 of packages side by side).
 DATA holds audio/librispeech-train-clean (fitted to) and audio/librispeech-test-other (measured on).
 """
@@ -119,7 +121,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("data", type=pathlib.Path)
-    parser.add_argument("--specs", nargs="+", default=[f"hadamard,trellis:{b}:memory=14" for b in (4, 3)])
+    parser.add_argument("--specs", nargs="*", default=[])
+    parser.add_argument("--tuned", nargs="*", default=[])
+    parser.add_argument("--planned", nargs="*", type=float, default=[])
+    parser.add_argument("--effort", default="medium")
     parser.add_argument("--clips", type=int, default=50)
     parser.add_argument("--windows", type=int, default=50, help="clips that the layers are fitted to")
     parser.add_argument("--work", type=pathlib.Path, help="keep transcripts and files here, and use those that are there")
@@ -135,17 +140,23 @@ def main() -> None:
         start = time.perf_counter()
         before = transcripts(pathlib.Path(work, "before.json"), model, measured)
         print(f"{len(measured)} clips in {time.perf_counter() - start:.0f} s: {before[:3]}", flush=True)
-        rows = []
-        for spec in args.specs:
-            out, note = (pathlib.Path(work, spec.replace(":", "_") + end) for end in (".cpd", ".json"))
+        asked = [*((s, "fitted") for s in args.specs), *((s, "tuned") for s in args.tuned),
+                 *((f"{b:g} bits shared", "planned and tuned") for b in args.planned)]
+        rows = [] if args.train else [r for r in record.rows("speech") if (r["spec"], r.setdefault("how", "fitted")) not in asked]
+        for spec, how in asked:
+            out, note = (pathlib.Path(work, f"{spec} {how}".replace(":", "_").replace(" ", "-") + end) for end in (".cpd", ".json"))
             if not (out.exists() and note.exists()):
-                note.write_text(json.dumps(speech.compress(model, out, spec, fitted, overwrite=True)))
+                wanted = {"bits": float(spec.split()[0])} if how.startswith("planned") else spec
+                done = speech.compress(model, out, wanted, fitted, tune=how != "fitted", effort="low" if how == "fitted" else args.effort,
+                                       overwrite=True)
+                note.write_text(json.dumps(done))
             result = json.loads(note.read_text())
             with as_folder(out) as folder:
                 after = transcripts(out.with_suffix(".after.json"), folder, measured)
-            rows.append({"spec": spec, "bits": result["bits"], **speech.agreement(before, after), "seconds": result["seconds"]})
+            rows.append({"spec": spec, "how": how, "bits": result["bits"], **speech.agreement(before, after), "seconds": result["seconds"]})
             print(record.table(rows[-1:]), *(f"- {a}\n+ {b}" for a, b in zip(before, after, strict=True) if a != b), sep="\n", flush=True)
             if not args.train:
+                rows.sort(key=lambda r: (r["bits"], r["same"]))
                 record.save("speech", rows, subject="Whisper base, float16", clips=len(measured),
                             fitted=f"{len(fitted)} clips of train-clean-100",
                             measured="LibriSpeech test-other")

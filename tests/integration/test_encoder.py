@@ -60,6 +60,37 @@ def test_compress_evaluate_restore(model, tmp_path):
         encoder.compress(model, tmp_path / "other.cpd", "int:4", "short")
 
 
+def test_tuned_planned_stopped(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(encoder.EFFORT, "medium", (3, 8, 16))
+    found = {}
+    for name, how, spec in (("plain", False, "int:2"), ("tuned", True, "int:2"), ("planned", True, {"bits": 3.5})):
+        found[name] = encoder.compress(model, tmp_path / f"{name}.cpd", spec, TEXT, sequences=256, tune=how)
+    cosine = {name: encoder.evaluate(tmp_path / f"{name}.cpd", model, TEXT[2000:], count=60)["cosine"] for name in found}
+    assert 1 - cosine["tuned"] < 0.95 * (1 - cosine["plain"]) and cosine["planned"] > cosine["plain"]
+    assert len(found["tuned"]["losses"]) == 2 * 8 + 16 and abs(found["tuned"]["bytes"] - found["plain"]["bytes"]) < 4096
+    planned = found["planned"]
+    assert planned["expected"]["bits"] <= 3.5 and len(set(planned["specs"].values())) > 1 and planned["expected"]["loss"] > 0
+
+    class Killed(Exception):
+        pass
+
+    def stop(at):
+        def progress(done, total, what):
+            if done >= at:
+                raise Killed
+        return progress
+
+    out = tmp_path / "again.cpd"
+    for at in (2, 9, 20, 35):
+        with pytest.raises(Killed):
+            encoder.compress(model, out, {"bits": 3.5}, TEXT, sequences=256, progress=stop(at))
+    assert (tmp_path / "again.cpd.parts" / "plan.json").exists()
+    encoder.compress(model, out, {"bits": 3.5}, TEXT, sequences=256)
+    assert out.read_bytes() == (tmp_path / "planned.cpd").read_bytes() and not (tmp_path / "again.cpd.parts").exists()
+    with pytest.raises(InputError, match="bits a value"):
+        encoder.compress(model, tmp_path / "small.cpd", {"bits": 0.1}, TEXT, sequences=128)
+
+
 def test_pairs(model):
     lines = TEXT.splitlines()
     pairs = "\n".join(f"{i % 6}\t{lines[i]}\t{lines[i + 1]}" for i in range(30))
@@ -91,6 +122,10 @@ def test_command_line(model, tmp_path):
     words = ["compress", str(model), "--bits", "4", "--effort", "low", "--calib", str(tmp_path / "text.txt"), "-o", str(out)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(app, [*words[:-1], str(tmp_path / "small.cpd"), "--plan", "--json"])
+    assert result.exit_code == 0 and json.loads(result.stdout)["expected"]["bits"] <= 4
+    result = CliRunner().invoke(app, [*words[:2], "--kld", "0.1", *words[4:], "-f"])
+    assert result.exit_code == 2 and "encoder" in result.output
     result = CliRunner().invoke(app, ["eval", str(out), "--against", str(model), "--text", str(tmp_path / "text.txt"), "--json"])
     assert result.exit_code == 0 and json.loads(result.stdout)["cosine"] > 0.9
     result = CliRunner().invoke(app, ["eval", str(out), "--against", str(model), "--text", str(tmp_path / "text.txt"), "--card"])

@@ -8,7 +8,10 @@ from compand.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-from compand.integration.module_fit import Memory, fit, order, rows  # noqa: E402
+from compand.integration.language_fit import Parts  # noqa: E402
+from compand.integration.module_fit import fit, order, rows  # noqa: E402
+from compand.integration.module_memory import Memory  # noqa: E402
+from compand.integration.module_tune import Tuning  # noqa: E402
 
 nn = torch.nn
 
@@ -140,3 +143,78 @@ def test_what_nothing_reads_is_let_go():
             own.at = 1
             torch.testing.assert_close(line(torch.zeros(4, 8)), want)
         torch.testing.assert_close(line(data[1]), want)
+
+
+def tuning(net, given, **words):
+    with torch.no_grad():
+        wanted = [net(b) for b in given]
+
+    def loss(numbers):
+        return sum((net(given[i]) - wanted[i]).square().mean() / wanted[i].square().mean() for i in numbers.tolist()) / len(numbers)
+    return Tuning(loss, len(given), rate=3e-3, batch=2, **words)
+
+
+def twin(net):
+    other = type(net)().eval()
+    other.load_state_dict(net.state_dict())
+    return other
+
+
+class Tied(Blocks):
+    """The same with gradients: nothing changes in place."""
+
+    def forward(self, ids):
+        x = y = self.words(ids)
+        for block in self.before:
+            x = block(x) + y
+        for block in self.after:
+            y = y + block(x + y)
+        return self.head(y)
+
+
+@pytest.mark.parametrize("kind", [Net, Tied])
+def test_tuned_while_it_is_coded(kind):
+    torch.manual_seed(0)
+    net = kind().eval()
+    given, fresh = ([b % 40 for b in some] for some in (batches(24), batches(26)[24:]))
+    before, plain, losses = [net(b).detach() for b in fresh], twin(net), {}
+    for one, how in ((plain, None), (net, tuning(net, given, sections=3, each=24, last=48))):
+        found = fit(one, one, given, lambda name, m: None if name == "deep" else "int:2", tuning=how)
+        losses[how is None] = sum(float((one(b).detach() - y).square().mean()) for b, y in zip(fresh, before, strict=True))
+        for name, codes in found.codes.items():
+            np.testing.assert_array_equal(codes.codec.decode(codes), one.get_parameter(name).detach().numpy())
+        for name, x in found.biases.items():
+            np.testing.assert_array_equal(x, one.get_parameter(name).detach().numpy())
+    assert losses[False] < 0.8 * losses[True] and len(found.losses) == 2 * 24 + 48
+    assert set(found.codes) | set(found.biases) == {n for n, _ in net.named_parameters(remove_duplicate=False)}
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_a_stopped_run_goes_on_to_the_same_codes(net, tmp_path, tuned):
+    given, first = batches(8), twin(net)
+
+    def run(net, parts=None, progress=None):
+        return fit(net, net, given, lambda name, m: "int:3", parts=parts, progress=progress,
+                   tuning=tuning(net, given, sections=3, each=4, last=4) if tuned else None)
+
+    class Killed(Exception):
+        pass
+
+    def stop(at):
+        def progress(done, total, what):
+            assert done <= total
+            if done >= at:
+                raise Killed
+        return progress
+
+    whole = run(first)
+    for at in (2, 5, 8, 13, 17) if tuned else (1, 3, 6):
+        with pytest.raises(Killed), Parts(tmp_path / "parts", {}) as parts:
+            run(twin(net), parts, stop(at))
+    with Parts(tmp_path / "parts", {}) as parts:
+        found = run(last := twin(net), parts)
+    for name, codes in whole.codes.items():
+        np.testing.assert_array_equal(codes.codec.decode(codes), found.codes[name].codec.decode(found.codes[name]))
+    assert sorted(whole.codes) == sorted(found.codes) and whole.lost == found.lost and whole.losses == found.losses
+    for (name, a), b in zip(first.named_parameters(), last.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)

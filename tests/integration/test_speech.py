@@ -111,7 +111,7 @@ def test_compress_evaluate_restore(model, heard, tmp_path):
     from compand.modality import unpack
 
     out = tmp_path / "out.cpd"
-    result = speech.compress(model, out, "int:6:group=32", heard)
+    result = speech.compress(model, out, "int:6:group=32", heard, tune=False, effort="low")
     assert result["windows"] == 1 and result["bytes"] == out.stat().st_size
     with open_file(out) as file:
         coded = [n for n in file if file[n].spec == "int:6:group=32"]
@@ -130,8 +130,10 @@ def test_compress_evaluate_restore(model, heard, tmp_path):
         speech.Recogniser(tmp_path)
 
 
-def test_command_line(model, heard, tmp_path):
+def test_command_line(model, heard, tmp_path, monkeypatch):
     from compand.cli.app import app
+
+    monkeypatch.setitem(speech.EFFORT, "medium", (1, 1, 2, 2, 4))
 
     folder, out = tmp_path / "clips", tmp_path / "o.cpd"
     folder.mkdir()
@@ -157,3 +159,38 @@ def test_command_line(model, heard, tmp_path):
 def test_which_folders_are_recognisers(tmp_path, config, what):
     (tmp_path / "config.json").write_text(config)
     assert speech.is_speech(tmp_path) is what
+
+
+def test_tuned_and_stopped(model, heard, tmp_path, monkeypatch):
+    monkeypatch.setitem(speech.EFFORT, "low", (0, 0, 2, 4, 8))
+    long = [np.tile(x, 16) for x in heard for _ in range(2)]
+
+    class Killed(Exception):
+        pass
+
+    def stop(at):
+        def progress(done, total, what):
+            if "tuning" in what or "." in what:
+                seen.append((done, total))
+            if len(seen) > at:
+                raise Killed
+        seen = []
+        return progress
+
+    result = speech.compress(model, tmp_path / "whole.cpd", "int:3", long, effort="low", seed=1)
+    assert len(result["losses"]) == 4 + 8 and result["windows"] == 6
+    out = tmp_path / "out.cpd"
+    for at in (3, 24):
+        with pytest.raises(Killed):
+            speech.compress(model, out, "int:3", long, effort="low", seed=1, progress=stop(at))
+    assert (tmp_path / "out.cpd.parts").exists()
+    speech.compress(model, out, "int:3", long, effort="low", seed=1)
+    assert out.read_bytes() == (tmp_path / "whole.cpd").read_bytes() and not (tmp_path / "out.cpd.parts").exists()
+    plain, lesson = tmp_path / "plain.cpd", speech.Lesson(speech.Recogniser(model), [x + 0.01 for x in long[:3]], drawn=1)
+    speech.compress(model, plain, "int:3", long, tune=False, effort="low")
+    losses = []
+    for path in (out, plain):
+        with speech.as_folder(path) as folder, torch.no_grad():
+            lesson.own = speech.Recogniser(folder)
+            losses.append(float(lesson.loss(torch.arange(3))))
+    assert losses[0] < losses[1]

@@ -46,7 +46,7 @@ def compress(
                                                  "--recall or a SPEC that begins with klt).", show_default=False)] = None,
     bits: Annotated[float | None, typer.Option(help="At most so many bits a value, all bytes counted. Language models, encoders, "
                                                "Whisper: a whole number is the bits of each code; scales, norms and files come on top. "
-                                               "Language models: a fraction, or --plan, is of all weights, shared among them by worth.",
+                                               "A fraction, or --plan, is of all weights, shared among them by worth.",
                                                show_default=False)] = None,
     limit: Annotated[str | None, typer.Option("--size", help="At most this size: 10MB, 10MiB.", show_default=False)] = None,
     ratio: Annotated[float | None, typer.Option(help="At least so many times smaller.", show_default=False)] = None,
@@ -74,8 +74,8 @@ def compress(
     effort: Annotated[str | None, typer.Option(help="With --calib: low, medium or high.  \\[default: medium]",
                                                show_default=False)] = None,
     tune: Annotated[bool | None, typer.Option("--tune/--no-tune", help="With --calib: what is not coded yet makes up for what was lost; "
-                                              "the model is in memory.  \\[default: language models of up to 600 M parameters, not with "
-                                              "--effort low]", show_default=False)] = None,
+                                              "the model is in memory.  \\[default: encoders, Whisper, language models of up to 600 M "
+                                              "parameters, not with --effort low]", show_default=False)] = None,
     fit: Annotated[str | None, typer.Option(help="With --calib, language models: what layers are fitted to: their own outputs (layer), "
                                             "or what the whole model makes of them (kronecker).  \\[default: layer]",
                                             show_default=False)] = None,
@@ -145,18 +145,17 @@ def compress(
         from . import encoders, language, speech
 
         set_threads(threads)
-        writing = {"--tune and --no-tune": tune, "--fit": fit, "--plan": plan or None, "--kld": kld, "--size": limit}
-        for name in [n for n, v in writing.items() if v is not None and (is_speech(source) or is_encoder(source))]:
-            raise usage(f"{name} with --calib {'are' if ' ' in name else 'is'} for language models that write; leave it out")
+        bound = language.Bound(bits, None if limit is None else size_of(limit), kld, plan)
+        if fit and (is_speech(source) or is_encoder(source)):
+            raise usage("--fit is for language models that write; leave it out")
         if is_speech(source):
-            speech.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
+            speech.compress(source, out, spec, bound, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune)
             return
         if is_encoder(source):
             if language.is_self(calib):
                 raise usage("an encoder cannot write its own text; name a file of sentences with --calib")
-            encoders.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json)
+            encoders.compress(source, out, spec, bound, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune)
             return
-        bound = language.Bound(bits, None if limit is None else size_of(limit), kld, plan)
         language.compress(source, out, spec, bound, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune,
                           verbose=verbose, fit=fit or "layer")
         return

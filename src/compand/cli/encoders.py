@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .console import Progress, note, put_json, short, size, target, usage
-from .language import EFFORTS, keep, read_text
+from .language import EFFORTS, Bound, forecast, keep, read_text
 
 
-def compress(source: Path, out: Path | None, spec: str | None, bits: float | None, calib: Path, effort: str, *, force: bool, quiet: bool,
-             json: bool) -> None:
+def compress(source: Path, out: Path | None, spec: str | None, bound: Bound, calib: Path, effort: str, *, force: bool, quiet: bool,
+             json: bool, seed: int | None = None, tune: bool | None = None) -> None:
     """Fit an encoder to sentences of a text and write it."""
     from ..integration import encoder
 
-    fitted(encoder.compress, lambda: read_text(calib), source, out, spec, bits, effort, force=force, quiet=quiet, json=json)
+    if bound.kld is not None:
+        raise usage("--kld is a divergence of what comes next, which an encoder does not say; give --bits or --size")
+    tuned(encoder.compress, lambda: read_text(calib), source, out, spec, bound, effort, force=force, quiet=quiet, json=json, seed=seed,
+          tune=tune)
+
+
+def tuned(fit: Callable[..., dict], examples: Callable[[], Any], source: Path, out: Path | None, spec: str | None, bound: Bound,
+          effort: str, *, force: bool, quiet: bool, json: bool, seed: int | None, tune: bool | None) -> None:
+    """`fitted` for models that can be tuned, and whose bits may be shared among the weights."""
+    how = {"effort": effort, "seed": seed or 0, "tune": effort != "low" if tune is None else tune}
+    if not bound.planned:
+        fitted(partial(fit, **how), examples, source, out, spec, bound.bits, effort, force=force, quiet=quiet, json=json)
+        return
+    budget = {k: v for k, v in (("bits", bound.bits), ("size", bound.nbytes), ("kld", bound.kld)) if v is not None}
+
+    def planned(model, path, _, given, **words):
+        return fit(model, path, budget, given, **how, **words)
+
+    fitted(planned, examples, source, out, str(bound), None, effort, force=force, quiet=quiet, json=json)
 
 
 def fitted(fit: Callable[..., dict], examples: Callable[[], Any], source: Path, out: Path | None, spec: str | None, bits: float | None,
@@ -32,7 +51,7 @@ def fitted(fit: Callable[..., dict], examples: Callable[[], Any], source: Path, 
     path = target(out or source.with_name(source.resolve().name + ".cpd"), force)
     used, given = spec or specs_of(int(bits or 0), effort), examples()
     with Progress(1, "fit", quiet or json) as bar:
-        result = fit(source, path, used, given, overwrite=force, progress=bar.reach)
+        result = fit(source, path, used, given, overwrite=force, progress=forecast(bar.reach, quiet or json))
     for remark in result["notes"]:
         note(remark, quiet)
     if json:

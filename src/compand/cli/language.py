@@ -110,9 +110,12 @@ def forecast(reach: Callable[..., None], quiet: bool) -> Callable[..., None]:
     """``reach``, that says once, when a twentieth of ten seconds' work or more is done, how long the rest will take."""
     first: list[tuple[int, float]] = []
     told: list[bool] = []
+    totals: list[int] = []
 
     def see(now: int, total: int, what: str | None = None) -> None:
         reach(now, total, what)
+        if [total] != totals:  # other work begins
+            totals[:], first[:] = [total], []
         first.append((now, time.monotonic()))
         done, spent = now - first[0][0], time.monotonic() - first[0][1]
         if not told and spent > 10 and done > 0 and done >= (total - first[0][0]) / 20:

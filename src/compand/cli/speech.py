@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from .console import Progress, put_json, short, size, usage
-from .encoders import fitted
+from .encoders import tuned
+from .language import Bound
 
 
-def compress(source: Path, out: Path | None, spec: str | None, bits: float | None, calib: Path, effort: str, *, force: bool, quiet: bool,
-             json: bool) -> None:
+def compress(source: Path, out: Path | None, spec: str | None, bound: Bound, calib: Path, effort: str, *, force: bool, quiet: bool,
+             json: bool, seed: int | None = None, tune: bool | None = None) -> None:
     """Fit a recogniser to recordings and write it."""
     from ..integration import clips, speech
 
     if not clips.is_clips(calib):
         raise usage(f"a speech recogniser is fitted to recordings; --calib {calib} has none (a file or folder of {', '.join(clips.KINDS)})")
-    fitted(speech.compress, lambda: list(clips.read_all(calib).values()), source, out, spec, bits, effort,
-           force=force, quiet=quiet, json=json)
+    tuned(speech.compress, lambda: list(clips.read_all(calib).values()), source, out, spec, bound, effort,
+          force=force, quiet=quiet, json=json, seed=seed, tune=tune)
 
 
 def evaluate(reference: Path, model: Path, recordings: Path, *, json: bool, quiet: bool) -> None:

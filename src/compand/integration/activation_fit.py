@@ -30,7 +30,8 @@ from ..fit import feedback
 from ..fit.hessian import Hessian
 from ..spec import parse
 from ..stage import Form
-from .module_fit import Memory, order
+from .module_fit import order
+from .module_memory import Memory
 
 SAMPLE = 1 << 14  # rows that inputs are known by
 FINE = 64         # levels of weights above which errors are not worth feeding back

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import FormatError, InputError, OverwriteError
-from . import module_file, module_fit
+from . import module_file
 from .language import as_folder, rate, transformers
+from .module_plan import Measured
+from .module_tune import Tuning, rate_of
 
 BATCH = 32
+EFFORT = {"low": (3, 16, 32), "medium": (6, 32, 96), "high": (12, 64, 256)}  # of `Tuning`: sections, steps after each, steps at the end
 DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
@@ -46,15 +49,19 @@ def sentences(text: str, count: int | None = None) -> list[str]:
     return found if count is None else found[::max(1, len(found) // count)][:count]
 
 
-def compress(model, out, spec: str, calibration: str, *, sequences: int = 512, length: int = 128, damping: float = 0.02,
-             overwrite: bool = False, progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
+def compress(model, out, spec: str | Mapping[str, float], calibration: str, *, sequences: int = 512, length: int = 128,
+             damping: float = 0.02, effort: str = "medium", tune: bool = True, seed: int = 0, overwrite: bool = False,
+             progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Write the encoder in the folder ``model`` to the .cpd file ``out``, every linear layer and embedding fitted to sentences of the text.
 
-    Layers follow each other as in `compand.integration.module_fit.fit`; biases make up for the mean of what is lost. Returns sizes,
-    ``lost`` by tensor, seconds and remarks. Raises `InputError` for text without sentences, `OverwriteError` if ``out`` exists.
+    With a budget (as of `module_file.compress`) instead of a spec, bits are shared among the weights by what each is worth.
+    Layers follow each other as in `compand.integration.module_fit.fit`, and are tuned on the way unless ``tune`` is false; biases make up
+    for the mean of what is lost. Finished layers are kept in OUT.parts: a run that was stopped goes on from there, to the same bytes on
+    the same machine and number of threads. Returns sizes, ``lost`` by tensor, ``losses`` of the tuning, seconds and remarks. Raises
+    `InputError` for text without sentences, `OverwriteError` if ``out`` exists.
     """
     torch, _ = transformers()
-    if Path(out).exists() and not overwrite:
+    if (out := Path(out)).exists() and not overwrite:
         raise OverwriteError(f"{out} exists; say overwrite=True to replace it")
     start = time.perf_counter()
     net, tokenizer = open_encoder(model)
@@ -63,9 +70,36 @@ def compress(model, out, spec: str, calibration: str, *, sequences: int = 512, l
     for at in range(0, len(ids), BATCH):  # cut to the shortest rather than padded: what stands for nothing is no input
         short = len(ids[at])
         batches.append(torch.tensor([row[:short - 1] + row[-1:] for row in ids[at:at + BATCH]]))
-    found = module_fit.fit(net, lambda b: net(input_ids=b), batches, module_fit.chooser(net, spec),
-                           damping=damping, progress=progress)
-    return {**module_file.write(model, out, found, overwrite=overwrite), "seconds": time.perf_counter() - start}
+    batches = [batches[i] for i in np.random.default_rng(seed).permutation(len(batches))]  # those held back are of any length
+    config = net.config
+    what = Measured(net, lambda b: net(input_ids=b), batches, likeness(net, batches, _first(Path(model))), {})
+    tuning = None
+    if tune:
+        step = rate_of(getattr(config, "num_hidden_layers", 12), getattr(config, "hidden_size", 768))
+        tuning = Tuning(what.loss, len(batches), step, *EFFORT[effort], batch=1, seed=seed)
+    result = module_file.compress(model, out, what, spec, tuning=tuning, damping=damping, effort=effort, seed=seed, overwrite=overwrite,
+                                  progress=progress)
+    return {**result, "seconds": time.perf_counter() - start}
+
+
+def likeness(net, batches, first: bool = False) -> Callable[[Any], Any]:
+    """The loss of an encoder that is tuned to its present state, by numbers of batches: relative squared error of the embeddings, and of
+    the states of all tokens."""
+    torch, _ = transformers()
+    with torch.no_grad():
+        wanted = [net(input_ids=b).last_hidden_state for b in batches]
+
+    def pooled(states):
+        return torch.nn.functional.normalize(states[:, 0] if first else states.mean(1), dim=-1)
+
+    def loss(numbers):
+        total = 0.0
+        for i in numbers.tolist():
+            states, want = net(input_ids=batches[i]).last_hidden_state, wanted[i]
+            total = total + (pooled(states) - pooled(want)).square().sum(-1).mean()
+            total = total + (states - want).square().mean() / want.square().mean()
+        return total / len(numbers)
+    return loss
 
 
 def embed(net, tokenizer, texts: list[str], *, first: bool = False, length: int = 256,

@@ -120,27 +120,44 @@ def plan(model, bits: float | None, calibration, *, size: int | None = None, kld
         ladders = {n: sorted(ladder + rows if n in ends else ladder, key=lambda s, n=n: nbytes(s, *sizes[n])) for n in found}
         ladders |= {n: [s] for n, s in (fixed or {}).items()}
         weigh = partial(together, language, ids, hessians, importance=importance, damping=damping)
-        if kld is not None:
-            specs, expected, factor = _within(kld, found, sizes, ladders, weigh)
-        else:
-            budget = milliseconds if milliseconds is not None else (size if size is not None else (bits or 0) * values / 8) - rest
-            cost = None if milliseconds is None else language_speed.milliseconds(sorted({s for own in ladders.values() for s in own}))
-            try:
-                specs, total = share(found, sizes, budget, ladders, cost=cost)
-            except InputError as e:
-                asked = next(f"{x} {unit}" for x, unit in ((bits, "bits a value"), (size, "bytes"), (milliseconds, "ms a token"))
-                             if x is not None)
-                raise InputError(f"{asked}: {e}") from None
-            expected = weigh(specs) if slopes is None else total
-            factor = expected / max(total, 1e-300)
-            if generations:
-                specs, expected = evolve(language, ids, hessians, specs, ladders, sizes, budget, counts=counts,
-                                         generations=generations, damping=damping, progress=progress)
-                factor = expected / max(sum(lost(s, sizes[n][1], found[n]) for n, s in specs.items()), 1e-300)
+        cost = None if milliseconds is None else language_speed.milliseconds(sorted({s for own in ladders.values() for s in own}))
+        found_plan = chosen(found, sizes, ladders, rest, values, weigh if slopes is None or kld is not None else None, bits=bits, size=size,
+                            kld=kld, milliseconds=milliseconds, cost=cost)
+        if generations:
+            budget = (size if size is not None else (bits or 0) * values / 8) - rest
+            specs, expected = evolve(language, ids, hessians, found_plan.specs, ladders, sizes, budget, counts=counts,
+                                     generations=generations, damping=damping, progress=progress)
+            factor = expected / max(sum(lost(s, sizes[n][1], found[n]) for n, s in specs.items()), 1e-300)
+            found_plan = _of(specs, found, sizes, ladders, rest, values, expected, factor)
     finally:
         language.close()
-    stored = rest + sum(nbytes(specs[n], *sizes[n]) for n in found)
-    return Plan(specs, int(stored), 8 * stored / values, expected, dict(found), ladders, sizes, factor)
+    return found_plan
+
+
+def chosen(slopes: Mapping[str, np.ndarray], sizes: Mapping[str, tuple[int, int]], ladders: Mapping[str, list[str]], rest: int, values: int,
+           weigh: Callable[[Mapping[str, str]], float] | None, *, bits: float | None = None, size: int | None = None,
+           kld: float | None = None, milliseconds: float | None = None, cost: Callable[[str, int, int], float] | None = None) -> Plan:
+    """The plan within a bound (one of those of `plan`) for weights of known slopes, sizes and ladders.
+
+    ``rest`` bytes are not coded, of ``values`` in all; ``weigh`` says what noise in all weights together costs.
+    """
+    if kld is not None:
+        assert weigh is not None
+        specs, expected, factor = _within(kld, slopes, sizes, ladders, weigh)
+        return _of(specs, slopes, sizes, ladders, rest, values, expected, factor)
+    budget = milliseconds if milliseconds is not None else (size if size is not None else (bits or 0) * values / 8) - rest
+    try:
+        specs, total = share(slopes, sizes, budget, ladders, cost=cost)
+    except InputError as e:
+        asked = next(f"{x} {unit}" for x, unit in ((bits, "bits a value"), (size, "bytes"), (milliseconds, "ms a token")) if x is not None)
+        raise InputError(f"{asked}: {e}") from None
+    expected = weigh(specs) if weigh else total
+    return _of(specs, slopes, sizes, ladders, rest, values, expected, expected / max(total, 1e-300))
+
+
+def _of(specs, slopes, sizes, ladders, rest: int, values: int, expected: float, factor: float) -> Plan:
+    stored = rest + sum(nbytes(specs[n], *sizes[n]) for n in slopes)
+    return Plan(specs, int(stored), 8 * stored / values, expected, dict(slopes), dict(ladders), dict(sizes), factor)
 
 
 def around(model) -> int:

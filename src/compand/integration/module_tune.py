@@ -7,13 +7,18 @@ and weights that are not coded yet are tuned too (Tseng et al. 2024, QuIP#; Chen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..codes import Block, Codes
-from ..errors import InputError
+from ..errors import CompandError, InputError
+from ..file import open as open_file
+from ..writer import Writer
+
+LARGE = 50_000_000  # parameters from which products are bfloat16
 
 
 def rescaled(codes: Codes, factors: np.ndarray) -> Codes:
@@ -50,6 +55,36 @@ def rescaled(codes: Codes, factors: np.ndarray) -> Codes:
     return changed
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """How a model is tuned while it is coded: what a `Tuner` is given; steps after each of some sections of layers, and at the end."""
+
+    loss: Callable[[Any], Any]
+    count: int
+    rate: float
+    sections: int = 6
+    each: int = 12
+    last: int = 24
+    batch: int = 2
+    seed: int = 0
+
+
+def rate_of(layers: int, width: int) -> float:
+    """The rate that suits a model: what a step changes adds up over the width of a layer, of which Adam's signs agree, and over layers.
+
+    The constant was found on stories260K. At eleven times this rate three steps took Gemma-3-270M from a loss of 0.10 to 0.35.
+    """
+    return min(3e-3, 0.12 / layers / width ** 0.5)
+
+
+def products(parameters: int):
+    """A context in which torch multiplies in bfloat16 if a model is large and the machine multiplies those."""
+    import torch
+
+    half = parameters >= LARGE and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.autocast("cpu", torch.bfloat16, enabled=half)
+
+
 class Tuner:
     """Gradient steps on what may change of a torch model: norms, biases, weights not yet coded, factors of the rows of those coded.
 
@@ -70,32 +105,48 @@ class Tuner:
         names, apart = set(names), {id(m) for m in without}
         self.vectors = {n: p for n, p in model.named_parameters() if n in names and p.ndim == 1}
         self.linear = {n: m for n, m in model.named_modules() if is_layer(m) and id(m) not in apart and f"{n}.weight" in names}
+        self.hooks: list[Any] = []
 
-    def coded(self, module: str, codes: Codes, also: Iterable[Any] = ()) -> None:
+    @classmethod
+    def of(cls, model, how: Tuning) -> Tuner:
+        """A tuner of all parameters of a model."""
+        names = [n for n, _ in model.named_parameters(remove_duplicate=False)]
+        return cls(model, how.loss, how.count, names, batch=how.batch, rate=how.rate, seed=how.seed)
+
+    def coded(self, module: str, codes: Codes, also: Iterable[str] = ()) -> None:
         """The weight of a module is what its codes decode to from now on, times a factor for each row if they can take one.
 
         ``also`` are modules that have the same weight.
         """
         import torch
 
-        m = self.linear[module]
+        m, others = self.linear[module], [self.linear[n] for n in also]
         w = torch.from_numpy(np.array(codes.codec.decode(codes), np.float32)).reshape(m.weight.shape)
         weight = torch.nn.Parameter(w, requires_grad=False)
-        self.fixed.add(module)
-        for one in (m, *also):
+        self.fixed |= {module, *also}
+        for one in (m, *others):
             one.weight = weight
         try:
             rescaled(codes, np.full(codes.form.n, 2, np.float32))
         except InputError:
             return
         f = self.factors[module] = torch.ones(len(weight))
-        for one in (m, *also):
-            one.register_forward_hook(_scaled(f))
+        self.hooks += [one.register_forward_hook(_scaled(f)) for one in (m, *others)]
+
+    def close(self) -> None:
+        """Factors do nothing from now on."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def _weights(self) -> dict[str, Any]:
+        """Weights that are not coded, each once."""
+        found = {id(m.weight): (n, m.weight) for n, m in reversed(self.linear.items()) if n not in self.fixed}
+        return dict(reversed(found.values()))
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that steps change: float32, by name; factors under factors/NAME."""
         found = {n: p for n, p in self.vectors.items()}
-        found |= {f"{n}.weight": m.weight for n, m in self.linear.items() if n not in self.fixed}
+        found |= {f"{n}.weight": w for n, w in self._weights().items()}
         found |= {f"factors/{n}.weight": f for n, f in self.factors.items()}
         return {n: p.detach().numpy() for n, p in found.items()}
 
@@ -104,6 +155,24 @@ class Tuner:
         for n, x in self.state().items():
             np.copyto(x, state[n])
         self.taken = taken
+
+    def save(self, path: Path, losses: list[float], sections: int) -> None:
+        """Write the `state` to a file, with the losses so far and how many sections of the model are done."""
+        with Writer(path, overwrite=True) as w:
+            for n, x in self.state().items():
+                w.write(n, x, "raw")
+            w.write("losses", np.array([*losses, sections, self.taken, self.rate], np.float64), "raw")
+
+    @staticmethod
+    def open(path: Path) -> tuple[dict[str, np.ndarray], list[float], int, int, float] | None:
+        """What was saved: the state, losses, sections, steps taken and the rate. None if nothing was."""
+        try:
+            with open_file(path) as file:
+                state = {n: file[n].array() for n in file.names}
+        except (CompandError, OSError):
+            return None
+        *losses, sections, taken, rate = state.pop("losses").tolist()
+        return state, losses, int(sections), int(taken), rate
 
     def _rows(self):
         """The examples of the next step: all of them in a drawn order, then in another."""
@@ -123,8 +192,7 @@ class Tuner:
         import torch
 
         before, kept = self.loss(), {n: x.copy() for n, x in self.state().items()}
-        weights = [m.weight for n, m in self.linear.items() if n not in self.fixed]
-        tuned = [*((p, 1.0) for p in weights), *((p, finer) for p in (*self.vectors.values(), *self.factors.values()))]
+        tuned = [*((p, 1.0) for p in self._weights().values()), *((p, finer) for p in (*self.vectors.values(), *self.factors.values()))]
         groups = []
         for p, k in tuned:
             groups.append({"params": [p.requires_grad_(True)], "lr": self.rate * k * max(float(p.detach().square().mean().sqrt()), 1e-3)})

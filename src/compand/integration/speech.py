@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,19 @@ import numpy as np
 
 from ..errors import FormatError, InputError, OverwriteError
 from ..modality import detect
-from . import module_file, module_fit
-from .clips import RATE
+from . import module_file
+from .clips import RATE, resampled
 from .language import as_folder, transformers
+from .module_plan import MEASURED, Measured
+from .module_tune import Tuning, products, rate_of
 
 SECONDS = 30  # of a window, which is what the encoder takes
 PAUSE = 0.4   # seconds between clips that share one
 BATCH = 8
+EFFORT = {"low": (0, 0, 3, 8, 16), "medium": (1, 2, 6, 12, 24), "high": (3, 3, 9, 24, 72)}  # perturbed copies of the windows, transcripts
+# that are drawn; of `Tuning`: sections, steps after each, steps at the end
+BATCH_TUNED = 2  # windows of a step
+STATES = 0.0
 
 
 def is_speech(folder) -> bool:
@@ -63,21 +69,29 @@ class Recogniser:
         torch, _ = transformers()
         return torch.from_numpy(self.mel([c[:SECONDS * RATE] for c in clips], sampling_rate=RATE, return_tensors="np").input_features)
 
-    def tokens(self, features, length: int | None = None) -> list[list[int]]:
-        """The likeliest next token, again and again: the tokens of each clip after the start, without the end."""
+    def tokens(self, features, length: int | None = None, *, pick: Callable[[Any], Any] | None = None) -> list[list[int]]:
+        """The likeliest next token, again and again: the tokens of each clip after the start, without the end.
+
+        Or the one that ``pick`` takes of logits (n, vocabulary).
+        """
         torch, _ = transformers()
-        rows: list[list[int]] = [[] for _ in features]
+        with torch.no_grad():
+            return self.written(self.net.get_encoder()(features), length, pick)
+
+    def written(self, heard, length: int | None, pick: Callable[[Any], Any] | None = None) -> list[list[int]]:
+        """`tokens` of what the encoder gave."""
+        torch, _ = transformers()
+        rows: list[list[int]] = [[] for _ in heard[0]]
         known = inspect.signature(type(self.net).forward).parameters
         past = "cache" if "cache" in known else "past_key_values"  # the name of before transformers 5.24
         with torch.no_grad():
-            heard = self.net.get_encoder()(features)
             ids, cache = torch.tensor([self.start] * len(rows)), None
             running = np.ones(len(rows), bool)
             for step in range(min(length or self.most, self.most - len(self.start))):
                 out = self.net(encoder_outputs=heard, decoder_input_ids=ids, use_cache=True, **{past: cache})
                 z, cache = out.logits[:, -1], out[past]
                 z[:, self.never + (self.never_first if not step else [])] = -torch.inf
-                best = z.argmax(-1)
+                best = z.argmax(-1) if pick is None else pick(z)
                 running &= best.numpy() != self.end
                 for i in np.flatnonzero(running):
                     rows[i].append(int(best[i]))
@@ -113,28 +127,113 @@ def windows(clips: list[np.ndarray]) -> list[np.ndarray]:
     return found
 
 
-def compress(model, out, spec: str, clips: list[np.ndarray], *, language: str = "en", damping: float = 0.02, overwrite: bool = False,
+def perturbed(window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A window said a little faster or slower, louder or softer, with noise 10 to 30 dB below it."""
+    x = resampled(window, round(RATE * rng.uniform(0.9, 1.1)))[:SECONDS * RATE] * np.float32(rng.uniform(0.5, 1.2))
+    noise = np.cumsum(rng.standard_normal(len(x))) if rng.random() < 0.5 else rng.standard_normal(len(x))
+    noise -= np.convolve(noise, np.full(400, 1 / 400), "same")  # of the sum of noise, that is loud where speech is, no slow drift
+    noise *= 10 ** (-rng.uniform(10, 30) / 20) * np.sqrt(np.square(x).mean() / max(np.square(noise).mean(), 1e-30))
+    return np.clip(x + noise, -1, 1).astype(np.float32)
+
+
+class Lesson:
+    """What an original hears in windows, and what it would say next in transcripts of them: what a coded copy is fitted and tuned to.
+
+    A window's transcripts are the original's, and ``drawn`` ones of the same length: by chance, by its own probabilities.
+    """
+
+    def __init__(self, own: Recogniser, windows: list[np.ndarray], *, drawn: int = 0, seed: int = 0,
+                 progress: Callable[[int, int, str], None] | None = None):
+        torch, _ = transformers()
+        self.own, self.head = own, own.net.get_output_embeddings().weight.detach().clone()
+        self.batches, self.states, self.heard = [], [], []
+        generator = torch.Generator().manual_seed(seed)
+
+        def pick(z):
+            z[:, own.end] = -torch.inf
+            return torch.multinomial(z.softmax(-1), 1, generator=generator)[:, 0]
+
+        for i, window in enumerate(windows):
+            if progress:
+                progress(0, 1, f"what the original hears, {i} of {len(windows)}")
+            features = own.features([window])
+            with torch.no_grad():
+                heard = own.net.get_encoder()(features).last_hidden_state
+            rows = own.written((heard,), None)
+            if drawn and rows[0]:
+                rows += own.written((heard.expand(drawn, -1, -1),), len(rows[0]), pick)
+            self.batches.append((features, torch.tensor([own.start + row for row in rows])))
+            self.heard.append(heard.to(torch.bfloat16))
+            with torch.no_grad():
+                self.states.append(self.said(heard, self.batches[-1][1]))
+
+    def said(self, heard, ids):
+        """The decoder's last states for transcripts (n, length) of a window, from where the first word is said."""
+        out = self.own.net.get_decoder()(input_ids=ids, encoder_hidden_states=heard.expand(len(ids), -1, -1), use_cache=False)
+        return out.last_hidden_state[:, len(self.own.start) - 1:]
+
+    def run(self, batch):
+        """The model's logits for a window and its transcripts."""
+        features, ids = batch
+        heard = self.own.net.get_encoder()(features).last_hidden_state
+        return self.own.net.get_output_embeddings()(self.said(heard, ids))
+
+    def importance(self) -> dict[str, np.ndarray]:
+        """How often each token of the head is said in windows that plans are not measured on, by the name of its weight."""
+        head, size = self.own.net.get_output_embeddings(), len(self.head)
+        ids = [b[1].numpy().ravel() for b in self.batches[MEASURED:]]
+        counts = np.bincount(np.concatenate(ids) if ids else [], minlength=size)
+        return {f"{n}.weight": counts for n, m in self.own.net.named_modules() if m is head}
+
+    def loss(self, numbers):
+        """Mean KL divergence (nats a token) from what the original would say next, with gradients."""
+        torch, _ = transformers()
+        total, net, size = 0.0, self.own.net, sum(p.numel() for p in self.own.net.parameters())
+        for i in numbers.tolist():
+            features, ids = self.batches[i]
+            with products(size if torch.is_grad_enabled() else 0):
+                heard = net.get_encoder()(features).last_hidden_state
+                q = net.get_output_embeddings()(self.said(heard, ids)).float().log_softmax(-1)
+                with torch.no_grad():
+                    p = torch.nn.functional.linear(self.states[i], self.head).float().log_softmax(-1)
+            total = total + (p.exp() * (p - q)).sum(-1).mean()
+            if STATES:
+                want = self.heard[i].float()
+                total = total + STATES * (heard.float() - want).square().mean() / want.square().mean()
+        return total / len(numbers)
+
+
+def compress(model, out, spec: str | Mapping[str, float], clips: list[np.ndarray], *, language: str = "en", damping: float = 0.02,
+             effort: str = "medium", tune: bool = True, seed: int = 0, overwrite: bool = False,
              progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Write the recogniser in the folder ``model`` to the .cpd file ``out``, every layer and embedding fitted to the clips.
 
-    Clips are float32 at 16 kHz; what the original hears in them is what the decoder is fitted to. Layers follow each other as in
-    `compand.integration.module_fit.fit`. Returns sizes, ``lost`` by tensor, seconds and remarks. Raises `InputError` without clips,
-    `OverwriteError` if ``out`` exists.
+    Clips are float32 at 16 kHz; what the original hears in them is what the decoder is fitted to, and, with more effort than low, what it
+    hears in them perturbed, and draws by chance. With a budget (as of `module_file.compress`) instead of a spec, bits are shared among
+    the weights by what each is worth. Layers follow each other as in `compand.integration.module_fit.fit`, and are tuned on the way
+    unless ``tune`` is false. Finished layers are kept in OUT.parts: a run that was stopped goes on from there, to the same bytes on the
+    same machine and number of threads. Returns sizes, ``lost`` by tensor, ``losses`` of the tuning, seconds and remarks. Raises
+    `InputError` without clips, `OverwriteError` if ``out`` exists.
     """
-    torch, _ = transformers()
-    if Path(out).exists() and not overwrite:
+    transformers()
+    if (out := Path(out)).exists() and not overwrite:
         raise OverwriteError(f"{out} exists; say overwrite=True to replace it")
     if not clips:
         raise InputError("there are no clips to fit the model to")
-    start = time.perf_counter()
-    own = Recogniser(model, language)
-    batches = []
-    for window in windows(clips):
-        features = own.features([window])
-        batches.append((features, torch.tensor([own.start + own.tokens(features)[0]])))
-    found = module_fit.fit(own.net, lambda b: own.net(input_features=b[0], decoder_input_ids=b[1], use_cache=False), batches,
-                           module_fit.chooser(own.net, spec), damping=damping, progress=progress)
-    return {**module_file.write(model, out, found, overwrite=overwrite), "seconds": time.perf_counter() - start, "windows": len(batches)}
+    start, own, rng = time.perf_counter(), Recogniser(model, language), np.random.default_rng(seed)
+    plain = windows(clips)
+    copies, drawn, sections, each, last = EFFORT[effort]
+    apart = min(2 * BATCH_TUNED, len(plain) // 4)  # windows that are not tuned to come last
+    ahead = plain[:len(plain) - apart]
+    whole = [*ahead, *(perturbed(w, rng) for _ in range(copies) for w in ahead), *plain[len(plain) - apart:]]
+    lesson = Lesson(own, whole, drawn=drawn, seed=seed, progress=progress)
+    config = own.net.config
+    rate = rate_of(config.encoder_layers + config.decoder_layers, config.d_model)
+    tuning = Tuning(lesson.loss, len(whole), rate, sections, each, last, BATCH_TUNED, seed) if tune else None
+    what = Measured(own.net, lesson.run, lesson.batches, lesson.loss, lesson.importance())
+    result = module_file.compress(model, out, what, spec, tuning=tuning, damping=damping, effort=effort, seed=seed, overwrite=overwrite,
+                                  progress=progress)
+    return {**result, "seconds": time.perf_counter() - start, "windows": len(whole)}
 
 
 def evaluate(model, reference, clips: list[np.ndarray], *, language: str = "en",
