@@ -72,7 +72,7 @@ def compress(model, out, spec: str | Mapping[str, float], calibration: str, *, s
         batches.append(torch.tensor([row[:short - 1] + row[-1:] for row in ids[at:at + BATCH]]))
     batches = [batches[i] for i in np.random.default_rng(seed).permutation(len(batches))]  # those held back are of any length
     config = net.config
-    what = Measured(net, lambda b: net(input_ids=b), batches, likeness(net, batches, _first(Path(model))), {})
+    what = Measured(net, lambda b: net(input_ids=b), batches, likeness(net, batches, takes_first(Path(model))), {})
     tuning = None
     if tune:
         step = rate_of(getattr(config, "num_hidden_layers", 12), getattr(config, "hidden_size", 768))
