@@ -1,6 +1,6 @@
 """all-MiniLM-L6-v2 at a few bits: Spearman on SemEval STS 2013-2016 and nDCG@10 on Vaswani and Cranfield, every byte of the file counted.
 
-    python benchmarks/encoders.py MODEL DATA [--what sts retrieval] [--specs SPEC ...] [--every 4]
+    python benchmarks/encoders.py MODEL DATA [--what sts retrieval] [--specs SPEC ...] [--tuned SPEC ...] [--every 4]
 
 Rows of other specs in the JSON are kept where they were measured against the same base, and so is what --what leaves out. MODEL is the
 model's folder, DATA holds retrieval/ (sts-semeval2012-2016+sick.tar.xz, vaswani, cranfield: the collections as texts.py reads them, their
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--specs", nargs="*", default=["hadamard,int:8", "hadamard,int:4:group=64",
                                                               *(f"hadamard,trellis:{b}" for b in (4, 3, 2))])
+    parser.add_argument("--tuned", nargs="*", default=[], help="specs whose norms, biases and scales are tuned too")
     parser.add_argument("--what", nargs="+", default=["sts", "retrieval"], choices=["sts", "retrieval"])
     parser.add_argument("--every", type=int, default=4)
     parser.add_argument("--sequences", type=int, default=512)
@@ -91,14 +92,14 @@ def main() -> None:
     gone = [name for name, value in own.items() if abs(before.get(name, value) - value) > 1e-6]  # another base: its rows mean nothing now
     rows = {} if gone else rows
     put("float32", bits=32.0, seconds=0.0, **own, **({"points lost": 0.0} if "sts" in args.what else {}))
-    for spec in args.specs:
+    for spec, tune in [*((s, False) for s in args.specs), *((s, True) for s in args.tuned)]:
         with tempfile.TemporaryDirectory() as work:
             out = pathlib.Path(work, "model.cpd")
-            result = encoder.compress(args.model, out, spec, text, sequences=args.sequences)
+            result = encoder.compress(args.model, out, spec, text, sequences=args.sequences, tune=tune)
             with as_folder(out) as folder:
                 found = measured(folder)
         lost = {"points lost": own["spearman"] - found["spearman"]} if "sts" in args.what else {}
-        put(spec, bits=result["bits"], seconds=result["seconds"], **found, **lost)
+        put(f"{spec}, tuned" if tune else spec, bits=result["bits"], seconds=result["seconds"], **found, **lost)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,15 @@ transformers = pytest.importorskip("transformers", reason="compand[hf] is not in
 
 from compand.integration import encoder  # noqa: E402
 
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 WORDS = [f"w{i}" for i in range(94)]
 RNG = np.random.default_rng(0)
 TEXT = "\n".join(" ".join(RNG.choice(WORDS, RNG.integers(8, 20))) for _ in range(300))

@@ -16,6 +16,14 @@ from compand.integration.module_tune import Tuning  # noqa: E402
 nn = torch.nn
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()

@@ -13,6 +13,14 @@ from compand.integration.module_plan import Measured, plan  # noqa: E402
 nn = torch.nn
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Net(nn.Module):
     """One layer whose outputs are hardly heard, a convolution, an embedding that is the head too."""
 

@@ -62,6 +62,14 @@ transformers = pytest.importorskip("transformers", reason="compand[hf] is not in
 from compand.integration import speech  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -73,7 +81,7 @@ def model(tmp_path_factory):
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
     config = transformers.WhisperConfig(vocab_size=96, d_model=64, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
-                                        decoder_attention_heads=2, encoder_ffn_dim=96, decoder_ffn_dim=96, max_target_positions=24,
+                                        decoder_attention_heads=2, encoder_ffn_dim=96, decoder_ffn_dim=96, max_target_positions=72,
                                         pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=1)
     net = transformers.WhisperForConditionalGeneration(config)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from .module_plan import Measured
 from .module_tune import Tuning, rate_of
 
 BATCH = 32
-EFFORT = {"low": (3, 16, 32), "medium": (6, 32, 96), "high": (12, 64, 256)}  # of `Tuning`: sections, steps after each, steps at the end
+EFFORT = {"low": (3, 16, 32), "medium": (6, 24, 64), "high": (12, 64, 256)}  # of `Tuning`: sections, steps after each, steps at the end
 DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 

@@ -126,6 +126,8 @@ class Tuner:
         self.fixed |= {module, *also}
         for one in (m, *others):
             one.weight = weight
+        if any(isinstance(one, torch.nn.Embedding) and type(one).forward is not torch.nn.Embedding.forward for one in (m, *others)):
+            return  # tables of positions, which look up something else than what they are called with
         try:
             rescaled(codes, np.full(codes.form.n, 2, np.float32))
         except InputError:

@@ -26,10 +26,9 @@ from .module_tune import Tuning, products, rate_of
 SECONDS = 30  # of a window, which is what the encoder takes
 PAUSE = 0.4   # seconds between clips that share one
 BATCH = 8
-EFFORT = {"low": (0, 0, 3, 8, 16), "medium": (1, 2, 6, 12, 24), "high": (3, 3, 9, 24, 72)}  # perturbed copies of the windows, transcripts
+EFFORT = {"low": (0, 0, 3, 8, 16), "medium": (1, 2, 6, 16, 32), "high": (3, 3, 9, 24, 72)}  # perturbed copies of the windows, transcripts
 # that are drawn; of `Tuning`: sections, steps after each, steps at the end
 BATCH_TUNED = 2  # windows of a step
-STATES = 0.0
 
 
 def is_speech(folder) -> bool:
@@ -69,17 +68,14 @@ class Recogniser:
         torch, _ = transformers()
         return torch.from_numpy(self.mel([c[:SECONDS * RATE] for c in clips], sampling_rate=RATE, return_tensors="np").input_features)
 
-    def tokens(self, features, length: int | None = None, *, pick: Callable[[Any], Any] | None = None) -> list[list[int]]:
-        """The likeliest next token, again and again: the tokens of each clip after the start, without the end.
-
-        Or the one that ``pick`` takes of logits (n, vocabulary).
-        """
+    def tokens(self, features, length: int | None = None) -> list[list[int]]:
+        """The likeliest next token, again and again: the tokens of each clip after the start, without the end."""
         torch, _ = transformers()
         with torch.no_grad():
-            return self.written(self.net.get_encoder()(features), length, pick)
+            return self.written(self.net.get_encoder()(features), length)
 
-    def written(self, heard, length: int | None, pick: Callable[[Any], Any] | None = None) -> list[list[int]]:
-        """`tokens` of what the encoder gave."""
+    def written(self, heard, length: int | None = None, pick: Callable[[Any], Any] | None = None) -> list[list[int]]:
+        """`tokens` of what the encoder gave; ``pick`` takes the next ones of logits (n, vocabulary)."""
         torch, _ = transformers()
         rows: list[list[int]] = [[] for _ in heard[0]]
         known = inspect.signature(type(self.net).forward).parameters
@@ -146,26 +142,27 @@ class Lesson:
                  progress: Callable[[int, int, str], None] | None = None):
         torch, _ = transformers()
         self.own, self.head = own, own.net.get_output_embeddings().weight.detach().clone()
-        self.batches, self.states, self.heard = [], [], []
+        self.batches: list[tuple[Any, Any]] = []  # features (1, bands, frames), transcripts (n, length)
+        self.states: list[Any] = []
         generator = torch.Generator().manual_seed(seed)
 
         def pick(z):
             z[:, own.end] = -torch.inf
             return torch.multinomial(z.softmax(-1), 1, generator=generator)[:, 0]
 
-        for i, window in enumerate(windows):
+        for at in range(0, len(windows), BATCH):
             if progress:
-                progress(0, 1, f"what the original hears, {i} of {len(windows)}")
-            features = own.features([window])
+                progress(0, 1, f"what the original hears, {at} of {len(windows)}")
+            features = own.features(windows[at:at + BATCH])
             with torch.no_grad():
                 heard = own.net.get_encoder()(features).last_hidden_state
-            rows = own.written((heard,), None)
-            if drawn and rows[0]:
-                rows += own.written((heard.expand(drawn, -1, -1),), len(rows[0]), pick)
-            self.batches.append((features, torch.tensor([own.start + row for row in rows])))
-            self.heard.append(heard.to(torch.bfloat16))
-            with torch.no_grad():
-                self.states.append(self.said(heard, self.batches[-1][1]))
+            rows = own.written((heard,))
+            others = own.written((heard.repeat_interleave(drawn, 0),), max(map(len, rows)), pick) if drawn and max(map(len, rows)) else []
+            for i, row in enumerate(rows):
+                ids = torch.tensor([own.start + row, *(own.start + r[:len(row)] for r in others[i * drawn:(i + 1) * drawn])])
+                self.batches.append((features[i:i + 1].clone(), ids))
+                with torch.no_grad():
+                    self.states.append(self.said(heard[i:i + 1], ids))
 
     def said(self, heard, ids):
         """The decoder's last states for transcripts (n, length) of a window, from where the first word is said."""
@@ -197,9 +194,6 @@ class Lesson:
                 with torch.no_grad():
                     p = torch.nn.functional.linear(self.states[i], self.head).float().log_softmax(-1)
             total = total + (p.exp() * (p - q)).sum(-1).mean()
-            if STATES:
-                want = self.heard[i].float()
-                total = total + STATES * (heard.float() - want).square().mean() / want.square().mean()
         return total / len(numbers)
 
 
