@@ -81,8 +81,10 @@ def _digest(what: Measured) -> str:
 def _planned(folder, path: Path, what: Measured, choose, budget: Mapping[str, float], effort: str, damping: float, seed: int,
              progress) -> dict[str, Any]:
     """The plan of a run, or of the same run before it was stopped: ``specs`` and ``expected``."""
-    if path.is_file():
-        return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):  # none yet, or one that was not written to its end
+        pass
     with detect(folder) as source:
         items = {item.name: item for item in source.items()}
         coded = {stored(items, f"{n}.weight") for n, m in what.model.named_modules() if is_layer(m) and choose(n, m) is not None}
