@@ -19,7 +19,7 @@ from .language_fit import Parts
 from .language_plan import around
 from .module_fit import Fitted, chooser, fit, is_layer
 from .module_plan import Measured, plan
-from .module_tune import Tuning
+from .module_tune import Tuning, products
 
 
 def write(folder, out, found: Fitted, *, overwrite: bool = False) -> dict[str, Any]:
@@ -61,7 +61,13 @@ def compress(folder, out: Path, what: Measured, spec: str | Mapping[str, float],
         if not isinstance(spec, str):
             planned = _planned(folder, parts.folder / "plan.json", what, choose, spec, effort, damping, seed, progress)
             choose = _chooser(what.model, planned["specs"])
-        found = fit(what.model, what.run, what.batches, choose, damping=damping, tuning=tuning, parts=parts, importance=what.importance,
+        size = sum(p.numel() for p in what.model.parameters())
+
+        def run(batch):
+            with products(size):
+                return what.run(batch)
+
+        found = fit(what.model, run, what.batches, choose, damping=damping, tuning=tuning, parts=parts, importance=what.importance,
                     progress=progress)
         result = write(folder, out, found, overwrite=overwrite)
         parts.remove()
