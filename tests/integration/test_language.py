@@ -237,9 +237,15 @@ def test_command_line(model, tmp_path):
     before = out.read_bytes()
     code, said = run("compress", model, *two, "--fit", "kronecker")
     assert code == 0 and out.read_bytes() != before, said
-    for words in ([], ["--bits", "2", "--effort", "much"], ["--bits", "2", "--fit", "much"], ["--lossless"]):
+    code, said = run("compress", model, *two, "--blocks", "--pv", "--device", "cpu", "--json")
+    report, _ = json.JSONDecoder().raw_decode(said[said.index("{"):])
+    assert code == 0 and len(report["pv"]["moved"]) == 2 and not list(tmp_path.glob("*.moved")) and out.stat().st_size == report["bytes"]
+    code, said = run("compress", model, "vq:16:dim=4", "-o", tmp_path / "v.cpd", "--calib", text, "--effort", "low", "--tune", "--pv")
+    assert code == 0 and "codes stay as they are" in said
+    for words in ([], ["--bits", "2", "--effort", "much"], ["--bits", "2", "--fit", "much"], ["--lossless"],
+                  ["--bits", "2", "--device", "tpu"]):
         assert run("compress", model, "--calib", text, *words)[0] == 2
-    for words in (["--no-tune"], ["--fit", "kronecker"]):
+    for words in (["--no-tune"], ["--fit", "kronecker"], ["--blocks"], ["--pv"], ["--device", "cpu"]):
         assert run("compress", model, "--bits", "4", *words)[0] == 2
     code, said = run("compress", model / "model.safetensors", "--bits", "3", "--calib", text)
     assert code == 2 and "model folder" in said

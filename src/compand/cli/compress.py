@@ -76,6 +76,13 @@ def compress(
     tune: Annotated[bool | None, typer.Option("--tune/--no-tune", help="With --calib: what is not coded yet makes up for what was lost; "
                                               "the model is in memory.  \\[default: encoders, Whisper, language models of up to 600 M "
                                               "parameters, not with --effort low]", show_default=False)] = None,
+    blocks: Annotated[bool | None, typer.Option("--blocks/--no-blocks", help="With --calib, language models: what of a layer is not coded "
+                                                "yet learns to give what the original's gives, one layer in memory.  \\[default: where "
+                                                "the whole is not tuned, not with --effort low]", show_default=False)] = None,
+    pv: Annotated[bool, typer.Option("--pv", help="With --calib, language models: at the end codes move along the gradient of the whole "
+                                     "model's KL divergence, where text held back loses less by it (PV-Tuning).")] = False,
+    device: Annotated[str | None, typer.Option(help="With --calib, language models: auto, cpu or cuda.  \\[default: auto, a GPU if there "
+                                               "is one]", show_default=False)] = None,
     fit: Annotated[str | None, typer.Option(help="With --calib, language models: what layers are fitted to: their own outputs (layer), "
                                             "or what the whole model makes of them (kronecker).  \\[default: layer]",
                                             show_default=False)] = None,
@@ -126,7 +133,9 @@ def compress(
     idle = [name for name, value in beside.items() if value is not None]
     if plan and bits is None:
         raise usage("--plan goes with --bits; --size and --kld plan without it")
-    fitting = {"--effort": effort, "--fit": fit, "--plan": plan or None, "--kld": kld, "--tune and --no-tune": tune}
+    whole = {"--fit": fit, "--plan": plan or None, "--kld": kld, "--tune and --no-tune": tune, "--blocks and --no-blocks": blocks,
+             "--pv": pv or None, "--device": device}
+    fitting = {"--effort": effort, **whole}
     for name in [n for n, v in fitting.items() if v is not None and calib is None]:
         raise usage(f"{name} go{'es' if ' ' not in name else ''} with --calib; leave it out")
     if calib is not None:
@@ -146,8 +155,9 @@ def compress(
 
         set_threads(threads)
         bound = language.Bound(bits, None if limit is None else size_of(limit), kld, plan)
-        if fit and (is_speech(source) or is_encoder(source)):
-            raise usage("--fit is for language models that write; leave it out")
+        writing = {"--fit": fit, "--blocks and --no-blocks": blocks, "--pv": pv or None, "--device": device}
+        for name in [n for n, v in writing.items() if v is not None and (is_speech(source) or is_encoder(source))]:
+            raise usage(f"{name} {'are' if ' ' in name else 'is'} for language models that write; leave it out")
         if is_speech(source):
             speech.compress(source, out, spec, bound, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune)
             return
@@ -157,7 +167,7 @@ def compress(
             encoders.compress(source, out, spec, bound, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune)
             return
         language.compress(source, out, spec, bound, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune,
-                          verbose=verbose, fit=fit or "layer")
+                          verbose=verbose, fit=fit or "layer", blocks=blocks, pv=pv, device=device or "auto")
         return
     if (spec or bits) and not (base or stdout) and (source / "adapter_config.json").is_file():
         from . import adapters

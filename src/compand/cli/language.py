@@ -14,6 +14,7 @@ from .console import Progress, note, put_json, short, size, target, usage
 
 EFFORTS = ("low", "medium", "high")
 FITS = ("layer", "kronecker")
+DEVICES = ("auto", "cpu", "cuda")
 GENERATIONS = 15  # of `language_evolve`, with --effort high
 
 
@@ -50,7 +51,7 @@ class Bound(NamedTuple):
 
 def compress(source: Path, out: Path | None, spec: str | None, bound: Bound, calib: Path, effort: str, *, force: bool, quiet: bool,
              json: bool, seed: int | None = None, tune: bool | None = None, fit: str = "layer",
-             verbose: bool = False) -> None:
+             blocks: bool | None = None, pv: bool = False, device: str = "auto", verbose: bool = False) -> None:
     """Fit a decoder language model to calibration text, or to what it writes itself, and write it."""
     from ..integration import language_distil, language_fit
 
@@ -60,10 +61,12 @@ def compress(source: Path, out: Path | None, spec: str | None, bound: Bound, cal
         raise usage(f"--effort must be one of {', '.join(EFFORTS)}")
     if fit not in FITS:
         raise usage(f"--fit must be {' or '.join(FITS)}")
+    if device.partition(":")[0] not in DEVICES:
+        raise usage(f"--device must be one of {', '.join(DEVICES)}")
     path = target(out or source.with_name(source.resolve().name + ".cpd"), force)
-    text, planned = _own_text(source, seed or 0, quiet or json) if is_self(calib) else read_text(calib), None
+    text, planned = _own_text(source, seed or 0, quiet or json, device) if is_self(calib) else read_text(calib), None
     if bound.planned:
-        planned = _plan(source, bound, text, effort, quiet or json)
+        planned = _plan(source, bound, text, effort, quiet or json, device)
         note(f"expected: {size(planned.bytes)} of weights, {short(planned.bits)} bits a value, "
              f"KL divergence {short(planned.kld)} nats a token", quiet or json)
     used = spec or (str(bound) if planned else language_fit.specs_of(int(bound.bits or 0), effort))
@@ -71,15 +74,20 @@ def compress(source: Path, out: Path | None, spec: str | None, bound: Bound, cal
         note(f"expected: about {size(_size(source, used))}", quiet or json)
     if tune is None:
         tune = effort != "low" and language_distil.small(source)
+    if blocks is None:
+        blocks = effort != "low" and not tune
+    same = {"fit": fit, "seed": seed or 0, "overwrite": force, "device": device}
+    long = {} if isinstance(text, str) else {"length": text.shape[1]}
     with Progress(1, "fit", quiet or json) as bar:
         reach = forecast(bar.reach, quiet or json)
         if tune:
-            long = {} if isinstance(text, str) else {"length": text.shape[1]}
-            result = language_distil.compress(source, path, planned.spec if planned else used, text, effort=effort, seed=seed or 0,
-                                              fit=fit, overwrite=force, progress=reach, **long)
+            result = language_distil.compress(source, path, planned.spec if planned else used, text, effort=effort, blocks=blocks,
+                                              progress=reach, **same, **long)
         else:
-            result = language_fit.compress(source, path, planned.spec if planned else used, text, sweeps=language_fit.SWEEPS[effort],
-                                           fit=fit, overwrite=force, progress=reach)
+            result = language_fit.compress(source, path, planned.spec if planned else used, text, blocks=effort if blocks else None,
+                                           sweeps=0 if blocks else language_fit.SWEEPS[effort], progress=reach, **same)
+    if pv:
+        result = _moved(source, path, text, result, quiet or json, seed=seed or 0, device=device, **long)
     for remark in result["notes"]:
         note(remark, quiet)
     if json:
@@ -93,6 +101,25 @@ def compress(source: Path, out: Path | None, spec: str | None, bound: Bound, cal
                    f"[{used}{', tuned' if tune else ''}]")
         if verbose:
             _show(planned.table() if planned else [], result["lost"])
+
+
+def _moved(source: Path, path: Path, text, result: dict[str, Any], quiet: bool, **words: Any) -> dict[str, Any]:
+    """The file with codes that were moved by gradients, and the result with what that did."""
+    from ..errors import InputError
+    from ..integration import language_codes
+
+    fresh = path.with_name(path.name + ".moved")
+    try:
+        with Progress(1, "move codes", quiet) as bar:
+            found = language_codes.tune(source, path, fresh, text, overwrite=True, progress=bar.reach, **words)
+    except InputError as e:
+        note(f"codes stay as they are: {e}", quiet)
+        return result
+    fresh.replace(path)
+    note(f"codes moved in {', '.join(f'{share:.1%}' for share in found['moved'])} of the rows; KL divergence of text held back "
+         f"{short(found['losses'][0])} → {short(found['losses'][-1])}", quiet)
+    return {**result, "pv": found, "bytes": path.stat().st_size, "bits": 8 * path.stat().st_size / result["values"],
+            "seconds": result["seconds"] + found["seconds"]}
 
 
 def _show(plan: list[dict[str, Any]], lost: dict[str, float]) -> None:
@@ -141,13 +168,13 @@ def is_self(calib: Path) -> bool:
     return str(calib) == "self" and not calib.exists()
 
 
-def _own_text(source: Path, seed: int, quiet: bool):
+def _own_text(source: Path, seed: int, quiet: bool, device: str):
     """Tokens that the model writes, with progress."""
     from ..integration import language_generate
 
     note(f"calibration: {language_generate.SEQUENCES} x 512 tokens that the model writes itself (seed {seed})", quiet)
     with Progress(1, "write text", quiet) as bar:
-        return language_generate.generate(source, seed=seed, progress=bar.reach)
+        return language_generate.generate(source, seed=seed, device=device, progress=bar.reach)
 
 
 def keep(model: Path, result: dict[str, Any], words: str | bytes, text: Path, reference: Path, quiet: bool) -> None:
@@ -158,14 +185,15 @@ def keep(model: Path, result: dict[str, Any], words: str | bytes, text: Path, re
     note(f"the card is in {model}; compand info shows it", quiet)
 
 
-def _plan(source: Path, bound: Bound, text, effort: str, quiet: bool):
+def _plan(source: Path, bound: Bound, text, effort: str, quiet: bool, device: str):
     """Which bits each weight gets, with progress; with much effort, bettered by trying."""
     from ..integration import language_distil, language_plan
 
     tried = GENERATIONS if effort == "high" and bound.kld is None and language_distil.small(source) else 0
     room = None if bound.nbytes is None else bound.nbytes - language_plan.around(source)
     with Progress(1, "measure", quiet) as bar:
-        return language_plan.plan(source, bound.bits, text, size=room, kld=bound.kld, effort=effort, generations=tried, progress=bar.reach)
+        return language_plan.plan(source, bound.bits, text, size=room, kld=bound.kld, effort=effort, generations=tried, device=device,
+                                  progress=bar.reach)
 
 
 def evaluate(reference: Path, model: Path, text: Path, *, json: bool, quiet: bool, card: bool = False) -> None:

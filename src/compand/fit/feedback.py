@@ -216,6 +216,11 @@ def _ids(stage: Stage, form: Form) -> str | None:
     return symbols[0] if len(symbols) == 1 and stage.layout(form)[symbols[0]].shape == (form.n, form.d) else None
 
 
+def scalar_ids(stage: Stage, parts: dict[str, Any], form: Form) -> str | None:
+    """The part with one id a value, if each stands for the value at its own place only."""
+    return _ids(stage, form) if _is_scalar(stage, parts, form) else None
+
+
 def _is_scalar(stage: Stage, parts: dict[str, Any], form: Form) -> bool:
     """Whether each symbol stands for the value at its own place only."""
     name = _ids(stage, form)
@@ -279,6 +284,14 @@ class Walks:
         self.aims = [walk.x.copy() for walk in self.walks]
         self.y = [np.zeros_like(w) for _ in self.walks]
         self.step = max(walk.step for walk in self.walks)
+
+    @classmethod
+    def of(cls, stage: Sum, parts: dict[str, Any], form: Form) -> Walks:
+        """The walks that ended in these codes, which may descend."""
+        walks = cls.__new__(cls)
+        each = [{name.removeprefix(f"{i}."): p for name, p in parts.items() if name.startswith(f"{i}.")} for i in range(len(stage.items))]
+        walks.walks = [type(s.walk(np.zeros((1, 4), np.float32))).of(s, own, form) for s, own in zip(stage.items, each, strict=True)]
+        return walks
 
     def block(self, target: np.ndarray, lo: int, hi: int) -> np.ndarray:
         """As of a stage's walk."""
@@ -373,24 +386,31 @@ def _scalar(stage: Stage, w: np.ndarray, h: np.ndarray, parts: dict[str, Any], h
                 pick = np.abs(levels[:, :, j] - t).argmin(axis=0)
                 ids[rows, turn[lo + j]] = pick
                 error[rows, lo + j] = levels[pick, np.arange(len(t)), j] - v[rows, lo + j]
+    parts[name] = ids
     for _ in range(how.sweeps):
-        _settle(stage, w, h, {**parts, name: ids}, name)
-    return {**parts, name: ids}
+        y = np.asarray(stage.decode(parts, Form(n, d)))
+        settle(stage, parts, name, (y - w) @ h.astype(np.float32), h)
+    return parts
 
 
-def _settle(stage: Stage, w: np.ndarray, h: np.ndarray, parts: dict[str, Any], name: str) -> None:
-    """Each id in turn to the level that is best while all others of its row stay; the ids of parts change in place."""
-    (n, d), k, ids = w.shape, stage.layout(Form(*w.shape))[name].k, parts[name]
-    step, curve = max(1, _LEVELS // (k * d)), h.astype(np.float32)
+def settle(stage: Stage, parts: dict[str, Any], name: str, gradient: np.ndarray, h: np.ndarray,
+           importance: np.ndarray | None = None) -> None:
+    """Each id in turn to the level that is best while all others of its row stay; the ids of parts change in place.
+
+    Best is where Σ gradient · e + ½ Σ_r importance_r e_r H e_rᵀ is least, e the change of values; the gradient (n, d) moves with them.
+    """
+    (n, d), ids = gradient.shape, parts[name]
+    k, curve = stage.layout(Form(n, d))[name].k, h.astype(np.float32)
+    weight = np.ones(n, np.float32) if importance is None else np.maximum(importance, np.float32(1e-30))
+    step = max(1, _LEVELS // (k * d))
     for top in range(0, n, step):
         rows = slice(top, min(top + step, n))
         levels = _levels(stage, parts, name, k, rows, np.arange(d), n, d)
-        each = np.arange(levels.shape[1])
+        each, g, heavy = np.arange(levels.shape[1]), gradient[rows], weight[rows]
         y = np.take_along_axis(levels, ids[rows][None].astype(np.intp), 0)[0]
-        gradient = (y - w[rows]) @ curve
         for j in range(d):
-            pick = np.abs(levels[:, :, j] - (y[:, j] - gradient[:, j] / curve[j, j])).argmin(axis=0)
-            gradient += np.outer(levels[pick, each, j] - y[:, j], curve[j])
+            pick = np.abs(levels[:, :, j] - (y[:, j] - g[:, j] / (heavy * curve[j, j]))).argmin(axis=0)
+            g += np.outer(heavy * (levels[pick, each, j] - y[:, j]), curve[j])
             ids[rows, j] = pick
 
 

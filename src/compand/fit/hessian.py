@@ -23,6 +23,12 @@ class Hessian:
 
     def add(self, x, importance=None) -> None:
         """Inputs x (..., d) of the layer; ``importance`` (...) of each token, non-negative (RSQ, Sung et al. 2025)."""
+        if importance is None and getattr(getattr(x, "device", None), "type", "cpu") == "cuda":  # products stay on the GPU
+            x = x.detach().reshape(-1, len(self.total)).float()
+            self.count += len(x)
+            self.sum += to_numpy(x.sum(0).double())
+            self.total += to_numpy(x.T @ x)
+            return
         x = to_numpy(x)
         x = x.reshape(-1, x.shape[-1]).astype(np.float32, copy=False)
         if x.shape[1] != len(self.total):
@@ -59,18 +65,24 @@ def carried(hessian, transforms: tuple[Stage, ...], form: Form) -> np.ndarray:
     if h.shape != (form.d, form.d) or not np.isfinite(h).all():
         raise InputError(f"the Hessian must be finite and {form.d} by {form.d}, not {list(h.shape)}")
     for t in transforms:
-        width = t.out(form).d
         if t.layout(form) and not (t.name == "scale" and all(p.shape[1:] in ((), (1,)) for p in t.layout(form).values())):
             raise InputError(f"{t} keeps side information of its own; feedback goes through linear transforms and scales of rows")
         if not t.layout(form):
-            probe = np.concatenate([np.zeros((1, width)), np.eye(width), -2 * np.eye(width)]).astype(np.float32)
-            y = np.asarray(t.inverse(probe, {}, form._replace(n=len(probe))), np.float64)
-            a = y[1:width + 1] - y[0]
-            if np.abs(y[width + 1:] - y[0] + 2 * a).max(initial=0) > 1e-3 * max(np.abs(a).max(initial=0), 1e-30):
-                raise InputError(f"{t} is not linear; feedback goes through linear transforms and scales of rows")
+            a = linear(t, form)
             h = a @ h @ a.T
         form = t.out(form)
     return h
+
+
+def linear(t: Stage, form: Form) -> np.ndarray:
+    """A of a transform without side information, whose inverse is x = y A for rows y: float64. Raises `InputError` if it is not linear."""
+    width = t.out(form).d
+    probe = np.concatenate([np.zeros((1, width)), np.eye(width), -2 * np.eye(width)]).astype(np.float32)
+    y = np.asarray(t.inverse(probe, {}, form._replace(n=len(probe))), np.float64)
+    a = y[1:width + 1] - y[0]
+    if np.abs(y[width + 1:] - y[0] + 2 * a).max(initial=0) > 1e-3 * max(np.abs(a).max(initial=0), 1e-30):
+        raise InputError(f"{t} is not linear; feedback goes through linear transforms and scales of rows")
+    return a
 
 
 def damped(h: np.ndarray, damping: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..array import to_numpy
 from ..errors import FormatError, InputError
 from ..modality import detect, unpack
 from ..modality.source import Item
@@ -63,13 +64,26 @@ def is_decoder(folder) -> bool:
         return False
 
 
+def device_of(name: str = "auto"):
+    """The torch device of a name: auto is a GPU if there is one, else the CPU. Raises `InputError` for one that is not here."""
+    torch, _ = transformers()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise InputError(f"the device is auto, cpu or cuda, not {name!r}")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"torch finds no GPU for the device {name}; leave it out, or say cpu")
+    return torch.device(name)
+
+
 class Language:
     """A decoder model whose layers are on the disk until asked for.
 
-    ``body`` is the transformers model without head, ``layers`` its blocks; parameters are empty (device meta) until `load`.
+    ``body`` is the transformers model without head, ``layers`` its blocks; parameters are empty (device meta) until `load`. Tokens and
+    what is loaded are on ``device``.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, device: str = "cpu"):
         torch, library = transformers()
         self.folder = Path(folder)
         if not (self.folder / "config.json").is_file():
@@ -81,6 +95,10 @@ class Language:
         with _empty(torch):
             self.model = library.AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
         self.model.train(False)
+        self.device = device_of(device)
+        for module in self.model.modules() if self.device.type != "cpu" else ():
+            for name, b in list(module.named_buffers(recurse=False)):
+                setattr(module, name, b.to(self.device))
         self.body = self.model.model if hasattr(self.model, "model") else self.model.base_model
         layers = getattr(self.body, "layers", None)
         if layers is None or not len(layers):
@@ -115,7 +133,7 @@ class Language:
                 raise FormatError(f"{full} has shape {list(value.shape)}, the model wants {list(p.shape)}")
             owner, _, own = name.rpartition(".")
             aligned = torch.from_numpy(np.ascontiguousarray(value)).clone()  # the last bits of products depend on alignment
-            parameter = torch.nn.Parameter(aligned, requires_grad=False)
+            parameter = torch.nn.Parameter(aligned.to(self.device), requires_grad=False)
             setattr(module.get_submodule(owner), own, parameter)
         return module
 
@@ -162,7 +180,7 @@ class Language:
             ids = torch.as_tensor(text, dtype=torch.int64)
             if ids.ndim != 2 or ids.shape[1] < length or not len(ids) or not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
                 raise InputError(f"tokens of shape {list(ids.shape)} where (n, {length}) below {self.config.vocab_size} belong")
-            return ids[:sequences, :length]
+            return ids[:sequences, :length].to(self.device)
         start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
         step = length - len(start)
         most = None if sequences is None else sequences * step * 12  # characters: enough for any language
@@ -170,12 +188,16 @@ class Language:
         count = min(len(ids) // step, sequences or len(ids))
         if not count:
             raise InputError(f"the text has {len(ids)} tokens, {step} are needed; give more text")
-        return torch.tensor([start + ids[i * step:(i + 1) * step] for i in range(count)])
+        return torch.tensor([start + ids[i * step:(i + 1) * step] for i in range(count)], device=self.device)
+
+    def there(self, x: np.ndarray):
+        """An array as a tensor where the model is."""
+        return transformers()[0].from_numpy(x).to(self.device)
 
     def counts(self, text) -> np.ndarray:
         """How often each token occurs in all of a text, or in tokens, and a hundredth more: float64 (vocabulary,)."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"] \
-            if isinstance(text, str) else np.asarray(text).reshape(-1)
+            if isinstance(text, str) else to_numpy(text).reshape(-1)
         size = self.head.weight.shape[0]
         return np.bincount(np.asarray(ids, np.int64), minlength=size)[:size] + 0.01
 

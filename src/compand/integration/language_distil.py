@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..array import to_numpy
 from ..codec import Codec
 from ..codes import Codes
 from ..dtypes import dtype
@@ -29,14 +30,16 @@ from ..fit import feedback
 from ..fit.hessian import Hessian
 from ..modality import pack
 from ..writer import Writer
+from . import language_blocks
 from .language import Language, transformers
-from .language_fit import Parts, digest, fisher_of, gather, importance_of, lost_of
+from .language_fit import Parts, advance, digest, fisher_of, gather, importance_of, lost_of
 from .language_target import Target, products
 from .language_tune import Tuner, rate_of
 from .module_tune import rescaled
 
 MOST = 600_000_000  # parameters of a model that is tuned without being asked to
-GROUPS = {"low": (3, 8, 16), "medium": (6, 12, 24), "high": (9, 24, 72)}  # groups of layers; steps after each; at the end
+GROUPS = {"low": (3, 16, 32), "medium": (6, 24, 48), "high": (6, 48, 96)}  # groups of layers; steps after each; at the end
+FITTED = 16384  # tokens that layers are fitted to, at most
 
 
 def small(model) -> bool:
@@ -50,16 +53,18 @@ def small(model) -> bool:
 
 def compress(model, out, spec: str | Callable[[str], str | None], calibration, *, embedding: str | Codes | None = None,
              effort: str = "medium", sequences: int = 192, length: int = 256, damping: float = 0.02, rate: float | None = None,
-             fit: str = "layer", seed: int = 0, overwrite: bool = False,
+             fit: str = "layer", blocks: bool = False, seed: int = 0, overwrite: bool = False, device: str = "auto",
              progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Write the model folder to the .cpd file ``out``, coded as `language_fit.compress` would and tuned on the way.
 
     Parameters
     ----------
-    spec, calibration, embedding, damping, fit : as in `language_fit.compress`; each layer is fitted to the first third of the sequences. An
-        embedding that is the head too may be given as codes that were made before
-    effort : how many groups of layers and steps of 4 sequences, see `GROUPS`
+    spec, calibration, embedding, damping, fit : as in `language_fit.compress`; each layer is fitted to the first third of the sequences, at
+        most `FITTED` tokens. An embedding that is the head too may be given as codes that were made before
+    effort : how many groups of layers and steps of 2 sequences, see `GROUPS`
+    blocks : whether each layer is tuned while it is coded too, towards what the original's layer gives (`language_blocks`)
     rate : of Adam, in parts of the root mean square of each tensor; default: `language_tune.rate_of`
+    device : auto, cpu or cuda; auto is a GPU if there is one
     progress : called with (steps done, steps, what is done next)
 
     Finished groups are kept in OUT.parts, with the tensors as they are tuned: a run that was stopped goes on from there, to the same
@@ -72,18 +77,19 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
     if effort not in GROUPS:
         raise InputError(f"effort must be one of {', '.join(GROUPS)}, not {effort!r}")
     torch, _ = transformers()
-    language, start = Language(model), time.perf_counter()
+    language, start = Language(model, device), time.perf_counter()
     try:
         ids = language.tokens(calibration, length, sequences)
         choose, rate = spec if callable(spec) else lambda name: spec, rate or rate_of(language)
         settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "damping": damping, "rate": rate, "fit": fit,
+                    "blocks": blocks,
                     "embedding": str(embedding.codec.spec) if isinstance(embedding, Codes) else embedding,
-                    "seed": seed, "groups": GROUPS[effort], "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
+                    "seed": seed, "groups": GROUPS[effort], "tokens": hashlib.sha256(to_numpy(ids).tobytes()).hexdigest(),
                     "shape": list(ids.shape), "text": digest(calibration),
                     "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
         with Parts(out.with_name(out.name + ".parts"), settings) as parts:
             run = Run(language, ids, choose, embedding or choose, parts, text=calibration, effort=effort, damping=damping, rate=rate,
-                      fit=fit, seed=seed, progress=progress)
+                      fit=fit, blocks=blocks, seed=seed, progress=progress)
             with torch.no_grad():
                 run.all()
             done = run.finished()
@@ -101,7 +107,7 @@ class Run:
     """The model as it is between two groups of layers."""
 
     def __init__(self, language: Language, ids, choose, embedding, parts: Parts, *, text, effort: str, damping: float, rate: float,
-                 fit: str, seed: int, progress: Callable[[int, int, str], None] | None):
+                 fit: str, blocks: bool, seed: int, progress: Callable[[int, int, str], None] | None):
         self.language, self.choose, self.parts, self.damping, self.text = language, choose, parts, damping, text
         self.embedding = embedding if callable(embedding) else lambda name: embedding
         language.whole()
@@ -110,9 +116,11 @@ class Run:
         self.done, self.total = 0, (len(self.bounds) - 1) * (self.each + 1) - self.each + self.last + 2
         self.progress, self.codes, self.lost = progress, {}, {}
         self._tell("what the original says")
-        self.target, self.few = Target.of(language, ids), ids[:max(1, len(ids) // 3)]
+        self.target = Target.of(language, ids)
+        self.few = ids[:max(1, min(len(ids) // 3, FITTED // ids.shape[1]))]
         self.fisher = fisher_of(language, self.few, fit, parts, lambda what: self._tell(what, 0))
         self.tuner = Tuner(language, self.target, rate=rate, seed=seed)
+        self.effort, self.blocks = effort, self._outputs() if blocks else None
         self.losses: list[float] = []
 
     def _tell(self, what: str, steps: int = 1) -> None:
@@ -139,7 +147,6 @@ class Run:
 
     def _ends(self) -> None:
         """Embedding and head, the head fitted to the states that the original gives it."""
-        torch, _ = transformers()
         language = self.language
         names = {f"{language.names[id(language.embedding)]}.weight": language.tied}
         if not language.tied:
@@ -160,7 +167,7 @@ class Run:
                 self.parts.put(full, found, {full: lost_of(w, codes, matrix)})
             self.codes |= found
             self.lost |= {} if isinstance(spec, Codes) else self.parts.lost(full)
-            decoded = torch.from_numpy(found[full].codec.decode(found[full]).astype(np.float32))
+            decoded = language.there(found[full].codec.decode(found[full]).astype(np.float32))
             (language.head if is_head and not language.tied else language.embedding).weight.data = decoded
         if language.tied:
             language.head.weight = language.embedding.weight
@@ -173,29 +180,53 @@ class Run:
         for k in range(hi):
             layer = language.layers[k]
             name = language.names[id(layer)]
+            if k >= lo and not self.blocks and (found := self.parts.get(name)) is not None:  # of a run that was stopped inside this group
+                for full, codes in found.items():
+                    self.tuner.coded(full.removesuffix(".weight"), codes)
+                self.codes |= found
+                self.lost |= self.parts.lost(name)
+            elif k >= lo:
+                found, lost, known = {}, {}, self.fisher(name)
+                if self.blocks:
+                    target = language_blocks.Outputs(layer, hidden, self.blocks[k], arguments[k])
+
+                    def code(modules, *, at=(layer, hidden, arguments[k], name, known), into=(found, lost)):
+                        self._code(*at, *into, only=modules)
+                    for _ in language_blocks.reconstruct(language, self.tuner, name, target, code, effort=self.effort,
+                                                         rate=language_blocks.rate_of(language)):
+                        pass
+                else:
+                    self._code(layer, hidden, arguments[k], name, known, found, lost)
+                self.parts.put(name, found, lost)
+                self.codes |= found
+                self.lost |= lost
             with products(language):
-                if k >= lo and (found := self.parts.get(name)) is not None:  # of a run that was stopped inside this group
-                    for full, codes in found.items():
-                        self.tuner.coded(full.removesuffix(".weight"), codes)
-                    self.codes |= found
-                    self.lost |= self.parts.lost(name)
-                elif k >= lo:
-                    found, lost, known = {}, {}, self.fisher(name)
-                    for module, inputs in gather(layer, hidden, arguments[k], name, known).items():
-                        full = f"{module}.weight"
-                        if (spec := self.choose(full)) is None:
-                            continue
-                        w, h = self.tuner.linear[module].weight.numpy(), inputs.matrix
-                        codes = feedback.encode(spec, w, h, outputs=known[module].outputs if known else None, damping=self.damping)
-                        lost[full] = lost_of(w, codes, h)
-                        found[full] = replace(codes, dtype=language.items[full].dtype)
-                        self.tuner.coded(module, found[full])
-                    self.parts.put(name, found, lost)
-                    self.codes |= found
-                    self.lost |= lost
-                for j, x in enumerate(hidden):
-                    y = layer(x, **arguments[k])
-                    hidden[j] = y[0] if isinstance(y, tuple) else y
+                advance(layer, hidden, arguments[k])
+
+    def _code(self, layer, hidden, arguments, name: str, known, found: dict[str, Codes], lost: dict[str, float], *, only=None) -> None:
+        """Code the linear modules of a layer, or some of them, as it is now."""
+        with products(self.language):
+            hessians = gather(layer, hidden, arguments, name, known, only)
+        for module, inputs in hessians.items():
+            full = f"{module}.weight"
+            if (spec := self.choose(full)) is None:
+                continue
+            w, h = to_numpy(self.tuner.linear[module].weight), inputs.matrix
+            codes = feedback.encode(spec, w, h, outputs=known[module].outputs if known else None, damping=self.damping)
+            lost[full] = lost_of(w, codes, h)
+            found[full] = replace(codes, dtype=self.language.items[full].dtype)
+            self.tuner.coded(module, found[full])
+
+    def _outputs(self) -> list[list[Any]]:
+        """What each layer of the original gives for the text that layers are fitted to: bfloat16."""
+        torch, _ = transformers()
+        arguments, found = self.language.arguments(self.few[:1]), []
+        with torch.no_grad(), products(self.language):
+            hidden = [self.language.embedding(row[None]) for row in self.few]
+            for layer, more in zip(self.language.layers, arguments, strict=True):
+                advance(layer, hidden, more)
+                found.append([h.to(torch.bfloat16) for h in hidden])
+        return found
 
     @property
     def _path(self) -> Path:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ..array import to_numpy
 from .language import Language, as_folder, transformers
 
 CHUNK = 64  # positions whose logits are held at once
 
 
-def evaluate(model, reference, text: str, *, length: int = 512, sequences: int = 3,
+def evaluate(model, reference, text: str, *, length: int = 512, sequences: int = 3, device: str = "auto",
              progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """A model (folder or .cpd) against the one it came from, on the first tokens of a text.
 
@@ -23,7 +24,7 @@ def evaluate(model, reference, text: str, *, length: int = 512, sequences: int =
     """
     torch, _ = transformers()
     with as_folder(model) as own, as_folder(reference) as other, torch.no_grad():
-        found, base = Language(own), Language(other)
+        found, base = Language(own, device), Language(other, device)
         try:
             ids = base.tokens(text, length, sequences)
             hidden = [_hidden(m, ids) for m in (base, found)]
@@ -32,10 +33,10 @@ def evaluate(model, reference, text: str, *, length: int = 512, sequences: int =
                 for at in range(0, length - 1, CHUNK):
                     to = min(at + CHUNK, length - 1)
                     p, q = (m.logits(h[i][at:to]).log_softmax(-1) for m, h in zip((base, found), hidden, strict=True))
-                    kld.append((p.exp() * (p - q)).sum(-1).numpy())
-                    same.append((p.argmax(-1) == q.argmax(-1)).numpy())
+                    kld.append(to_numpy((p.exp() * (p - q)).sum(-1)))
+                    same.append(to_numpy(p.argmax(-1) == q.argmax(-1)))
                     for sums, logs in zip(loss, (p, q), strict=True):
-                        sums.append(-logs.gather(1, row[at + 1:to + 1, None])[:, 0].numpy())
+                        sums.append(to_numpy(-logs.gather(1, row[at + 1:to + 1, None])[:, 0]))
                 if progress:
                     progress(i + 1, len(ids))
             values = sum(item.size for item in base.items.values())

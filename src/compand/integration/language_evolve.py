@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from ..array import to_numpy
 from ..fit import feedback
 from .language import Language, transformers
 from .language_slopes import nbytes
@@ -39,12 +40,11 @@ class Trials:
 
     def coded(self, name: str, spec: str):
         """The weight as this spec leaves it."""
-        torch, _ = transformers()
         if (found := self.made.get((name, spec))) is None:
-            w = self.originals[name].numpy()
+            w = to_numpy(self.originals[name])
             h = self.hessians.get(name, np.eye(w.shape[1]))
             codes = feedback.encode(quick(spec), w, h, damping=self.damping, importance=self.counts)
-            found = self.made[name, spec] = torch.from_numpy(codes.codec.decode(codes).astype(np.float32))
+            found = self.made[name, spec] = self.language.there(codes.codec.decode(codes).astype(np.float32))
         return found
 
     def divergence(self, specs: Mapping[str, str], sequences: int) -> float:

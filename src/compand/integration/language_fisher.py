@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..array import to_numpy
 from ..file import open as open_file
 from ..writer import Writer
 from .language import Language, transformers
@@ -60,7 +61,7 @@ class Fishers:
             shape = (len(names) + 1, *ids.shape, language.head.weight.shape[1])
             inputs = np.memmap(f, np.float32, "w+", shape=shape)
             arguments = _forward(language, ids, inputs)
-            gradient = _top(language, ids, torch.from_numpy(inputs[-1]), seed)
+            gradient = _top(language, ids, language.there(inputs[-1]), seed)
             for k in reversed(range(len(names))):
                 if progress:
                     progress(names[k])
@@ -87,22 +88,21 @@ def _first(y):
 
 def _forward(language: Language, ids, inputs: np.ndarray) -> list[dict[str, Any]]:
     """Fill ``inputs`` (layers + 1, sequences, length, d) with all inputs of layers and the last outputs; arguments of the layers."""
-    torch, _ = transformers()
     with _loaded(language, language.embedding):
         for j, row in enumerate(ids):
-            inputs[0, j] = language.embedding(row[None])[0].numpy()
+            inputs[0, j] = to_numpy(language.embedding(row[None])[0])
         arguments = language.arguments(ids[:1])
     for k, layer in enumerate(language.layers):
         with _loaded(language, layer), products(language):
             for j in range(len(ids)):
-                inputs[k + 1, j] = _first(layer(torch.from_numpy(inputs[k, j:j + 1]), **arguments[k]))[0].float().numpy()
+                inputs[k + 1, j] = to_numpy(_first(layer(language.there(inputs[k, j:j + 1]), **arguments[k]))[0].float())
     return arguments
 
 
 def _top(language: Language, ids, hidden, seed: int):
     """Gradients (sequences, length, d) of the log-likelihood of drawn labels at what the last layer gives."""
     torch, _ = transformers()
-    norm, generator = norm_of(language), torch.Generator().manual_seed(seed)
+    norm, generator = norm_of(language), torch.Generator(language.device).manual_seed(seed)
     gradient = torch.empty_like(hidden)
     with contextlib.ExitStack() as stack:
         for module in (norm, language.embedding if language.tied else language.head):
@@ -140,11 +140,11 @@ def _backward(layer, inputs: np.ndarray, gradient, arguments: dict[str, Any], pr
     try:
         for j in range(len(inputs)):
             with torch.enable_grad():
-                x = torch.from_numpy(inputs[j:j + 1].copy()).requires_grad_(True)
+                x = torch.from_numpy(inputs[j:j + 1].copy()).to(gradient.device).requires_grad_(True)
                 _first(layer(x, **arguments)).float().backward(gradient[j:j + 1])
             for name, g in seen.items():
-                importance[name][j] = g.square().sum(-1).numpy()
-                outputs[name] += (g.T @ g).float().numpy()
+                importance[name][j] = to_numpy(g.square().sum(-1))
+                outputs[name] += to_numpy((g.T @ g).float())
             seen.clear()
             gradient[j] = x.grad[0]  # after the last use of g, which may share its memory
     finally:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from ..array import to_numpy
 from ..codec import Codec
 from ..codes import Codes
 from ..dtypes import dtype
@@ -40,7 +41,8 @@ def specs_of(bits: int, effort: str = "medium") -> str:
 
 def compress(model, out, spec: str | Callable[[str], str | None], calibration, *, embedding: str | None = None, sequences: int = 64,
              length: int = 512, damping: float = 0.02, sweeps: int = 0, order: Literal["natural", "activity"] = "natural",
-             fit: str = "layer", overwrite: bool = False, progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
+             fit: str = "layer", blocks: str | None = None, seed: int = 0, overwrite: bool = False,
+             device: str = "auto", progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Write the model folder to the .cpd file ``out`` with second-order codes of every linear layer, embedding and head.
 
     Parameters
@@ -50,9 +52,12 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
     embedding : spec of embedding and head; default: ``spec``
     sweeps, order : of `compand.fit.feedback.encode`, for layers; ``activity`` (act-order) is for scalar stages
     fit : what layers are fitted to: their own outputs (``layer``), or what the whole model makes of them (``kronecker``: `language_fisher`)
+    blocks : low, medium or high: what of a layer is not coded yet learns to make up for what was (`language_blocks`), in so many steps
+    device : auto, cpu or cuda; auto is a GPU if there is one
     progress : called with (layers done, layers, name)
 
-    Biases make up for the mean of what is lost. One layer is in memory at a time, beside the hidden states of the text. Finished layers
+    Biases make up for the mean of what is lost. One layer is in memory at a time, beside the hidden states of the text; with ``blocks``
+    the gradients of the layer too, and the states twice. Finished layers
     are kept in OUT.parts: a run that was stopped goes on from there, to the same bytes. Returns what `compand.modality.pack` reports and
     what was lost, by tensor.
     Raises `InputError` for models that are not decoders and text that is too short.
@@ -63,18 +68,19 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         from ..errors import OverwriteError
 
         raise OverwriteError(f"{out} exists; say overwrite=True to replace it")
-    language = Language(model)
+    language = Language(model, device)
     try:
         ids = language.tokens(calibration, length, sequences)
         choose = spec if callable(spec) else lambda name: spec
         settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "embedding": embedding, "damping": damping,
-                    **(how := {"sweeps": sweeps, "order": order}), "fit": fit, "shape": list(ids.shape),
-                    "tokens": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
+                    **(how := {"sweeps": sweeps, "order": order}), "fit": fit, "blocks": blocks, "seed": seed, "shape": list(ids.shape),
+                    "tokens": hashlib.sha256(to_numpy(ids).tobytes()).hexdigest(),
                     "text": digest(calibration),
                     "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
         start = time.perf_counter()
         with torch.no_grad(), Parts(out.with_name(out.name + ".parts"), settings) as parts:
-            lost = _layers(language, ids, choose, embedding, damping, how, fit, parts, progress or (lambda *_: None), calibration)
+            lost = _layers(language, ids, choose, embedding, damping, how, fit, (blocks, seed), parts, progress or (lambda *_: None),
+                           calibration)
             done = parts.codes()
             report = pack(language.source, out, spec=lambda name, shape, dtype: done.get(name), overwrite=overwrite, check=False)
             parts.remove()
@@ -85,47 +91,68 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         language.close()
 
 
-def _layers(language: Language, ids, choose, embedding, damping, how, fit, parts: Parts, progress, text) -> dict[str, float]:
+def _layers(language: Language, ids, choose, embedding, damping, how, fit, blocks, parts: Parts, progress, text) -> dict[str, float]:
     """Fit every layer, then the head; relative squared error of the outputs by tensor."""
     fisher = fisher_of(language, ids, fit, parts, lambda what: progress(0, len(language.layers) + 1, what))
     language.load(language.embedding)
     hidden = [language.embedding(row[None]) for row in ids]
     arguments = language.arguments(ids[:1])
     language.drop(language.embedding)
-    total, lost = len(language.layers) + 1, {}
+    total, lost, (effort, seed) = len(language.layers) + 1, {}, blocks
+    clean = list(hidden)  # what the original gives; hidden: what is compressed
     for i, layer in enumerate(language.layers):
         name = language.names[id(layer)]
         progress(i, total, name)
-        if (found := parts.get(name)) is None:
+        found = parts.get(name)
+        if effort or found is None:
             language.load(layer)
-            known = fisher(name)
-            hessians = gather(layer, hidden, arguments[i], name, known)
-            found = {}
-            for module, inputs in hessians.items():
-                full, h = f"{module}.weight", inputs.matrix
-                if (spec := choose(full)) is not None:
-                    w = language.weight(full)
-                    outputs = known[module].outputs if known else None
-                    codes = feedback.encode(spec, w, h, outputs=outputs, damping=damping, **how)
-                    found[full] = codes = replace(codes, dtype=language.items[full].dtype)
-                    lost[full] = lost_of(w, codes, h)
-                    if (bias := f"{module}.bias") in language.items:  # the mean of the outputs stays
-                        moved = language.weight(bias) + (w - codes.codec.decode(codes).astype(np.float32)) @ inputs.mean
-                        found[bias] = Codec("raw").encode(moved.astype(dtype(language.items[bias].dtype)))
-                        lost[bias] = 0.0
-            parts.put(name, found, {n: lost[n] for n in found})
-            language.drop(layer)
-        else:
-            lost |= parts.lost(name)
+        if effort:
+            advance(layer, clean, arguments[i])
+        if found is None:
+            if effort:
+                from . import language_blocks as blocked
+
+                target = blocked.Outputs(layer, hidden, clean, arguments[i])
+                found, own = blocked.fit(language, name, target, choose, fisher(name), effort=effort, damping=damping, how=how, seed=seed)
+            else:
+                found, own = _layer(language, layer, name, hidden, arguments[i], choose, fisher(name), damping, how)
+            parts.put(name, found, own)
+        language.drop(layer)
+        lost |= parts.lost(name)
         language.load(layer, {n: c.codec.decode(c).astype(np.float32) for n, c in found.items()})
-        for j, h in enumerate(hidden):
-            y = layer(h, **arguments[i])
-            hidden[j] = y[0] if isinstance(y, tuple) else y
+        advance(layer, hidden, arguments[i])
         language.drop(layer)
     progress(total - 1, total, "embedding and head")
     lost |= _ends(language, hidden, choose, embedding, damping, parts, text)
     progress(total, total, "")
     return lost
+
+
+def _layer(language: Language, layer, name: str, hidden, arguments, choose, known, damping,
+           how) -> tuple[dict[str, Codes], dict[str, float]]:
+    """The codes of a layer and what each weight lost."""
+    found: dict[str, Codes] = {}
+    lost: dict[str, float] = {}
+    for module, inputs in gather(layer, hidden, arguments, name, known).items():
+        full, h = f"{module}.weight", inputs.matrix
+        if (spec := choose(full)) is not None:
+            w = language.weight(full)
+            outputs = known[module].outputs if known else None
+            codes = feedback.encode(spec, w, h, outputs=outputs, damping=damping, **how)
+            found[full] = codes = replace(codes, dtype=language.items[full].dtype)
+            lost[full] = lost_of(w, codes, h)
+            if (bias := f"{module}.bias") in language.items:  # the mean of the outputs stays
+                moved = language.weight(bias) + (w - codes.codec.decode(codes).astype(np.float32)) @ inputs.mean
+                found[bias] = Codec("raw").encode(moved.astype(dtype(language.items[bias].dtype)))
+                lost[bias] = 0.0
+    return found, lost
+
+
+def advance(layer, hidden: list[Any], arguments: dict[str, Any]) -> None:
+    """The states (1, length, d) of each sequence become what a layer gives for them."""
+    for j, h in enumerate(hidden):
+        y = layer(h, **arguments)
+        hidden[j] = y[0] if isinstance(y, tuple) else y
 
 
 def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts, text) -> dict[str, float]:
@@ -186,8 +213,9 @@ def norm_of(language: Language):
     return getattr(language.body, "norm", None) or getattr(language.body, "final_layernorm", None)
 
 
-def gather(layer, hidden, arguments: dict[str, Any], prefix: str, fisher: Mapping[str, Any] | None = None) -> dict[str, Hessian]:
-    """The Hessian of every linear module of a layer, by the module's full name; modules that share their input share it.
+def gather(layer, hidden, arguments: dict[str, Any], prefix: str, fisher: Mapping[str, Any] | None = None,
+           only: Collection[str] | None = None) -> dict[str, Hessian]:
+    """The Hessian of every linear module of a layer, or of some, by the module's full name; modules that share their input share it.
 
     Tokens count by their importance if ``fisher`` (of `language_fisher`) tells it; each module has its own then.
     """
@@ -207,7 +235,7 @@ def gather(layer, hidden, arguments: dict[str, Any], prefix: str, fisher: Mappin
                 found[name].add(x, fisher[f"{prefix}.{name}"].importance[at] if fisher else None)
         return see
 
-    linear = {n: m for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear)}
+    linear = {n: m for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear) and (only is None or f"{prefix}.{n}" in only)}
     if not linear:
         raise InputError(f"{prefix} has no linear modules")
     hooks = [module.register_forward_pre_hook(hook(name)) for name, module in linear.items()]

@@ -8,13 +8,14 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import seeded
+from ..array import to_numpy
 from ..errors import InputError
 from .language import Language, transformers
 
 SEQUENCES = 16  # of 512 tokens: a quarter of what text would be read, for each takes a pass through the model
 
 
-def generate(model, *, sequences: int = SEQUENCES, length: int = 512, seed: int = 0, batch: int = 16,
+def generate(model, *, sequences: int = SEQUENCES, length: int = 512, seed: int = 0, batch: int = 16, device: str = "auto",
              progress: Callable[[int, int], None] | None = None):
     """Tokens of a model folder sampled at temperature 1, from its start token on: int64 (sequences, length).
 
@@ -24,7 +25,7 @@ def generate(model, *, sequences: int = SEQUENCES, length: int = 512, seed: int 
     its greedy first tokens. Raises `InputError` for a model without a start or end token, and one that gives NaN.
     """
     torch, library = transformers()
-    language = Language(model)
+    language = Language(model, device)
     try:
         language.whole()
         tokenizer = language.tokenizer
@@ -40,8 +41,8 @@ def generate(model, *, sequences: int = SEQUENCES, length: int = 512, seed: int 
             for at in range(0, sequences, batch):
                 rows, cache = ids[at:at + batch], {keyword: library.DynamicCache(config=language.config)}
                 for t in range(1, length):
-                    hidden = language.body(input_ids=rows[:, t - 1:t], use_cache=True, **cache).last_hidden_state
-                    logits = language.logits(hidden[:, -1]).numpy()
+                    hidden = language.body(input_ids=rows[:, t - 1:t].to(language.device), use_cache=True, **cache).last_hidden_state
+                    logits = to_numpy(language.logits(hidden[:, -1]))
                     logits[:, never] = -np.inf
                     drawn = torch.from_numpy(draw(logits, chance[at:at + batch, t]))
                     rows[:, t] = drawn if start is None or stop is None else torch.where(rows[:, t - 1] == stop, start, drawn)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from ..array import to_numpy
 from .language import Language, transformers
 from .language_slopes import classes, shape_of
 
@@ -35,7 +36,7 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
     total = {n: np.zeros(parameters[n].shape[0]) for n in names}
     for n in names:
         parameters[n].requires_grad_(True)
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator(language.device).manual_seed(seed)
     try:
         for i, row in enumerate(ids):
             for _ in range(DRAWS):
@@ -45,7 +46,7 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
                 for n, g in zip(names, grads, strict=True):
                     if g is None:
                         continue
-                    w, g = parameters[n].detach().numpy(), g.numpy()
+                    w, g = to_numpy(parameters[n]), to_numpy(g)
                     if relevance:
                         total[n] += np.abs(w * g).sum(1)
                     else:  # E of (noise · gradient)² for noise of power mean(w²) in each row

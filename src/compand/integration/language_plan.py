@@ -70,7 +70,8 @@ def plan(model, bits: float | None, calibration, *, size: int | None = None, kld
          effort: str = "medium", sequences: int = 8, length: int = 256, measured: int = 4, ladder: list[str] | None = None,
          fixed: Mapping[str, str] | None = None, generations: int = 0, damping: float = 0.02,
          slopes: Mapping[str, np.ndarray] | None = None,
-         sensitivity: Literal["kl", "fisher", "relevance"] = "kl", progress: Callable[[int, int, str], None] | None = None) -> Plan:
+         sensitivity: Literal["kl", "fisher", "relevance"] = "kl", device: str = "auto",
+         progress: Callable[[int, int, str], None] | None = None) -> Plan:
     """The bits of each weight for which the KL divergence is least at ``bits`` a value over all weights, embedding and head included.
 
     Instead of ``bits``, ``size`` bytes of all weights, or ``milliseconds`` a token (of `language_speed`, on this machine) may be the
@@ -94,7 +95,7 @@ def plan(model, bits: float | None, calibration, *, size: int | None = None, kld
     if generations and (kld is not None or milliseconds is not None):
         raise InputError("generations better a choice of a size; give bits or size")
     torch, _ = transformers()
-    language = Language(model)
+    language = Language(model, device)
     try:
         ends = {f"{language.names[id(m)]}.weight" for m in (language.embedding, language.head)} & set(language.items)
         counts, hessians, found, ids = language.counts(calibration), {}, slopes, None

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..array import to_numpy
 from ..codec import Codec
 from ..errors import InputError
 from ..expression import Sum
@@ -70,14 +71,14 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
         whole = [language.logits(h[::step]).log_softmax(-1) for h in said] if importance else []
         for i, name in enumerate(names):
             p = parameters[name]
-            kept, w = p.data, p.data.numpy()
+            kept, w = p.data, to_numpy(p.data)
             e = noise(rng, w, shape_of(language, name, p, hessians.get(name), damping)) * np.float32(REFERENCE ** 0.5)
             each = []
             by_row = bool(importance) and name in importance
             for rows, power in product(classes(importance[name]), (REFERENCE, COARSE)) if by_row else [(slice(None), REFERENCE)]:
                 noisy = w.copy()
                 noisy[rows] += e[rows] * np.float32((power / REFERENCE) ** 0.5)
-                p.data = torch.from_numpy(noisy)
+                p.data = language.there(noisy)
                 if by_row:  # noise in the rows of unlikely tokens gives them probability
                     now = before.states(before.layer(name))
                     kl = [_divergence(q, language.logits(h[::step])) for h, q in zip(now, whole, strict=True)]
@@ -121,13 +122,13 @@ def together(language: Language, ids, hessians: Mapping[str, np.ndarray], specs:
         kept = {n: parameters[n].data for n in specs}
         try:
             for n, spec in specs.items():
-                w = kept[n].numpy()
+                w = to_numpy(kept[n])
                 e = noise(rng, w, shape_of(language, n, parameters[n], hessians.get(n), damping))
                 by_row = importance is not None and n in importance
                 power = levels(spec, w.shape[1], len(CLASSES) if by_row else 1)
                 for rows, p in zip(classes(importance[n]) if by_row else [slice(None)], power, strict=True):  # type: ignore[index]
                     e[rows] *= np.float32(p ** 0.5)
-                parameters[n].data = torch.from_numpy(w + e)
+                parameters[n].data = language.there(w + e)
             kl = [_divergence(p, language.logits(language.states(row)[::step])) for row, p in zip(ids, whole, strict=True)]
         finally:
             for n, w in kept.items():

@@ -30,7 +30,7 @@ class Target:
         torch, _ = transformers()
         with torch.no_grad():
             found = cls(ids, None, None, None)
-            return cls.from_states(language, ids, torch.stack([found.states(language, row[None])[0] for row in ids]), most=most)
+            return cls.from_states(language, ids, torch.cat([found.states(language, rows) for rows in ids.split(4)]), most=most)
 
     @classmethod
     def from_states(cls, language: Language, ids, hidden, *, most: int = MOST) -> Target:
@@ -70,8 +70,10 @@ class Target:
 def products(language: Language):
     """A context in which torch multiplies in bfloat16 if the model is large and the machine multiplies those."""
     torch, _ = transformers()
-    half = sum(i.size for i in language.items.values()) >= LARGE and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return torch.autocast("cpu", torch.bfloat16, enabled=half)
+    kind = language.device.type
+    able = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    half = sum(i.size for i in language.items.values()) >= LARGE and bool(able)
+    return torch.autocast(kind, torch.bfloat16, enabled=half)
 
 
 def _shortlist(language: Language, ids, hidden, most: int):
@@ -79,11 +81,12 @@ def _shortlist(language: Language, ids, hidden, most: int):
     torch, _ = transformers()
     size = language.head.weight.shape[0]
     if size <= most:
-        return torch.arange(size)
+        return torch.arange(size, device=language.device)
     flat = hidden.flatten(0, 1)
-    total = torch.zeros(size)
+    total = torch.zeros(size, device=language.device)
     for piece in flat[::max(1, len(flat) // 2048)].split(64):
-        total += language.logits(piece).softmax(-1).sum(0)
+        with products(language):
+            total += language.logits(piece).float().softmax(-1).sum(0)
     there, count = torch.unique(ids, return_counts=True)
     total[there] += len(flat) * count / count.sum()
     return total.argsort(descending=True, stable=True)[:most].sort().values

@@ -24,28 +24,36 @@ from .language import Language, transformers
 from .language_target import Target
 from .module_tune import rescaled
 
+HELD = 8  # sequences that are not tuned to, at most
+
 
 def rate_of(language: Language) -> float:
-    """`module_tune.rate_of` of a language model."""
-    return module_tune.rate_of(len(language.layers), language.head.weight.shape[1])
+    """Twice `module_tune.rate_of` of a language model: two sequences a step, of which there are many. Found on stories260K.
+
+    At eleven times the rate of `module_tune` three steps took Gemma-3-270M from a loss of 0.10 to 0.35.
+    """
+    return 2 * module_tune.rate_of(len(language.layers), language.head.weight.shape[1])
 
 
 class Tuner(module_tune.Tuner):
     """Gradient steps on all of a `whole` model but its embedding and head, by the KL divergence from what a target says."""
 
-    def __init__(self, language: Language, target: Target, *, batch: int = 4, rate: float, seed: int = 0):
+    def __init__(self, language: Language, target: Target, *, batch: int = 2, rate: float, seed: int = 0):
         super().__init__(language.model, lambda i: target.divergence(language, i), len(target.ids), language.items,
-                         without=(language.embedding, language.head), batch=batch, rate=rate, seed=seed)
+                         without=(language.embedding, language.head), batch=batch, held=HELD, rate=rate, seed=seed)
+        self.language, self.target = language, target
 
 
-def tune(model, coded, out, text, *, steps: int = 100, length: int = 256, sequences: int = 192, rate: float | None = None,
-         seed: int = 0, overwrite: bool = False, progress: Callable[[int, int, float], None] | None = None) -> dict[str, Any]:
+def tune(model, coded, out, text, *, steps: int = 200, length: int = 256, sequences: int = 192, rate: float | None = None,
+         seed: int = 0, overwrite: bool = False, device: str = "auto",
+         progress: Callable[[int, int, float], None] | None = None) -> dict[str, Any]:
     """Write the .cpd file ``coded`` of a model folder to ``out`` with tuned scales, norms and biases.
 
     Parameters
     ----------
-    text : sequences of ``length`` tokens of it are taken in turn, four a step
-    rate : of Adam, in parts of the root mean square of each tensor, falling to zero as a cosine; default: three times `rate_of`
+    text : sequences of ``length`` tokens of it are taken in turn, two a step
+    rate : of Adam, in parts of the root mean square of each tensor, falling to zero as a cosine; default: one and a half times `rate_of`
+    device : auto, cpu or cuda; auto is a GPU if there is one
     progress : called with (step, steps, loss)
 
     Returns ``loss`` before and after (nats a token, on the first and last tenth of the steps), ``seconds``.
@@ -54,15 +62,15 @@ def tune(model, coded, out, text, *, steps: int = 100, length: int = 256, sequen
     torch, _ = transformers()
     with open_file(Path(coded)) as file:
         codes = {n: file[n].codes() for n in file.names if file[n].kind == "array"}
-    language = Language(model)
+    language = Language(model, device)
     try:
         ids = language.tokens(text, length, sequences)
         language.whole()
         with torch.no_grad():
-            tuner = Tuner(language, Target.of(language, ids), rate=rate or 3 * rate_of(language), seed=seed)
+            tuner = Tuner(language, Target.of(language, ids), rate=rate or 1.5 * rate_of(language), seed=seed)
             for name, p in language.model.named_parameters():
                 if (name in codes and p.ndim != 2) or p is language.embedding.weight or p is language.head.weight:
-                    p.data = torch.from_numpy(codes[name].codec.decode(codes[name]).astype(np.float32))
+                    p.data = language.there(codes[name].codec.decode(codes[name]).astype(np.float32))
             for module in tuner.linear:
                 tuner.coded(module, codes[f"{module}.weight"])
         losses = tuner.steps(steps, progress=(lambda loss: progress(tuner.taken, steps, loss)) if progress else None)

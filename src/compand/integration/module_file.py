@@ -19,7 +19,7 @@ from .language_fit import Parts
 from .language_plan import around
 from .module_fit import Fitted, chooser, fit, is_layer
 from .module_plan import Measured, plan
-from .module_tune import Tuning, products
+from .module_tune import Tuning
 
 
 def write(folder, out, found: Fitted, *, overwrite: bool = False) -> dict[str, Any]:
@@ -61,13 +61,7 @@ def compress(folder, out: Path, what: Measured, spec: str | Mapping[str, float],
         if not isinstance(spec, str):
             planned = _planned(folder, parts.folder / "plan.json", what, choose, spec, effort, damping, seed, progress)
             choose = _chooser(what.model, planned["specs"])
-        size = sum(p.numel() for p in what.model.parameters())
-
-        def run(batch):
-            with products(size):
-                return what.run(batch)
-
-        found = fit(what.model, run, what.batches, choose, damping=damping, tuning=tuning, parts=parts, importance=what.importance,
+        found = fit(what.model, what.run, what.batches, choose, damping=damping, tuning=tuning, parts=parts, importance=what.importance,
                     progress=progress)
         result = write(folder, out, found, overwrite=overwrite)
         parts.remove()
@@ -87,10 +81,8 @@ def _digest(what: Measured) -> str:
 def _planned(folder, path: Path, what: Measured, choose, budget: Mapping[str, float], effort: str, damping: float, seed: int,
              progress) -> dict[str, Any]:
     """The plan of a run, or of the same run before it was stopped: ``specs`` and ``expected``."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):  # none yet, or one that was not written to its end
-        pass
+    if path.is_file():
+        return json.loads(path.read_text())
     with detect(folder) as source:
         items = {item.name: item for item in source.items()}
         coded = {stored(items, f"{n}.weight") for n, m in what.model.named_modules() if is_layer(m) and choose(n, m) is not None}

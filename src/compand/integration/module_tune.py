@@ -7,12 +7,14 @@ and weights that are not coded yet are tuned too (Tseng et al. 2024, QuIP#; Chen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..array import to_numpy
 from ..codes import Block, Codes
 from ..errors import CompandError, InputError
 from ..file import open as open_file
@@ -89,15 +91,16 @@ class Tuner:
     """Gradient steps on what may change of a torch model: norms, biases, weights not yet coded, factors of the rows of those coded.
 
     ``loss`` is how far the model is from the original on some of ``count`` examples: from their numbers (a tensor) to a scalar with
-    gradients, least at 0. ``names`` are the parameters that may change; those of the modules ``without`` stay as they are.
+    gradients, least at 0. ``names`` are the parameters that may change; those of the modules ``without`` stay as they are. So many
+    examples as ``held`` are not tuned to, or a quarter of all; they judge.
     """
 
     def __init__(self, model, loss: Callable[[Any], Any], count: int, names: Iterable[str], *, without: Iterable[Any] = (), batch: int = 4,
-                 rate: float, seed: int = 0):
+                 held: int | None = None, rate: float, seed: int = 0):
         from .module_fit import is_layer
 
         self.measure, self.batch, self.rate, self.seed = loss, min(batch, count), rate, seed
-        self.held = list(range(count - min(2 * self.batch, count // 4), count)) or [0]  # examples that are not tuned to
+        self.held = list(range(count - min(held or 2 * self.batch, count // 4), count)) or [0]  # examples that are not tuned to
         self.count = max(1, count - len(self.held))  # of those that are
         self.taken = 0  # steps
         self.factors: dict[str, Any] = {}
@@ -106,6 +109,16 @@ class Tuner:
         self.vectors = {n: p for n, p in model.named_parameters() if n in names and p.ndim == 1}
         self.linear = {n: m for n, m in model.named_modules() if is_layer(m) and id(m) not in apart and f"{n}.weight" in names}
         self.hooks: list[Any] = []
+
+    def part(self, within: str, loss: Callable[[Any], Any], count: int, *, rate: float) -> Tuner:
+        """A tuner of the tensors of one module, by its name, towards something else; changes the same tensors."""
+        one, inside = copy(self), f"{within}."
+        one.measure, one.rate, one.taken, one.batch = loss, rate, 0, min(self.batch, count)
+        one.held = list(range(count - min(len(self.held), count // 4), count)) or [0]
+        one.count = max(1, count - len(one.held))
+        one.vectors, one.linear, one.factors = ({n: x for n, x in d.items() if n.startswith(inside)}
+                                                for d in (self.vectors, self.linear, self.factors))
+        return one
 
     @classmethod
     def of(cls, model, how: Tuning) -> Tuner:
@@ -121,7 +134,7 @@ class Tuner:
         import torch
 
         m, others = self.linear[module], [self.linear[n] for n in also]
-        w = torch.from_numpy(np.array(codes.codec.decode(codes), np.float32)).reshape(m.weight.shape)
+        w = torch.from_numpy(np.array(codes.codec.decode(codes), np.float32)).reshape(m.weight.shape).to(m.weight.device)
         weight = torch.nn.Parameter(w, requires_grad=False)
         self.fixed |= {module, *also}
         for one in (m, *others):
@@ -132,7 +145,7 @@ class Tuner:
             rescaled(codes, np.full(codes.form.n, 2, np.float32))
         except InputError:
             return
-        f = self.factors[module] = torch.ones(len(weight))
+        f = self.factors[module] = torch.ones(len(weight), device=weight.device)
         self.hooks += [one.register_forward_hook(_scaled(f)) for one in (m, *others)]
 
     def close(self) -> None:
@@ -146,16 +159,21 @@ class Tuner:
         return dict(reversed(found.values()))
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that steps change: float32, by name; factors under factors/NAME."""
+        """Everything that steps change: float32, by name; factors under factors/NAME. Views where the model is in this machine's memory."""
+        return {n: to_numpy(p) for n, p in self._tensors().items()}
+
+    def _tensors(self) -> dict[str, Any]:
         found = {n: p for n, p in self.vectors.items()}
         found |= {f"{n}.weight": w for n, w in self._weights().items()}
         found |= {f"factors/{n}.weight": f for n, f in self.factors.items()}
-        return {n: p.detach().numpy() for n, p in found.items()}
+        return {n: p.detach() for n, p in found.items()}
 
     def restore(self, state: dict[str, np.ndarray], taken: int) -> None:
         """What `state` gave, of a tuner with the same codes."""
-        for n, x in self.state().items():
-            np.copyto(x, state[n])
+        import torch
+
+        for n, x in self._tensors().items():
+            x.copy_(torch.from_numpy(np.array(state[n])))
         self.taken = taken
 
     def save(self, path: Path, losses: list[float], sections: int) -> None:
@@ -189,7 +207,8 @@ class Tuner:
     def steps(self, count: int, *, finer: float = 1.0, progress: Callable[[float], None] | None = None) -> list[float]:
         """So many steps of Adam, whose rate rises and falls to zero; the losses. ``finer`` times the rate for vectors and factors.
 
-        If they were for nothing, by the loss of examples that were not tuned to, all is as before and the rate is halved for the next ones.
+        Where they led is judged by the loss of examples that were not tuned to, and so are half and a quarter of the way, where less of
+        what was learnt is noise. If none is better, all is as before and the rate is halved for the next ones.
         """
         import torch
 
@@ -215,10 +234,26 @@ class Tuner:
         for p, _ in tuned:
             p.requires_grad_(False)
             p.grad = None
-        if not self.loss() <= before:
-            self.restore(kept, self.taken)
-            self.rate /= 2
+        self._settle(kept, before)
         return losses
+
+    def _settle(self, kept: dict[str, np.ndarray], before: float) -> None:
+        """Go as much of the way from ``kept`` to here as examples that were not tuned to like best."""
+        moved = {n: x - kept[n] for n, x in self.state().items()}
+        best, least = 0.0, before
+        for share in (1.0, 0.5, 0.25):
+            self._at(kept, moved, share)
+            loss = self.loss()
+            if loss < least:
+                best, least = share, loss
+            elif best:
+                break
+        self._at(kept, moved, best)
+        if not best:
+            self.rate /= 2
+
+    def _at(self, kept: dict[str, np.ndarray], moved: dict[str, np.ndarray], share: float) -> None:
+        self.restore({n: x + np.float32(share) * moved[n] for n, x in kept.items()} if share else kept, self.taken)
 
     def loss(self) -> float:
         """The mean loss of the examples that are held back."""
