@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import pathlib
 import tempfile
 import time
@@ -23,13 +22,11 @@ from importlib import metadata
 
 import numpy as np
 import record
-import stories
 import torch
-from grid import EMBEDDING
+from grid import EMBEDDING, Subject, save
 
 import compand
 from compand import modality
-from compand.integration import language_eval
 from compand.integration.language import Language
 from compand.integration.language_fit import gather
 
@@ -101,44 +98,34 @@ def compress(model: pathlib.Path, out: pathlib.Path, text: str, quantize, bits: 
     return 8 * nbytes / values
 
 
-def save(rows: list[dict], missing: dict[str, str]) -> None:
-    """Merge the rows into those of grid.json."""
-    mine = {r["spec"] for r in rows}
-    kept = [r for r in record.rows("grid") if r["spec"] not in mine]
-    record.save("grid", kept + rows, embedding=EMBEDDING, about="stories260K; KLD in nats a token of 16 x 255", missing=missing)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--only", choices=tuple(PROGRAMS))
+    parser.add_argument("--model", type=pathlib.Path, help="a folder made by train_language.py; by default stories260K")
     args = parser.parse_args()
-    text = lzma.open(args.data / "text" / "calib-tiny.txt.xz", "rt").read()
-    cut, rows, missing = len(text) // 2, [], {}
+    rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
-        model, out = pathlib.Path(folder, "stories"), pathlib.Path(folder, "out.cpd")
-        stories.main(str(args.data / "lm"), str(model))
+        subject, out = Subject(args.data, args.model, pathlib.Path(folder)), pathlib.Path(folder, "out.cpd")
         for program, (quantize, package, rates) in PROGRAMS.items():
             if args.only not in (None, program):
                 continue
             for bits in rates:
                 start = time.process_time()
                 try:
-                    found = compress(model, out, text[:cut], quantize, bits)
+                    found = compress(subject.model, out, subject.calibration, quantize, bits)
                 except ImportError as e:
-                    missing[program] = f"not installed: {e}"
+                    print(f"{program} is not installed: {e}")
                     break
                 seconds = time.process_time() - start
-                score = language_eval.evaluate(out, model, text[cut:], length=256, sequences=16)
                 try:
                     version = metadata.version(package)
                 except metadata.PackageNotFoundError:  # run from source
                     version = "source"
-                rows.append({"how": program, "spec": f"{program} {version}, {bits} bits", "bits": round(found, 3), "free": round(found, 3),
-                             "file bits": None, **{k: round(score[k], 4) for k in ("kld", "kld_99", "top1", "perplexity",
-                                                                                   "perplexity_reference")}, "cpu_s": round(seconds, 1)})
+                rows.append({**subject.words, "how": program, "spec": f"{program} {version}, {bits} bits", "bits": round(found, 3),
+                             "free": round(found, 3), **subject.measured(out), "file bits": None, "cpu_s": round(seconds, 1)})
                 print(json.dumps(rows[-1]), flush=True)
-                save(rows, missing)
+                save(rows)
     print(record.table(rows))
 
 

@@ -2,15 +2,16 @@
 
     python benchmarks/refit.py LLAMA_BIN stories DATA                      stories260K, full-precision weights (float32)
     python benchmarks/refit.py LLAMA_BIN model GGUF FOLDER CALIB TEST      any model: GGUF of full precision and its Hugging Face folder
+    python benchmarks/refit.py LLAMA_BIN trained FOLDER DATA               what train_language.py made, whose rows are multiples of 256
 
 LLAMA_BIN holds llama-quantize, llama-imatrix and llama-perplexity. Both files of a row are made from the same text: the imatrix
-from it, and the refit fitted to it; KLD is measured on other text.
+from it, and the refit fitted to it; KLD is measured on other text, of the trained model on two: more of the pages it is calibrated with,
+and WikiText-2, whose words stand apart as in no text that it learnt from.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import lzma
 import pathlib
 import re
@@ -21,10 +22,13 @@ import tempfile
 import numpy as np
 import record
 import stories
+import train_language
 
-from compand.integration import gguf_refit
+from compand.integration import gguf_model, gguf_refit
 from compand.modality.gguf_write import write_gguf
 
+SMALL = "Q4_0,Q4_1,IQ4_NL,Q5_0"
+WHOLE = "Q2_K,Q3_K_M,Q4_K_M,Q5_K_M,Q6_K,IQ4_XS,Q4_0,Q4_1,IQ4_NL,Q5_0"
 THREADS = 1  # more wait for each other where the machine is shared
 
 
@@ -93,16 +97,16 @@ def kld(folder: pathlib.Path, model: pathlib.Path, base: pathlib.Path, length: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("llama", type=pathlib.Path)
-    parser.add_argument("subject", choices=("stories", "model"))
+    parser.add_argument("subject", choices=("stories", "model", "trained"))
     parser.add_argument("paths", nargs="+", type=pathlib.Path)
-    parser.add_argument("--types", default="Q4_0,Q4_1,IQ4_NL,Q5_0")
+    parser.add_argument("--types", help="of llama.cpp; by default those that the rows can take")
     parser.add_argument("--chunks", type=int, default=40)
     parser.add_argument("--calibration-chunks", type=int, default=64)
     parser.add_argument("--sweeps", type=int, default=2)
     args = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        work = pathlib.Path(name)
+    with tempfile.TemporaryDirectory() as room:
+        work = pathlib.Path(room)
         if args.subject == "stories":
             (data,) = args.paths
             full, folder = work / "stories.gguf", work / "hf"
@@ -110,32 +114,45 @@ def main() -> None:
             stories.main(str(data / "lm"), str(folder))
             text = lzma.open(data / "text/calib-tiny.txt.xz", "rt").read()
             cut = len(text) // 2
-            calibration, test = text[:cut], text[cut:]
+            calibration, tests, name = text[:cut], {None: text[cut:]}, "stories"
+        elif args.subject == "trained":
+            folder, data = args.paths
+            full, (calibration, tests) = work / "full.gguf", train_language.apart(data / "text")
+            gguf_model.from_folder(folder, full, kind="F32")
+            name = f"trained, {full.stat().st_size / 4e6:.1f} M"
         else:
             full, folder, a, b = args.paths
             calibration, test = (lzma.open(p, "rt").read() if p.suffix == ".xz" else p.read_text() for p in (a, b))
+            tests, name = {None: test}, full.stem
         (work / "calib.txt").write_text(calibration)
-        (work / "test.txt").write_text(test)
         tool(args.llama, "imatrix", "-m", full, "-f", work / "calib.txt", "-o", work / "imatrix.gguf", "-c", 512,
              "--chunks", args.calibration_chunks, "-t", THREADS)
-        tool(args.llama, "perplexity", "-m", full, "-f", work / "test.txt", "-c", 512, "--chunks", args.chunks,
-             "--kl-divergence-base", work / "base", "-t", THREADS)
-        for kind in args.types.split(","):
+        for what, test in tests.items():
+            (work / "test.txt").write_text(test)
+            tool(args.llama, "perplexity", "-m", full, "-f", work / "test.txt", "-c", 512, "--chunks", args.chunks,
+                 "--kl-divergence-base", work / f"base-{what}", "-t", THREADS)
+        for kind in (args.types or (WHOLE if args.subject == "trained" else SMALL)).split(","):
             plain, better = work / "plain.gguf", work / "better.gguf"
             tool(args.llama, "quantize", "--imatrix", work / "imatrix.gguf", full, plain, kind, 2)
             result = gguf_refit.refit(plain, folder, better, calibration=calibration, sequences=args.calibration_chunks, sweeps=args.sweeps,
                                       overwrite=True)
             assert plain.stat().st_size == better.stat().st_size
-            before, after = (kld(args.llama, path, work / "base", 512, args.chunks) for path in (plain, better))
-            rows.append({"subject": args.subject if args.subject == "stories" else full.stem, "type": kind, "bits": result["bits"],
-                         "kld": before["kld"], "kld refit": after["kld"], "lower by": 1 - after["kld"] / before["kld"],
-                         "kld 99 %": before["kld_99"], "kld 99 % refit": after["kld_99"], "top-1 %": before["top1"],
-                         "top-1 % refit": after["top1"], "ppl": before["ppl"], "ppl refit": after["ppl"], "seconds": result["seconds"]})
-            print(record.table(rows[-1:]), flush=True)
+            for what in tests:
+                before, after = (kld(args.llama, path, work / f"base-{what}", 512, args.chunks) for path in (plain, better))
+                rows.append({
+                    "subject": name, "type": kind, **({"text": what} if what else {}), "bits": result["bits"], "kld": before["kld"],
+                    "kld refit": after["kld"], "lower by": 1 - after["kld"] / before["kld"],
+                    "kld 99 %": before["kld_99"], "kld 99 % refit": after["kld_99"], "top-1 %": before["top1"],
+                    "top-1 % refit": after["top1"], "ppl": before["ppl"], "ppl refit": after["ppl"], "seconds": result["seconds"]})
+                print(record.table(rows[-1:]), flush=True)
+            save(rows)
     print(record.table(rows))
-    old = record.RESULTS / "refit.json"
-    mine = {(r["subject"], r["type"]) for r in rows}
-    kept = [r for r in json.loads(old.read_text())["rows"] if (r["subject"], r["type"]) not in mine] if old.exists() else []
+
+
+def save(rows: list[dict]) -> None:
+    """Put the rows in the place of older ones of the same subject, type and text."""
+    mine = {(r["subject"], r["type"], r.get("text")) for r in rows}
+    kept = [r for r in record.rows("refit") if (r["subject"], r["type"], r.get("text")) not in mine]
     record.save("refit", kept + rows, about="llama-quantize --imatrix, and compand refit of the same file; KLD in nats by llama-perplexity")
 
 

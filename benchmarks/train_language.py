@@ -36,6 +36,14 @@ def read(folder: Path, name: str) -> str:
     return lzma.open(folder / f"{name}.txt.xz", "rt", encoding="utf-8", errors="replace").read()[:CUT.get(name)]
 
 
+def apart(folder: Path) -> tuple[str, dict[str, str]]:
+    """Text to calibrate with, of what the model learnt from (Wikipedia and C4 in turn), and texts that it has not seen."""
+    wiki, web = read(folder, "calib-wiki"), read(folder, "calib-c4")
+    mixed = "".join(x[at:at + 1000] for at in range(0, 900_000, 1000) for x in (wiki, web))
+    rest = lzma.open(folder / "calib-c4.txt.xz", "rt", encoding="utf-8", errors="replace").read()[CUT["calib-c4"]:]
+    return mixed, {"C4": rest, "WikiText-2": read(folder, "wikitext2-test")}
+
+
 def tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE, split as GPT-2 does."""
     found = Tokenizer(models.BPE())

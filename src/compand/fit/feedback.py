@@ -340,13 +340,14 @@ def _walk(stage: Any, walk: Any, w: np.ndarray, h: np.ndarray, how: How, lower: 
     for _ in range(how.sweeps):
         walk.descend(((walk.values(0, d) - w) @ h).astype(np.float32), h)
         walk.rescale(h)
-    return {name: part.astype(_dtype(stage, w, name), copy=False) for name, part in walk.parts().items()}
+    return {name: part.astype(_dtype(stage, w, name, part), copy=False) for name, part in walk.parts().items()}
 
 
-def _dtype(stage: Stage, w: np.ndarray, name: str):
+def _dtype(stage: Stage, w: np.ndarray, name: str, found: np.ndarray):
     from ..dtypes import dtype
 
-    return dtype(stage.layout(Form(*w.shape))[name].dtype or "uint8")
+    part = stage.layout(Form(*w.shape))[name]
+    return dtype(part.dtype or ("uint8" if (part.k or 0) <= 256 else found.dtype.name))
 
 
 def _feedback(lower: np.ndarray, lo: int, hi: int) -> np.ndarray:

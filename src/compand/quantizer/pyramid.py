@@ -67,7 +67,11 @@ class Pyramid(Quantizer, name="pyramid"):
         found = groups.concat([self._encode(rows[at], groups.of_rows(weight, at)) for at in groups.chunks(rows)])
         return {name: like(a, x) for name, a in found.items()}
 
-    def _encode(self, x, weight):
+    def walk(self, w):
+        """What `compand.fit.feedback` goes through the columns of rows w with."""
+        return Walk(self, groups.float32(w))
+
+    def _encode(self, x, weight, scale=None):
         (n, d), dim = x.shape, self.dim
         w = groups.weights(weight, x)
         if d % dim:
@@ -81,7 +85,8 @@ class Pyramid(Quantizer, name="pyramid"):
             mass = (w * y * y).sum(1)
             own = (w * v * y).sum(1) * np.sqrt((y * y).sum(1)) / np.where(mass > 0, mass, 1)
             length = np.where(mass.reshape(n, -1) > 0, own.reshape(n, -1), length)
-        scale = groups.store((length.max(1, keepdims=True) * top.astype(np.float64)).clip(max=3.4e38).astype(np.float32), self.scales)
+        if scale is None:
+            scale = groups.store((length.max(1, keepdims=True) * top.astype(np.float64)).clip(max=3.4e38).astype(np.float32), self.scales)
         stored = groups.widen(scale).astype(np.float64) / np.where(top == 0, 1, top)
         ratio = length / np.where(stored == 0, 1, stored)
         gain = np.where((ratio > 0) & (stored > 0), np.rint(255 + 16 * np.log2(np.maximum(ratio, 1e-30))), 0).clip(0, 255)
@@ -106,6 +111,42 @@ class Pyramid(Quantizer, name="pyramid"):
         norm = np.sqrt((y.astype(np.int64) ** 2).sum(1)).astype(np.float32)
         y = (y * (gain.reshape(-1) / norm)[:, None]).reshape(n, -1)[:, :d]
         return cast(like(np.ascontiguousarray(y, np.float32), parts["gain"]), dtype)
+
+
+class Walk:
+    """Vectors of some columns of rows, decided when they are reached; the scale of a row leaves room for gains to grow twofold."""
+
+    def __init__(self, stage: Pyramid, w: np.ndarray):
+        self.stage, self.step, self.d, self.x = stage, stage.dim, w.shape[1], w
+        self.found = stage.encode(w)
+        self.scale = groups.store(np.minimum(2 * groups.widen(self.found["scale"]), np.float32(3e38)), stage.scales)
+        self.found["scale"] = self.scale
+
+    def _cut(self, lo: int, hi: int) -> slice:
+        return slice(lo // self.step, -(-hi // self.step))
+
+    def block(self, target: np.ndarray, lo: int, hi: int) -> np.ndarray:
+        """Code columns lo to hi, whole vectors, as near to the target as can be; what they decode to."""
+        for name, part in self.stage._encode(target[:, lo:hi], None, self.scale).items():
+            if name != "scale":
+                self.found[name][:, self._cut(lo, hi)] = part
+        return self.values(lo, hi)
+
+    def values(self, lo: int, hi: int) -> np.ndarray:
+        """What some columns decode to."""
+        own = {name: part if name == "scale" else part[:, self._cut(lo, hi)] for name, part in self.found.items()}
+        return self.stage.decode(own, (len(self.scale), hi - lo, "float32"))
+
+    def rescale(self, hessian: np.ndarray) -> None:
+        """Scales stay: gains are relative to them."""
+
+    def descend(self, gradient: np.ndarray, hessian: np.ndarray, importance: np.ndarray | None = None, *, least: float = 0.0) -> float:
+        """Vectors stay: nothing is won."""
+        return 0.0
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """The codes."""
+        return self.found
 
 
 # exact in float32: each step halves after 16, and 2^(i/16) is written out, not computed
