@@ -25,6 +25,7 @@ from compand import modality
 from compand.integration import gguf_folder, gguf_model, gguf_refit
 from compand.modality import detect
 from compand.modality.gguf import Gguf
+from compand.modality.gguf_grid import writable
 
 SMALL = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 WHOLE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K", *SMALL)
@@ -77,12 +78,12 @@ def main() -> None:
             types, bits = layers(plain)
             for how, path in (("llama.cpp", plain), ("llama.cpp, refit", better)):
                 if path == better:
-                    if not set(types) & (set(gguf_refit.GRIDS) - set(gguf_refit.KEPT)):
+                    if not set(types) & (set(writable()) - set(gguf_refit.KEPT)):
                         continue
                     gguf_refit.refit(plain, subject.model, better, calibration=subject.calibration, sequences=32, length=256,
                                      overwrite=True)
                 rows.append({**subject.words, "how": how, "spec": kind, "bits": round(bits, 3), "free": round(bits, 3), "types": types,
-                             "file bits": None, **subject.measured(as_cpd(path, subject.model, room)),
+                             **subject.measured(as_cpd(path, subject.model, room)), "file bits": None,
                              "cpu_s": round(time.process_time() - start, 1)})
                 print(json.dumps(rows[-1]), flush=True)
             save(rows)

@@ -81,7 +81,7 @@ def test_faults():
     with pytest.raises(InputError, match="finite"):
         quantize("Q8_0", np.full((2, 32), np.nan, np.float32))
     with pytest.raises(UnsupportedError, match="Q4_K"):
-        grid("IQ2_XXS")
+        grid("IQ1_S")
 
 
 def test_a_new_file(tmp_path):

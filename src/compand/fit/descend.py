@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from .descend_vectors import dot, half, ratio
+from .descend_vectors import feed as vector_feed
+from .descend_vectors import sweep as vector_sweep
 from .hessian import damped
 
 F32 = np.float32
-TINY = F32(1e-30)
 
 
 def descend(grid: Any, w: np.ndarray, hessian: np.ndarray, *, sweeps: int = 3, damping: float = 0.01) -> Any:
-    """Fields of the blocks of w (n, d) on a grid (`compand.modality.gguf_grid.Grid`), for inputs whose mean xᵀx is ``hessian`` (d, d).
+    """Fields of the blocks of w (n, d) on a grid (`compand.modality.gguf_grid`), for inputs whose mean xᵀx is ``hessian`` (d, d).
 
     The blocks of a row are neighbours, as in a file. ``damping`` of the diagonal of H is in parts of its mean.
 
@@ -32,7 +34,8 @@ def descend(grid: Any, w: np.ndarray, hessian: np.ndarray, *, sweeps: int = 3, d
     """
     w = np.ascontiguousarray(w, F32)
     h = damped(hessian, damping)
-    blocks = _feed(grid, w, h)
+    feed, sweep = (vector_feed, vector_sweep) if hasattr(grid, "table") else (_feed, _sweep)
+    blocks = feed(grid, w, h)
     h = h.astype(F32)
     for _ in range(sweeps):
         error = np.concatenate([grid.decode(f) for f in blocks], axis=1) - w
@@ -42,7 +45,7 @@ def descend(grid: Any, w: np.ndarray, hessian: np.ndarray, *, sweeps: int = 3, d
             cut = slice(lo, lo + grid.values)
             e = error[:, cut]
             before = e.copy()
-            blocks[i] = _sweep(grid, blocks[i], w[:, cut], e, gradient[:, cut].copy(), h[cut, cut])
+            blocks[i] = sweep(grid, blocks[i], w[:, cut], e, gradient[:, cut].copy(), h[cut, cut])
             gradient += (e - before) @ h[cut]
     return type(blocks[0])(*(np.stack(p, axis=1).reshape(-1, *p[0].shape[1:]) for p in zip(*blocks, strict=True)))
 
@@ -85,12 +88,12 @@ def _sweep(grid: Any, f: Any, w: np.ndarray, e: np.ndarray, g: np.ndarray, h: np
         own = h[cut, cut]
         if grid.scales:
             u = grid.levels[q[:, cut]]
-            best = scales[:, b] - _ratio(_dot(g[:, cut], u), d * _dot(u @ own, u))
+            best = scales[:, b] - ratio(dot(g[:, cut], u), d * dot(u @ own, u))
             new = np.clip(np.rint(best), *grid.scales).astype(np.int16)
             move(cut, (d * (new - scales[:, b]).astype(F32))[:, None] * u)
             scales[:, b] = new
         if grid.mins:
-            best = mins[:, b] + _ratio(g[:, cut].sum(axis=1), m * own.sum())
+            best = mins[:, b] + ratio(g[:, cut].sum(axis=1), m * own.sum())
             new = np.clip(np.rint(best), *grid.mins).astype(np.int16)
             move(cut, np.repeat((m * (mins[:, b] - new).astype(F32))[:, None], sub, axis=1))
             mins[:, b] = new
@@ -106,26 +109,12 @@ def _sweep(grid: Any, f: Any, w: np.ndarray, e: np.ndarray, g: np.ndarray, h: np
         g += change @ h[cut]
     whole = slice(0, grid.values)
     u = grid.levels[q] * np.repeat(scales, sub, axis=1).astype(F32)
-    new = half(d - _ratio(_dot(g, u), _dot(u @ h, u)))
+    new = half(d - ratio(dot(g, u), dot(u @ h, u)))
     move(whole, (new - d)[:, None] * u)
     d = new
     if grid.offset:
         u = np.repeat(mins, sub, axis=1).astype(F32)
-        new = half(m + _ratio(_dot(g, u), _dot(u @ h, u)))
+        new = half(m + ratio(dot(g, u), dot(u @ h, u)))
         move(whole, (m - new)[:, None] * u)
         m = new
     return type(f)(q, d, m, scales, mins)
-
-
-def half(x: np.ndarray) -> np.ndarray:
-    """x rounded to float16, as float32; what is too large becomes the largest."""
-    return np.clip(x, -65504, 65504).astype(np.float16).astype(F32)
-
-
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.einsum("ij,ij->i", a, b)
-
-
-def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a / b, 0 where b is next to nothing."""
-    return np.where(np.abs(b) > TINY, a / np.where(np.abs(b) > TINY, b, F32(1)), F32(0))

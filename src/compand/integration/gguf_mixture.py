@@ -6,19 +6,20 @@ Source: ``llama_tensor_get_type`` of llama.cpp. A name of one type, as Q4_K or I
 from __future__ import annotations
 
 from ..errors import InputError
-from ..modality.gguf_grid import GRIDS
+from ..modality.gguf_grid import writable
 from ..modality.gguf_types import TYPES
 
 PLAIN = ("F32", "F16", "BF16")
 MIXTURES = {"Q2_K_S": "Q2_K", "Q3_K_S": "Q3_K", "Q3_K_M": "Q3_K", "Q3_K_L": "Q3_K", "Q4_K_S": "Q4_K", "Q4_K_M": "Q4_K", "Q5_K_S": "Q5_K",
             "Q5_K_M": "Q5_K"}
-_LESS = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL", "TQ2_0": "Q4_0"}
+_LESS = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL", "TQ2_0": "Q4_0",
+         **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), "IQ4_NL")}
 _KINDS = {t.name: t for t in TYPES.values()}
 
 
 def names() -> list[str]:
     """What a file can be written as."""
-    return [*PLAIN, *GRIDS, *MIXTURES]
+    return [*PLAIN, *writable(), *MIXTURES]
 
 
 def type_of(mixture: str, tensor: str, shape: tuple[int, ...], layers: int, *, tied: bool, shared: int = 1, ends: str | None = None) -> str:

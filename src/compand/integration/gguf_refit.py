@@ -20,7 +20,7 @@ from ..fit.descend import descend
 from ..fit.hessian import Hessian, loss
 from ..modality import detect
 from ..modality.gguf import Gguf, Tensor
-from ..modality.gguf_grid import GRIDS
+from ..modality.gguf_grid import grid, writable
 from ..modality.output import whole_file
 from ..modality.source import Source
 from .gguf_folder import GEMMA, LAYER, MODELS, NAMES, to_folder
@@ -50,9 +50,10 @@ def refit(path, reference, out, *, calibration: str | None = None, imatrix=None,
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(Gguf(path))
         names = _Names(source)
-        tensors = {t.name: t for t in source.tensors if t.type.name in GRIDS and t.type.name not in KEPT and len(t.shape) == 2}
+        kinds = [name for name in writable() if name not in KEPT]
+        tensors = {t.name: t for t in source.tensors if t.type.name in kinds and len(t.shape) == 2}
         if not tensors:
-            raise InputError(f"{path}: no tensor of a type that can be refitted ({', '.join(n for n in GRIDS if n not in KEPT)}); "
+            raise InputError(f"{path}: no tensor of a type that can be refitted ({', '.join(kinds)}); "
                              f"it holds {', '.join(source.meta['types'])}")
         if calibration is None:
             against = stack.enter_context(detect(reference))
@@ -85,14 +86,14 @@ def refit(path, reference, out, *, calibration: str | None = None, imatrix=None,
 
 def _fit(t: Tensor, w: np.ndarray, hessian: np.ndarray, sweeps: int, damping: float) -> tuple[np.ndarray, np.ndarray]:
     """Bytes (rows, bytes of a row) of a tensor fitted to w (n, d), and what they decode to."""
-    grid = GRIDS[t.type.name]
+    own = grid(t.type.name)
     n, d = w.shape
     blocks, values = np.empty((n, t.nbytes // n), np.uint8), np.empty((n, d), np.float32)
     step = max(1, PIECE // d)
     for at in range(0, n, step):
-        f = descend(grid, w[at:at + step], hessian, sweeps=sweeps, damping=damping)
-        blocks[at:at + step] = grid.pack(f).reshape(-1, blocks.shape[1])
-        values[at:at + step] = grid.decode(f).reshape(-1, d)
+        f = descend(own, w[at:at + step], hessian, sweeps=sweeps, damping=damping)
+        blocks[at:at + step] = own.pack(f).reshape(-1, blocks.shape[1])
+        values[at:at + step] = own.decode(f).reshape(-1, d)
     return blocks, values
 
 

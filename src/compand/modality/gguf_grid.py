@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from ..errors import InputError, UnsupportedError
 from ..fit.descend import half
 from .gguf_types import IQ4, TYPES
+from .gguf_vectors import NAMES, VectorGrid, vector_grid
 
 F32 = np.float32
 _PIECE = 1 << 18  # values that are searched at once
@@ -234,11 +236,18 @@ GRIDS: dict[str, Grid] = {TYPES[g.kind].name: g for g in (
 )}
 
 
-def grid(name: str) -> Grid:
+def grid(name: str) -> Grid | VectorGrid:
     """The grid of a type by its name, as Q4_K; `UnsupportedError` for types that are only read."""
+    if name in NAMES:
+        return vector_grid(name)
     if name not in GRIDS:
-        raise UnsupportedError(f"GGUF type {name} is not written; these are: {', '.join(GRIDS)}")
+        raise UnsupportedError(f"GGUF type {name} is not written; these are: {', '.join((*GRIDS, *NAMES))}")
     return GRIDS[name]
+
+
+def writable() -> tuple[str, ...]:
+    """The block types that can be written here: IQ2 and IQ3 where the `gguf` package is installed."""
+    return (*GRIDS, *(NAMES if find_spec("gguf") else ()))
 
 
 def quantize(name: str, x: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
