@@ -57,23 +57,24 @@ class VectorGrid:
         """float32 (n, 256)."""
         return np.repeat(self.step(f), self.sub, axis=1) * self.shape(f)
 
-    def nearest(self, x: np.ndarray, s: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def nearest(self, x: np.ndarray, s: np.ndarray, weight: np.ndarray, *, free: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The codes of least squared error that counts ``weight`` (8,) or (n, 8), for x (n, 8) and scales s (n,).
 
-        q (n, 8 / width), signs (n,) and the values before S (n, 8).
+        q (n, 8 / width), signs (n,) and the values before S (n, 8). ``free`` lets signs be odd: a third of the work, to choose scales by.
         """
         many = max(1, _PIECE // (len(self.table) * EIGHT))
-        pieces = [self._nearest(x[at:at + many], s[at:at + many], weight if weight.ndim == 1 else weight[at:at + many])
-                  for at in range(0, len(x), many)] or [self._nearest(x, s, weight)]
+        even = self.even and not free
+        pieces = [self._nearest(x[at:at + many], s[at:at + many], weight if weight.ndim == 1 else weight[at:at + many], even)
+                  for at in range(0, len(x), many)] or [self._nearest(x, s, weight, even)]
         q, signs, u = (np.concatenate(p) for p in zip(*pieces, strict=True))
         return q, signs, u
 
-    def _nearest(self, x, s, weight):
+    def _nearest(self, x, s, weight, even):
         a = np.abs(x) / np.where(s > 0, s, F32(1))[:, None]
         minus = x < 0
         v = np.broadcast_to(weight, x.shape)
         width = self.table.shape[1]
-        odd = (minus.sum(axis=1) & 1).astype(bool) if self.even else np.zeros(len(x), bool)
+        odd = (minus.sum(axis=1) & 1).astype(bool) if even else np.zeros(len(x), bool)
         q = np.empty((len(x), EIGHT // width), np.int64)
         turned, more = np.full((len(x), EIGHT // width), -1), np.zeros((len(x), EIGHT // width), F32)
         other = np.zeros_like(q)
@@ -119,7 +120,7 @@ class VectorGrid:
 
     def _shapes(self, x: np.ndarray, s: np.ndarray, v: np.ndarray) -> np.ndarray:
         each = self.sub // EIGHT
-        return self.nearest(x.reshape(-1, EIGHT), np.repeat(s, each), v.reshape(-1, EIGHT))[2].reshape(x.shape)
+        return self.nearest(x.reshape(-1, EIGHT), np.repeat(s, each), v.reshape(-1, EIGHT), free=True)[2].reshape(x.shape)
 
     def _integers(self, s: np.ndarray, curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Real S (n, subs) as d of the block and integers."""
