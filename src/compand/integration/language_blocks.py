@@ -26,7 +26,7 @@ from .language_target import products
 from .language_tune import HELD
 from .module_tune import Tuner, rescaled
 
-STEPS = {"low": (8, 16), "medium": (16, 32), "high": (48, 96)}  # after each of the turns of a layer; at its end
+STEPS = {"low": (8, 16), "medium": (12, 24), "high": (24, 48)}  # after each of the turns of a layer; at its end
 
 
 class Outputs:
