@@ -142,6 +142,8 @@ def test_the_command_line(tmp_path):
     fitted = run(tmp_path / "m", tmp_path / "b.gguf", "--type", "Q4_K_M", "--calib", tmp_path / "text.txt", "--tokens", 1024)
     assert fitted["fitted"] and fitted["bytes"] == found["bytes"] and fitted["types"] == found["types"]
     compand.modality.pack(tmp_path / "m", tmp_path / "m.cpd", lossless=True)
+    told = CliRunner().invoke(app, ["decompress", str(tmp_path / "m.cpd"), "--to", "gguf", "-o", str(tmp_path / "x.gguf")])
+    assert told.exit_code == 1 and "compand transcode" in told.output.replace("\n", " ")
     run(tmp_path / "m.cpd", tmp_path / "c.gguf", "--type", "Q4_K_M", "--ends", "Q4_0")
     run(tmp_path / "a.gguf", tmp_path / "d.gguf", "--type", "Q8_0")
     lost = {}

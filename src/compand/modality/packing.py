@@ -230,6 +230,9 @@ def write(file, out, *, base: Source | None = None, overwrite: bool = False, for
     kind = format or _kind(meta.get("format"), Path(out), arrays)
     if kind not in WRITES:
         raise InputError(f"format must be one of {', '.join(WRITES)}, not {kind!r}")
+    if kind == "gguf" and meta.get("format") == "hf":
+        raise InputError("a model folder becomes GGUF by transcode, which knows how to name and code it: "
+                         "compand transcode model.cpd model.gguf --type Q4_K_M")
     if kind == "gguf" and "gguf:container" not in file.names:
         raise InputError("this file keeps no GGUF container, which only --lossless (lossless=True) does; write safetensors")
     if kind in ("hf", "gguf") and meta.get("format") != kind:
