@@ -32,7 +32,7 @@ EMBEDDING = "int:8:group=64"
 FIT = [  # 1 to 8 bits
     *(f"int:{b}:group=64" for b in (2, 3, 4, 6, 8)), *(f"hadamard,int:{b}:mid=true" for b in (2, 3)),
     *(f"hadamard,int:{b}" for b in (4, 6, 8)), "hadamard,sign", "hadamard,sign+sign", "hadamard,sign+sign+sign",
-    *(f"hadamard,table:gauss{b}" for b in (2, 3, 4)), "hadamard,lattice:e8:group=64", "hadamard,vq:256:dim=8", "hadamard,vq:256:dim=4",
+    *(f"hadamard,table:gauss{b}" for b in (2, 3, 4)), "hadamard,vq:256:dim=8", "hadamard,vq:256:dim=4",
     "hadamard,vq:64:dim=2", *(f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)),
     *(f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4)), "hadamard,table:gauss5", "hadamard,int:7",
     *(f"hadamard,(trellis:4:memory=14:factors=2+trellis:{b}:memory=14:factors=2)" for b in (1, 2)),
@@ -49,12 +49,14 @@ SWEPT = [*(f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4)), *
 KRONECKER = [f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)]
 LONGER = [f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4)]
 PYRAMID = ["hadamard,pyramid:8:dim=16", "hadamard,pyramid:19:dim=16", "hadamard,pyramid:40:dim=16"]  # 2.05, 3.03, 3.99 bits
+LATTICE = ["hadamard,lattice:e8:bits=1", "hadamard,lattice:e8", "hadamard,lattice:e8:bits=3", "hadamard,lattice:e8:bits=4"]
 TRAINED = {  # of the model that train_language.py makes
     "rounded": ["int:3:group=64", "int:4:group=64", "hadamard,trellis:3:memory=12"],
     "fit": [*(f"int:{b}:group=64" for b in (2, 3, 4, 6, 8)), *(f"hadamard,int:{b}" for b in (2, 3, 4)),
             *(f"hadamard,table:gauss{b}" for b in (2, 3, 4)), "hadamard,sign", "hadamard,sign+sign", "hadamard,sign+sign+sign",
-            *(f"hadamard,lattice:e8:bits={b}:group=64" for b in (1, 2, 3, 4)), "hadamard,vq:256:dim=8", "hadamard,vq:256:dim=4",
-            "hadamard,vq:64:dim=2", "hadamard,vq:256:dim=2", *PYRAMID, *(f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)),
+            *LATTICE, "hadamard,vq:256:dim=8", "hadamard,vq:256:dim=4", "hadamard,vq:64:dim=2", "hadamard,vq:256:dim=2", *PYRAMID,
+            *(f"hadamard,scale:rms:per=row,vq:{k}:dim={dim}" for k, dim in ((256, 4), (64, 2), (256, 2))),
+            *(f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)),
             *(f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4))],
     "tuned, low": [*(f"hadamard,trellis:{b}:memory=12" for b in (2, 3, 4)), *(f"int:{b}:group=64" for b in (2, 3, 4))]}
 
@@ -124,8 +126,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         subject, out = Subject(args.data, args.model, pathlib.Path(folder)), pathlib.Path(folder, "out.cpd")
         todo = TRAINED if args.model else {
-            "rounded": DATA_FREE, "fit": FIT + PYRAMID, "fit, 2 sweeps": SWEPT, "fit, act-order": ORDERED, "fit, kronecker": KRONECKER,
-            "tuned, low": TUNED, "tuned, medium": LONGER, "tuned, low, kronecker": KRONECKER}
+            "rounded": DATA_FREE, "fit": FIT + LATTICE + PYRAMID, "fit, 2 sweeps": SWEPT, "fit, act-order": ORDERED,
+            "fit, kronecker": KRONECKER, "tuned, low": TUNED, "tuned, medium": LONGER, "tuned, low, kronecker": KRONECKER}
         for how, spec in [(how, spec) for how, specs in todo.items() if how.startswith(args.only or "") for spec in specs
                           if not args.specs or spec in args.specs]:
             start, fit = time.process_time(), "kronecker" if "kronecker" in how else "layer"

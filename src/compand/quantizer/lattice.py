@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -64,6 +65,10 @@ class Lattice(Quantizer, name="lattice"):
         pieces = -(-d // 8)
         ids = Part((n, pieces), k=1 << (8 * self.bits)) if self._ball else Part((n, pieces * 8), k=1 << self.bits)
         return {"ids": ids, "scale": Part((n, groups.count(d, self.group)), self.scales)}
+
+    def walk(self, w):
+        """What `compand.fit.feedback` goes through the columns of rows w with."""
+        return Walk(self, groups.float32(w))
 
     def encode(self, x, weight=None):
         return groups.concat([self._encode(groups.float32(x[rows]), groups.of_rows(weight, rows)) for rows in groups.chunks(x)])
@@ -177,3 +182,54 @@ class Lattice(Quantizer, name="lattice"):
             points = e8.box_points(xp.reshape(xp.astype(ids, xp.float32), (-1, 8)), -(1 << (self.bits - 1)))
         y = xp.reshape(points, (n, -1))[:, :d]
         return cast(groups.times(y, groups.widen(parts["scale"]), self.group), dtype)
+
+
+class Walk:
+    """Points of eight columns, each decided when it is reached; scales are those of the rows alone until `rescale`."""
+
+    step = 8
+
+    def __init__(self, stage: Lattice, w: np.ndarray):
+        self.stage, self.alone, self.x, self.d = stage, replace(stage, group=None), w, w.shape[1]
+        self.found = stage.encode(w)
+        self.each = 1 if stage._ball else 8  # ids of a point
+
+    def _scale(self, at: int) -> np.ndarray:
+        """The scale of the columns from ``at`` on: (n, 1)."""
+        column = at // self.stage.group if self.stage.group else 0
+        return self.found["scale"][:, column:column + 1]
+
+    def block(self, target: np.ndarray, lo: int, hi: int) -> np.ndarray:
+        """Code columns lo to hi, whole points, as near to the target as can be; what they decode to."""
+        for at in range(lo, hi, 8):
+            t = np.zeros((len(target), 8), np.float32)
+            t[:, :min(8, self.d - at)] = target[:, at:min(at + 8, hi)]
+            ids, _ = self.alone._ids(t, groups.widen(self._scale(at)), None)
+            self.found["ids"][:, at // 8 * self.each:(at // 8 + 1) * self.each] = ids
+        return self.values(lo, hi)
+
+    def values(self, lo: int, hi: int) -> np.ndarray:
+        """What some columns decode to."""
+        if (lo, hi) == (0, self.d):
+            return self.stage.decode(self.found, (len(self.x), self.d, "float32"))
+        pieces = []
+        for at in range(lo, hi, 8):
+            own = {"ids": self.found["ids"][:, at // 8 * self.each:(at // 8 + 1) * self.each], "scale": self._scale(at)}
+            pieces.append(self.alone.decode(own, (len(self.x), min(8, hi - at), "float32")))
+        return np.concatenate(pieces, axis=1)
+
+    def rescale(self, hessian: np.ndarray) -> None:
+        """All scales of a row by the factor that loses least."""
+        y = self.values(0, self.d)
+        seen = y @ np.asarray(hessian, np.float32)
+        top, under = (seen * self.x).sum(1, keepdims=True), (seen * y).sum(1, keepdims=True)
+        factor = np.where((top > 0) & (under > 0), top / np.where(under > 0, under, 1), 1).clip(0.5, 2)
+        self.found["scale"] = groups.store((groups.widen(self.found["scale"]) * factor).astype(np.float32), self.stage.scales)
+
+    def descend(self, gradient: np.ndarray, hessian: np.ndarray, importance: np.ndarray | None = None, *, least: float = 0.0) -> float:
+        """Points stay: nothing is won."""
+        return 0.0
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """The codes."""
+        return self.found
