@@ -29,24 +29,28 @@ from compand.integration import language_distil, language_eval, language_fit
 from compand.integration.language import Language
 
 EMBEDDING = "int:8:group=64"
+VECTORS = [*(f"hadamard,vq:{k}" for k in ("256:dim=8", "256:dim=4", "64:dim=2", "16:dim=2")), "hadamard,vq:256:dim=8+vq:256:dim=8"]
 FIT = [  # 1 to 8 bits
     *(f"int:{b}:group=64" for b in (2, 3, 4, 6, 8)), *(f"hadamard,int:{b}:mid=true" for b in (2, 3)),
     *(f"hadamard,int:{b}" for b in (4, 6, 8)), "hadamard,sign", "hadamard,sign+sign", "hadamard,sign+sign+sign",
-    *(f"hadamard,table:gauss{b}" for b in (2, 3, 4)), "hadamard,vq:256:dim=8", "hadamard,vq:256:dim=4",
-    "hadamard,vq:64:dim=2", *(f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)),
+    *(f"hadamard,table:gauss{b}" for b in (2, 3, 4)), *VECTORS,
+    *(f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)),
     *(f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4)), "hadamard,table:gauss5", "hadamard,int:7",
     *(f"hadamard,(trellis:4:memory=14:factors=2+trellis:{b}:memory=14:factors=2)" for b in (1, 2)),
 ]
 FIT += ["lowrank:4+int:3:group=64", "(int:3:group=64)+lowrank:4", "(hadamard,trellis:2:memory=12)+lowrank:4",  # SVDQuant, EoRA
-        "sparse:0.1+sign:group=64", "sparse:0.01+int:3:group=16", "ternary", "hadamard,ternary"]  # PB-LLM, SpQR
+        "sparse:0.1+sign:group=64", "sparse:0.01+int:3:group=16", "ternary", "hadamard,ternary",  # PB-LLM, SpQR
+        "hadamard,sign:complex=true", "hadamard,sign:complex=true+sign:complex=true", "hadamard,nested:2x4", "nested:2x4x8"]
 ORDERED = [*(f"int:{b}:group=64" for b in (2, 3, 4)), "hadamard,int:3"]
 DATA_FREE = ["nested:2x4x8",
              "int:2:group=64:sym=false:search=hqq", "int:3:group=64:sym=false:search=hqq", "int:4:group=64:sym=false:search=hqq",
              "int:3:group=64", "int:4:group=64", "hadamard,trellis:2:memory=12", "hadamard,trellis:3:memory=12"]
 TUNED = [*(f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)), *(f"int:{b}:group=64" for b in (2, 3, 4))]
 SWEPT = [*(f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4)), *(f"int:{b}:group=64" for b in (2, 3, 4)),
-         *(f"hadamard,table:gauss{b}" for b in (2, 3, 4)), "hadamard,sign", "hadamard,sign+sign"]
+         *(f"hadamard,table:gauss{b}" for b in (2, 3, 4)), "hadamard,sign", "hadamard,sign+sign",
+         *VECTORS]
 KRONECKER = [f"hadamard,trellis:{b}:memory=12" for b in (1, 2, 3, 4)]
+ATTENTION = ["hadamard,trellis:2:memory=12", "hadamard,trellis:3:memory=12", "int:3:group=64"]
 LONGER = [f"hadamard,trellis:{b}:memory=14:factors=2" for b in (1, 2, 3, 4)]
 PYRAMID = ["hadamard,pyramid:8:dim=16", "hadamard,pyramid:19:dim=16", "hadamard,pyramid:40:dim=16"]  # 2.05, 3.03, 3.99 bits
 LATTICE = ["hadamard,lattice:e8:bits=1", "hadamard,lattice:e8", "hadamard,lattice:e8:bits=3", "hadamard,lattice:e8:bits=4"]
@@ -117,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--only", choices=("rounded", "fit", "fit, 2 sweeps", "fit, act-order",
-                                           "fit, kronecker", "tuned", "tuned, low, kronecker"),
+                                           "fit, kronecker", "fit, attention", "tuned", "tuned, low, kronecker"),
                         help="one way; other rows stay as they are")
     parser.add_argument("--specs", nargs="+", default=[], help="these only, as well")
     parser.add_argument("--model", type=pathlib.Path, help="a folder made by train_language.py; by default stories260K")
@@ -127,10 +131,11 @@ def main() -> None:
         subject, out = Subject(args.data, args.model, pathlib.Path(folder)), pathlib.Path(folder, "out.cpd")
         todo = TRAINED if args.model else {
             "rounded": DATA_FREE, "fit": FIT + LATTICE + PYRAMID, "fit, 2 sweeps": SWEPT, "fit, act-order": ORDERED,
-            "fit, kronecker": KRONECKER, "tuned, low": TUNED, "tuned, medium": LONGER, "tuned, low, kronecker": KRONECKER}
+            "fit, kronecker": KRONECKER, "fit, attention": ATTENTION, "tuned, low": TUNED, "tuned, medium": LONGER,
+            "tuned, low, kronecker": KRONECKER}
         for how, spec in [(how, spec) for how, specs in todo.items() if how.startswith(args.only or "") for spec in specs
                           if not args.specs or spec in args.specs]:
-            start, fit = time.process_time(), "kronecker" if "kronecker" in how else "layer"
+            start, fit = time.process_time(), next((f for f in ("kronecker", "attention") if f in how), "layer")
             model, text = subject.model, subject.calibration
             if how == "rounded":
                 rounded(model, out, spec)

@@ -1,6 +1,6 @@
 """Bits shared among the weights of stories260K against the same bits for all, at the same bytes: what planning and trying are worth.
 
-    python benchmarks/plan.py [--data DIR] [--bits 2,3,4] [--generations 0,40] [--ways kl,fisher,relevance]
+    python benchmarks/plan.py [--data DIR] [--bits 2,3,4] [--generations 0,40] [--ways kl,fisher,relevance]      # --ways uniform: no plans
 
 Uniform: `hadamard,trellis:B` for every layer and the embedding. Planned: `compand.integration.language_plan` at the bytes that uniform
 codes take, by the divergence that noise causes, or by gradients (Fisher information, relevance); with generations, bettered by
@@ -22,7 +22,7 @@ import record
 import stories
 
 import compand
-from compand.integration import language_eval, language_fit, language_plan
+from compand.integration import language_eval, language_expect, language_fit, language_plan
 from compand.integration.language import Language
 
 
@@ -47,19 +47,21 @@ def main() -> None:
         values = sum(i.size for i in Language(model).items.values())
         for b in map(int, args.bits.split(",")):
             spec, most = f"hadamard,trellis:{b}:memory=12", 0
-            ways = [("uniform", "", 0), *(("planned", "kl", int(g)) for g in args.generations.split(",")),
-                    *(("planned", way, 0) for way in args.ways.split(",") if way != "kl")]
+            ways = [("uniform", "", 0), *(("planned", "kl", int(g)) for g in args.generations.split(",") if "kl" in args.ways),
+                    *(("planned", way, 0) for way in args.ways.split(",") if way not in ("kl", "uniform"))]
             for what, way, generations in ways:
                 how = what if what == "uniform" else f"planned, {generations} generations" if way == "kl" else f"planned by {way}"
-                start, plan = time.process_time(), None
+                start, plan, expected = time.process_time(), None, None
                 if what != "uniform":
                     plan = language_plan.plan(model, 8 * most / values, text[:cut], effort="low", generations=generations, sensitivity=way)
+                else:
+                    expected = language_expect.expected(model, spec, text[:cut])
                 language_fit.compress(model, out, plan.spec if plan else spec, text[:cut], sequences=32, length=256, overwrite=True)
                 seconds = time.process_time() - start
                 most = most or stored(out)
                 score = language_eval.evaluate(out, model, text[cut:], length=256, sequences=16)
                 rows.append({"bits": b, "how": how, "stored bits": round(8 * stored(out) / values, 3),
-                             "expected": plan and round(plan.kld, 4), "sum": plan and round(plan.kld / plan.factor, 4),
+                             "expected": round(plan.kld if plan else expected, 4), "sum": plan and round(plan.kld / plan.factor, 4),
                              **{k: round(score[k], 4) for k in ("kld", "top1", "perplexity")}, "cpu_s": round(seconds, 1),
                              "embedding": plan.specs["model.embed_tokens.weight"] if plan else spec})
                 print(json.dumps(rows[-1]), flush=True)

@@ -16,6 +16,7 @@ from .codes import Block, Codes, unpack_part
 from .dtypes import dtype as dtype_of
 from .errors import CorruptError, InputError
 from .expression import used
+from .terms import codes_of as first_terms
 
 if TYPE_CHECKING:
     from .file import File
@@ -190,16 +191,20 @@ class Entry:
         low, high = min(asked[0], asked[-1]), max(asked[0], asked[-1])
         return asked, low // plan.rows, high // plan.rows + 1
 
-    def codes(self, rows: slice | None = None) -> Codes:
-        """The codes as views of the file, checked against their checksums; only the blocks that hold ``rows``."""
+    def codes(self, rows: slice | None = None, *, terms: int | None = None) -> Codes:
+        """The codes as views of the file, checked against their checksums; only the blocks that hold ``rows``.
+
+        With ``terms`` those of a shorter sum, of the first terms (`compand.terms`); the others are not read.
+        """
         with guarded("the codes cannot be read", entry=self.name):
             plan = self._plan
             _, first, last = self._range(rows)
-            blocks = tuple(self._block(i) for i in range(first, last))
+            blocks = tuple(self._block(i, terms) for i in range(first, last))
             shape = self.shape
             if rows is not None and shape and (len(shape) > 1 or plan.codec.stage.raw):
                 shape = (sum(b.rows for b in blocks), *shape[1:])
-            return Codes(plan.codec, shape, self.dtype, blocks)
+            found = Codes(plan.codec, shape, self.dtype, blocks)
+            return found if terms is None else first_terms(found, terms)
 
     def array(self, rows: slice | None = None, *, like=None, terms: int | None = None, out: np.ndarray | None = None):
         """The decoded array, or some rows of it (first axis).

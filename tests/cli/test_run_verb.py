@@ -42,6 +42,14 @@ def small(there):
     return folder
 
 
+def test_a_stack_runs_in_any_memory(run, small):
+    compand.modality.pack(small, "stack.cpd", spec="int:4:group=32+int:4:group=32")
+    found = [json.loads(run("run", "stack.cpd", "-p", "Hello", "-n", 5, "--json", *more).stdout) for more in ((), ("--memory", "60kB"))]
+    assert found[1]["bytes"] <= 60_000 < found[0]["bytes"] and found[1]["tokens"] == 5
+    few = run("run", "stack.cpd", "-p", "Hello", "--memory", "10kB")
+    assert few.exit_code == 1 and "needed at least" in few.stderr
+
+
 def test_text_streams_and_speed_is_told(run, small):
     done = run("run", "small.cpd", "--prompt", "Hello", "-n", 20)
     assert done.exit_code == 0 and done.stdout.strip() and "tokens/s" in done.stderr and "memory" in done.stderr

@@ -156,3 +156,72 @@ def test_curvature_of_outputs_must_fit():
     w = np.ones((32, 16), np.float32)
     with pytest.raises(InputError, match="32 by 32"):
         encode("int:3:group=8", w, np.eye(16), outputs=np.eye(16))
+
+
+def test_each_term_of_a_sum_may_make_up_for_its_own_error(layer):
+    w, h = layer
+    spec = "hadamard,(trellis:2:memory=12+trellis:2:memory=12)"
+    each, whole, alone = encode(spec, w, h, each=True), encode(spec, w, h), encode("hadamard,trellis:2:memory=12", w, h)
+    np.testing.assert_array_equal(each.codec.decode(each, terms=1), alone.codec.decode(alone))
+    error = {name: [loss(c.codec.decode(c, terms=t) - w, h) for t in (1, 2)] for name, c in (("each", each), ("whole", whole))}
+    assert error["each"][0] < 0.8 * error["whole"][0] and error["each"][1] < 0.3 * error["each"][0]
+    assert each.nbytes == whole.nbytes
+
+
+@pytest.mark.parametrize("spec", ["vq:64:dim=4", "hadamard,vq:64:dim=5:codewords=float16", "pq:24x5", "vq:32:dim=4+vq:32:dim=4",
+                                  "hadamard,vq:16:dim=2,rans"])
+def test_codewords_and_their_choice_settle(layer, spec):
+    w, h = layer
+    found = [encode(spec, w, h, sweeps=sweeps) for sweeps in (0, 1, 4)]
+    error = [loss(c.codec.decode(c) - w, damped(h, 0.01)) for c in found]
+    assert error[1] < 0.85 * error[0] and error[2] < 0.98 * error[1]
+    assert found[1].codec.spec == found[0].codec.spec and found[1].codec.nbytes == found[0].codec.nbytes
+    assert found[1].nbytes == found[0].nbytes or "rans" in spec
+    assert np.array_equal(Codec.decompress(found[2].to_bytes()), found[2].codec.decode(found[2]))
+
+
+def test_each_codeword_is_the_best_where_it_is_chosen(layer):
+    from compand.fit.codewords import Term
+
+    w, h = layer
+    h = damped(h, 0.01).astype(np.float32)
+    codes = encode("vq:16:dim=4", w, h)
+    term = Term(codes.codec.stage, w, h, codes.symbols("ids"))
+    before = loss(term.values() - w, h)
+    term.move(w)
+    moved = loss(term.values() - w, h)
+    assert moved < before
+    gradient = term.gathered((term.values() - w) @ h)
+    start = Term(codes.codec.stage, w, h, codes.symbols("ids"))
+    assert np.abs(gradient).max() < 0.05 * np.abs(start.gathered((start.values() - w) @ h)).max()
+    term.choose(w)
+    after = loss(term.values() - w, h)
+    last = term.ids.shape[1] - 1  # nothing was chosen after it
+    for k in range(16):
+        ids, term.ids = term.ids, term.ids.copy()
+        term.ids[:, last] = k
+        e = term.values() - w
+        assert (np.einsum("ij,ij->i", e @ h, e) >= _rows(ids, term, w, h) * (1 - 1e-4) - 1e-3).all()
+        term.ids = ids
+    assert after < moved
+
+
+def _rows(ids, term, w, h):
+    kept, term.ids = term.ids, ids
+    e = term.values() - w
+    term.ids = kept
+    return np.einsum("ij,ij->i", e @ h, e)
+
+
+@pytest.mark.parametrize("spec", ["sign:complex=true", "hadamard,sign:complex=true+sign:complex=true", "nested:2x4",
+                                  "hadamard,nested:2x4:rule=round", "hadamard,nested:2x4x6:group=32"])
+def test_complex_signs_and_nested_bits_are_fed_back(layer, spec):
+    w, h = layer
+    fed = encode(spec, w, h)
+    plain = fed.codec.encode(w)
+    before, after = (loss(fed.codec.decode(c) - w, h) for c in (plain, fed))
+    assert after * 1.2 < before and fed.nbytes == plain.nbytes
+    assert np.array_equal(Codec.decompress(fed.to_bytes()), fed.codec.decode(fed))
+    if "nested" in spec:
+        swept = encode(spec, w, h, sweeps=2)
+        assert loss(swept.codec.decode(swept) - w, h) < after and np.isfinite(fed.codec.decode(fed, terms=1)).all()

@@ -124,5 +124,5 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(model, tmp_path, monkeypatch, h
 
 
 def test_other_words(model, tmp_path):
-    with pytest.raises(InputError, match="layer or kronecker"):
+    with pytest.raises(InputError, match="layer, attention or kronecker"):
         language_fit.compress(model, tmp_path / "a.cpd", SPEC, TEXT, fit="whole", length=32, sequences=4)

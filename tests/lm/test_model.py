@@ -302,3 +302,64 @@ def test_a_model_that_does_not_fit(tmp_path):
         found[name] = done.stdout.strip() or done.stderr
     assert found["coded"] == "5", found
     assert "memory" in found["whole"].lower(), found
+
+
+STACK = "hadamard,(trellis:2:memory=12+trellis:1:memory=12+int:2)"
+
+
+def test_a_stack_of_terms_fits_any_memory(tmp_path):
+    from compand.modality import stack
+
+    make(tmp_path / "m", "llama-odd")
+    compand.modality.pack(tmp_path / "m", tmp_path / "m.cpd", spec=STACK)
+    whole = load(tmp_path / "m.cpd")
+    with compand.open(tmp_path / "m.cpd") as file:
+        least = int(np.searchsorted([_fits(file, m) for m in range(whole.bytes + 1)], True))
+        assert stack.within(file, least) == dict.fromkeys(stack.within(file, least), 1)
+        assert set(stack.within(file, whole.bytes).values()) == {3}
+    before = -1
+    for memory in (least, (3 * least + whole.bytes) // 4, (least + whole.bytes) // 2, whole.bytes):
+        model = load(tmp_path / "m.cpd", memory=memory)
+        assert before < model.bytes <= memory and model.bytes > 0.9 * memory
+        stack.cut(tmp_path / "m.cpd", tmp_path / "few.cpd", memory, overwrite=True)
+        few = load(tmp_path / "few.cpd")
+        assert few.bytes == model.bytes
+        y = model.logits(IDS, every=True)
+        np.testing.assert_array_equal(y, few.logits(IDS, every=True))
+        before = model.bytes
+    np.testing.assert_array_equal(y, whole.logits(IDS, every=True))
+    stack.cut(tmp_path / "m.cpd", tmp_path / "few.cpd", size=(size := int(0.8 * (tmp_path / "m.cpd").stat().st_size)), overwrite=True)
+    assert 0.7 * size < (tmp_path / "few.cpd").stat().st_size <= size
+    with pytest.raises(InputError, match="needed at least"):
+        load(tmp_path / "m.cpd", memory=least - 1)
+    with pytest.raises(InputError, match=r"\.cpd file"):
+        load(tmp_path / "m", memory=1 << 30)
+
+
+def _fits(file, memory):
+    from compand.modality import stack
+
+    try:
+        stack.within(file, memory)
+    except InputError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("meta", [5, {"lost": 3}, {"lost": {}}, {"lost": {"model.embed_tokens.weight": [1, -1, 0]}},
+                                  {"lost": {"model.embed_tokens.weight": ["a", None, {}]}}, {"lost": [[1]]}, "measured"])
+def test_what_a_file_says_of_its_terms_may_be_anything(tmp_path, meta):
+    from compand.modality import stack
+
+    make(tmp_path / "m", "llama")
+    compand.modality.pack(tmp_path / "m", tmp_path / "m.cpd", spec="hadamard,(int:2+int:2)")
+    with compand.open(tmp_path / "m.cpd") as file:
+        names = [n for n in file if stack.stacked(file[n]) > 1]
+        plain = stack.within(file, 60_000)
+    told = {"lost": {n: [2.0, 1.0] for n in names} | {names[0]: [1e6, 0]}} if meta == "measured" else meta
+    with compand.Writer(tmp_path / "m.cpd", append=True, meta={"stack": told}):
+        pass
+    with compand.open(tmp_path / "m.cpd") as file:
+        found = stack.within(file, 60_000)
+    assert (found == plain) is (meta != "measured") and (meta != "measured" or found[names[0]] == 2)
+    assert load(tmp_path / "m.cpd", memory=60_000).bytes <= 60_000

@@ -331,3 +331,15 @@ def test_hostile_parts_give_named_errors():
     with pytest.raises(ValueError, match="fit"):
         _native.Trellis(64, np.zeros(10, np.uint8), 2, np.ones(1, np.uint16), 128, 128,
                         np.ones((1, 1, 16), np.float32), np.zeros((0, 64), np.int16), np.zeros((0, 1), np.float32))
+
+
+@pytest.mark.parametrize("spec", ["nested:2x4x8", "nested:2x4:rule=round:group=64", "hadamard,nested:3x6", "nested:1x3,rans"])
+def test_nested_bits_run_natively(spec):
+    rng = np.random.default_rng(0)
+    w, x = rng.standard_normal((70, 192), dtype=np.float32), rng.standard_normal((5, 192), dtype=np.float32)
+    codes = compand.Codec(spec).encode(w)
+    for terms in (1, 2):
+        few = compand.terms.codes_of(codes, terms)
+        exact = x @ codes.codec.decode(codes, terms=terms).T
+        assert np.abs(compand.matmul(x, few) - exact).std() < 0.006 * exact.std()
+        assert type(compand.op.matmul.matrix(few)).__name__ in ("Ids", "Rotated")

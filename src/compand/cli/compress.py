@@ -83,9 +83,13 @@ def compress(
                                      "model's KL divergence, where text held back loses less by it (PV-Tuning).")] = False,
     device: Annotated[str | None, typer.Option(help="With --calib, language models: auto, cpu or cuda.  \\[default: auto, a GPU if there "
                                                "is one]", show_default=False)] = None,
-    fit: Annotated[str | None, typer.Option(help="With --calib, language models: what layers are fitted to: their own outputs (layer), "
-                                            "or what the whole model makes of them (kronecker).  \\[default: layer]",
+    fit: Annotated[str | None, typer.Option(help="With --calib, language models: what layers are fitted to: their own outputs (layer; "
+                                            "attention: tokens count by the attention they are paid), or what the whole model makes of "
+                                            "them (kronecker).  \\[default: layer]",
                                             show_default=False)] = None,
+    stack: Annotated[bool, typer.Option("--stack", help="With --calib and --bits, or a SPEC that is a sum, hadamard,(trellis:2+trellis:1): "
+                                        "a file whose first terms alone are a model too, for [bold]run --memory[/] and "
+                                        "[bold]compress FILE.cpd --size[/].")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="With --calib and --bits: share so many bits a value of all weights among them by "
                                        "what each is worth, for whole numbers too. --size does as well.")] = False,
     kld: Annotated[float | None, typer.Option("--kld", help="With --calib: the fewest bytes at this expected KL divergence (nats a "
@@ -109,6 +113,7 @@ def compress(
     [bold]compand compress tuned/ --lossless --base original/[/]    only the changes
     [bold]compand compress model/ --bits 3 --calib text.txt[/]      a language model, fitted to text
     [bold]compand compress model/ --size 90MB --calib text.txt[/]   bits shared among its weights
+    [bold]compand compress stack.cpd --size 60MB -o small.cpd[/]    fewer terms of a model coded as sums
     [bold]compand compress whisper/ --bits 3 --calib clips/[/]      a speech recogniser, fitted to recordings
     [bold]compand compress adapter/ --bits 2[/]                     a LoRA adapter
     [bold]compand compress scene.ply --bytes-per-splat 9[/]         3D Gaussian splats
@@ -133,8 +138,8 @@ def compress(
     idle = [name for name, value in beside.items() if value is not None]
     if plan and bits is None:
         raise usage("--plan goes with --bits; --size and --kld plan without it")
-    whole = {"--fit": fit, "--plan": plan or None, "--kld": kld, "--tune and --no-tune": tune, "--blocks and --no-blocks": blocks,
-             "--pv": pv or None, "--device": device}
+    whole = {"--fit": fit, "--stack": stack or None, "--plan": plan or None, "--kld": kld, "--tune and --no-tune": tune,
+             "--blocks and --no-blocks": blocks, "--pv": pv or None, "--device": device}
     fitting = {"--effort": effort, **whole}
     for name in [n for n, v in fitting.items() if v is not None and calib is None]:
         raise usage(f"{name} go{'es' if ' ' not in name else ''} with --calib; leave it out")
@@ -155,7 +160,7 @@ def compress(
 
         set_threads(threads)
         bound = language.Bound(bits, None if limit is None else size_of(limit), kld, plan)
-        writing = {"--fit": fit, "--blocks and --no-blocks": blocks, "--pv": pv or None, "--device": device}
+        writing = {"--fit": fit, "--stack": stack or None, "--blocks and --no-blocks": blocks, "--pv": pv or None, "--device": device}
         for name in [n for n, v in writing.items() if v is not None and (is_speech(source) or is_encoder(source))]:
             raise usage(f"{name} {'are' if ' ' in name else 'is'} for language models that write; leave it out")
         if is_speech(source):
@@ -167,7 +172,7 @@ def compress(
             encoders.compress(source, out, spec, bound, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune)
             return
         language.compress(source, out, spec, bound, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune,
-                          verbose=verbose, fit=fit or "layer", blocks=blocks, pv=pv, device=device or "auto")
+                          verbose=verbose, fit=fit or "layer", stack=stack, blocks=blocks, pv=pv, device=device or "auto")
         return
     if (spec or bits) and not (base or stdout) and (source / "adapter_config.json").is_file():
         from . import adapters
@@ -191,6 +196,9 @@ def compress(
         return
     if key is not None:
         raise usage(f"--key is for a folder of frames of splats, coded with --quality or nothing; {source} is none")
+    if limit and not base and str(source) != "-" and is_stack(source):
+        shorten(source, target(out, force) if out else None, size_of(limit), quiet=quiet, json=json, force=force)
+        return
     if bits or limit or ratio:
         spec, bits = without_text(source, spec, bits, quiet or json)
     source = arrived(source)
@@ -224,6 +232,35 @@ def compress(
         for entry in result["arrays"] if verbose else ():
             typer.echo(f"  {entry['name']}  {entry['dtype']}{entry['shape']}  {entry['spec']}  {short(entry['bits_per_value'])} bits  "
                        f"error {short(entry['relative_error'])}")
+
+
+def is_stack(source: Path) -> bool:
+    """Whether a path is a .cpd file some of whose matrices are sums of terms."""
+    from .. import open as open_file
+    from ..modality.stack import stacked
+    from .arrays import is_cpd
+
+    if not is_cpd(source):
+        return False
+    with open_file(source) as file:
+        return any(stacked(entry) > 1 for entry in file.values())
+
+
+def shorten(source: Path, out: Path | None, nbytes: int, *, quiet: bool, json: bool, force: bool) -> None:
+    """Write the terms of a stacked file that are worth most within so many bytes."""
+    from ..modality.stack import cut
+
+    if out is None:
+        raise usage(f"{source} is compressed already; name the smaller file with -o")
+    start = time.perf_counter()
+    kept = cut(source, out, size=nbytes, overwrite=force)
+    result = {"input": str(source), "output": str(out), "bytes_in": source.stat().st_size, "bytes_out": out.stat().st_size,
+              "terms": kept, "seconds": time.perf_counter() - start}
+    if json:
+        put_json(result)
+    elif not quiet:
+        typer.echo(f"{source.name} → {out.name}: {size(result['bytes_in'])} → {size(result['bytes_out'])}, "
+                   f"{sum(kept.values())} terms of {len(kept)} matrices kept")
 
 
 def for_search(source: Path, nbytes: int | None, recall: float | None, queries: Path | None, quiet: bool) -> str:

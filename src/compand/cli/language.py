@@ -13,7 +13,7 @@ import typer
 from .console import Progress, note, put_json, short, size, target, usage
 
 EFFORTS = ("low", "medium", "high")
-FITS = ("layer", "kronecker")
+FITS = ("layer", "attention", "kronecker")
 DEVICES = ("auto", "cpu", "cuda")
 GENERATIONS = 15  # of `language_evolve`, with --effort high
 
@@ -51,16 +51,18 @@ class Bound(NamedTuple):
 
 def compress(source: Path, out: Path | None, spec: str | None, bound: Bound, calib: Path, effort: str, *, force: bool, quiet: bool,
              json: bool, seed: int | None = None, tune: bool | None = None, fit: str = "layer",
-             blocks: bool | None = None, pv: bool = False, device: str = "auto", verbose: bool = False) -> None:
+             stack: bool = False, blocks: bool | None = None, pv: bool = False, device: str = "auto", verbose: bool = False) -> None:
     """Fit a decoder language model to calibration text, or to what it writes itself, and write it."""
-    from ..integration import language_distil, language_fit
+    from ..codec import Codec
+    from ..integration import language_distil, language_expect, language_fit, language_stack
+    from ..terms import count
 
     if (spec is None) == (bound == Bound()):
         raise usage("--calib fits a language model: give --bits, --size, --kld, or a SPEC")
     if effort not in EFFORTS:
         raise usage(f"--effort must be one of {', '.join(EFFORTS)}")
     if fit not in FITS:
-        raise usage(f"--fit must be {' or '.join(FITS)}")
+        raise usage(f"--fit must be one of {', '.join(FITS)}")
     if device.partition(":")[0] not in DEVICES:
         raise usage(f"--device must be one of {', '.join(DEVICES)}")
     path = target(out or source.with_name(source.resolve().name + ".cpd"), force)
@@ -69,13 +71,22 @@ def compress(source: Path, out: Path | None, spec: str | None, bound: Bound, cal
         planned = _plan(source, bound, text, effort, quiet or json, device)
         note(f"expected: {size(planned.bytes)} of weights, {short(planned.bits)} bits a value, "
              f"KL divergence {short(planned.kld)} nats a token", quiet or json)
-    used = spec or (str(bound) if planned else language_fit.specs_of(int(bound.bits or 0), effort))
+    specs_of = language_stack.spec_of if stack else language_fit.specs_of
+    used = spec or (str(bound) if planned else specs_of(int(bound.bits or 0), effort))
+    if stack and not planned and count(Codec(used).stage) == 1:
+        raise usage(f"--stack needs a SPEC that is a sum of terms, as hadamard,(trellis:2+trellis:1+trellis:1), not {used}")
+    expect = {"bytes": planned.bytes, "kld": planned.kld} if planned else {"bytes": _size(source, used)}
+    if not planned and language_distil.small(source):
+        expect["kld"] = language_expect.expected(source, used, text)
     if not planned:
-        note(f"expected: about {size(_size(source, used))}", quiet or json)
+        words = f", KL divergence about {short(expect['kld'])} nats a token before any tuning" if "kld" in expect else ""
+        note(f"expected: about {size(expect['bytes'])}{words}", quiet or json)
+    if stack and (tune or blocks or pv):
+        raise usage("--stack fits every term of a sum by itself; tuning is for all of them together: leave out --tune, --blocks and --pv")
     if tune is None:
-        tune = effort != "low" and language_distil.small(source)
+        tune = not stack and effort != "low" and language_distil.small(source)
     if blocks is None:
-        blocks = effort != "low" and not tune
+        blocks = not stack and effort != "low" and not tune
     same = {"fit": fit, "seed": seed or 0, "overwrite": force, "device": device}
     long = {} if isinstance(text, str) else {"length": text.shape[1]}
     with Progress(1, "fit", quiet or json) as bar:
@@ -83,6 +94,9 @@ def compress(source: Path, out: Path | None, spec: str | None, bound: Bound, cal
         if tune:
             result = language_distil.compress(source, path, planned.spec if planned else used, text, effort=effort, blocks=blocks,
                                               progress=reach, **same, **long)
+        elif stack:
+            result = language_stack.compress(source, path, planned.spec if planned else used, text, sweeps=language_fit.SWEEPS[effort],
+                                             progress=reach, **same)
         else:
             result = language_fit.compress(source, path, planned.spec if planned else used, text, blocks=effort if blocks else None,
                                            sweeps=0 if blocks else language_fit.SWEEPS[effort], progress=reach, **same)
@@ -91,9 +105,8 @@ def compress(source: Path, out: Path | None, spec: str | None, bound: Bound, cal
     for remark in result["notes"]:
         note(remark, quiet)
     if json:
-        expected = {"expected": {"bytes": planned.bytes, "kld": planned.kld}, "specs": planned.specs,
-                    "plan": planned.table()} if planned else {}
-        put_json({**result, **expected, "spec": used, "input": str(source), "output": str(path)})
+        shared = {"specs": planned.specs, "plan": planned.table()} if planned else {}
+        put_json({**result, "expected": expect, **shared, "spec": used, "input": str(source), "output": str(path)})
     elif not quiet:
         worst = max(result["lost"], key=result["lost"].__getitem__)
         typer.echo(f"{source.name} → {path.name}: {size(result['bytes'])}, {short(result['bits'])} bits/value, "

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import note, put_json, short, size, usage
+from .console import note, put_json, short, size, size_of, usage
 
 
 def add(app: typer.Typer) -> None:
@@ -31,6 +31,9 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Of the choices.")] = 0,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens of prompt and answer together.  \\[default: the model's, 4096 at most]",
                                                 show_default=False)] = None,
+    limit: Annotated[str | None, typer.Option("--memory", help="Bytes that all weights may take, as 120MB: of weights coded as sums of "
+                                              "terms (compress --stack) those that are worth most are read.",
+                                              show_default=False)] = None,
     threads: Annotated[int, typer.Option("-T", "--threads", min=0, help="Threads; 0: all.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print text and speed as JSON at the end.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Nothing but the text.")] = False,
@@ -41,6 +44,7 @@ def run(
 
     [bold]compand run gemma.cpd --prompt "The capital of France is"[/]
     [bold]compand run gemma-3-270m/ --spec int:4:group=64 -p "Once upon a time" -n 50[/]
+    [bold]compand run stack.cpd --memory 120MB -p "Once upon a time"[/]
     """
     from ..lm import Sampling, load
     from .compress import set_threads
@@ -52,7 +56,7 @@ def run(
     set_threads(threads)
     sampling = Sampling(temperature, top_k, top_p, seed)
     begin, before = time.perf_counter(), memory()
-    opened = load(model, spec=spec, context=context)
+    opened = load(model, spec=spec, context=context, memory=None if limit is None else size_of(limit))
     loaded = memory()
     ids = opened.tokens(prompt)
     spelled = memory()

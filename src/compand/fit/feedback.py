@@ -28,16 +28,19 @@ from ..codec import Codec
 from ..codes import Block, Codes, pack_part
 from ..errors import InputError, SpecError
 from ..expression import Chain, Sum
+from ..quantizer.vq import VQ
 from ..stage import Form, Stage
+from .codewords import settled, terms_of
 from .compensate import compensated
 from .hessian import carried, damped
 from .salient import refined
 
+UNITS = np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]])  # of complex signs
 _LEVELS = 1 << 24  # values of all levels of some rows that are held at once
 
 
 def encode(codec: Codec | str, w, hessian, *, outputs=None, importance=None, damping: float = 0.01, block: int = 8,
-           order: Literal["natural", "activity"] = "natural", sweeps: int = 0) -> Codes:
+           order: Literal["natural", "activity"] = "natural", sweeps: int = 0, each: bool = False) -> Codes:
     """The codes of weights w (n, ...) of a linear layer y = x wᵀ, for inputs whose mean xᵀx is ``hessian`` (d, d).
 
     Parameters
@@ -50,7 +53,9 @@ def encode(codec: Codec | str, w, hessian, *, outputs=None, importance=None, dam
     block : columns that a vector stage decides at a time, before their error is fed back
     order : ``activity`` codes the columns with the largest inputs first; for scalar stages, whose scales are then all chosen before
     sweeps : rounds of descent after feedback, for trellis and scalar stages: codes move, a column or a few at a time, to where they lose
-        less while all others stay. Each takes a trellis 1.5 times as long as feedback
+        less while all others stay. Each takes a trellis 1.5 times as long as feedback. For vq, pq and sums of them, codewords move too
+        (`codewords`)
+    each : every term of a sum makes up for its own error, so that the first terms alone are good too; default: for that of the whole sum
 
     Raises `InputError` for a stage or transform that cannot be in the loop.
 
@@ -62,7 +67,7 @@ def encode(codec: Codec | str, w, hessian, *, outputs=None, importance=None, dam
     >>> bool(error[1] < 0.4 * error[0]), plain.nbytes == fed.nbytes
     (True, True)
     """
-    codec, how = Codec(codec) if isinstance(codec, str) else codec, How(block, order, sweeps)
+    codec, how = Codec(codec) if isinstance(codec, str) else codec, How(block, order, sweeps, each)
     w = to_numpy(w)
     y, form = codec._rows(w)
     if codec.stage.raw:
@@ -94,7 +99,8 @@ def encode(codec: Codec | str, w, hessian, *, outputs=None, importance=None, dam
         parts = feed(rows) if between is None else between.block(at, min(at + step, form.n), feed)
         layout = codec.layout(form._replace(n=len(rows)))
         blocks.append(Block(len(rows), {path: pack_part(to_numpy(parts[path]), p) for path, p in layout.items()}))
-    return Codes(codec, tuple(w.shape), str(w.dtype), tuple(blocks[::-1]))
+    found = Codes(codec, tuple(w.shape), str(w.dtype), tuple(blocks[::-1]))
+    return settled(found, w, hessian, damping, sweeps) if sweeps and outputs is None and terms_of(codec.stage) else found
 
 
 class How(NamedTuple):
@@ -103,6 +109,7 @@ class How(NamedTuple):
     block: int
     order: Literal["natural", "activity"]
     sweeps: int
+    each: bool
 
 
 class Between:
@@ -171,6 +178,20 @@ def _feed(stage: Stage, w: np.ndarray, h: np.ndarray, how: How, lower: np.ndarra
     form = Form(*w.shape)
     if hasattr(stage, "walk"):
         return _walk(stage, stage.walk(w), w, h, how, lower)
+    if hasattr(stage, "joined"):
+        joined = stage.joined()
+        return joined.parts(_feed(joined, w, h, how, lower))
+    if getattr(stage, "complex", False) and (stage.group or form.d) >= form.d:  # pairs of columns, of one scale a row
+        scale = _encode(stage, w, h)["scale"]
+        size = np.maximum(np.asarray(scale, np.float32), 1e-30)
+        return {"scale": scale, "ids": _feed(VQ(4, dim=2, codebook_=UNITS), w / size, h, how)["ids"]}
+    if isinstance(stage, Sum) and how.each:
+        found, rest = {}, w
+        for i, term in enumerate(stage.items):
+            own = _inner(term, rest, h, how)
+            found |= {f"{i}.{name}": part for name, part in own.items()}
+            rest = rest - np.asarray(term.decode(own, form))
+        return found
     if isinstance(stage, Sum) and all(hasattr(s, "walk") for s in stage.items):
         return _walk(stage, Walks(stage, w), w, h, how, lower)
     first = _encode(stage, w, h)

@@ -19,29 +19,32 @@ from ..errors import CompandError, FormatError, InputError
 from ..expression import Chain
 from ..modality.hf import safe_path
 from ..modality.output import whole_folder
+from ..modality.stack import within
 from ..op.buffers import places_of
 from ..symbols import pack
 
 
-def from_pretrained(path, cls=None, **kwargs: Any):
+def from_pretrained(path, cls=None, *, memory: int | None = None, **kwargs: Any):
     """The model of a .cpd file, its linear layers on their codes.
 
-    ``cls`` is the class of transformers (default ``AutoModelForCausalLM``); other arguments are those of its ``from_pretrained``.
+    ``cls`` is the class of transformers (default ``AutoModelForCausalLM``), ``memory`` as of `unpack`; other arguments are those of its
+    ``from_pretrained``.
     Raises `FormatError` where the file holds no model folder. See `unpack` for what stays coded.
     """
     from transformers import AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory(prefix="compand-") as folder:
-        unpack(path, Path(folder, "model"))
+        unpack(path, Path(folder, "model"), memory=memory)
         return (cls or AutoModelForCausalLM).from_pretrained(Path(folder, "model"), **kwargs)
 
 
-def unpack(path, folder, *, overwrite: bool = False) -> Path:
+def unpack(path, folder, *, memory: int | None = None, overwrite: bool = False) -> Path:
     """Write the model of a .cpd file as a folder that a plain ``from_pretrained`` loads once `compand.hf` is imported.
 
     Matrices of linear layers, and a head that is tied to the embedding, keep their codes, without entropy coding; embeddings that are not
-    tied, codes whose size is not known before (``sparse``), and what was stored without loss are decoded. Returns the folder.
-    Raises `FormatError` where the file holds no model folder.
+    tied, codes whose size is not known before (``sparse``), and what was stored without loss are decoded. ``memory`` bounds the bytes of
+    all weights: of matrices coded as sums of terms only the first ones that fit are kept (`compand.modality.stack`). Returns the folder.
+    Raises `FormatError` where the file holds no model folder, `InputError` for a memory that the first terms alone exceed.
     """
     from safetensors.numpy import save_file
 
@@ -57,10 +60,15 @@ def unpack(path, folder, *, overwrite: bool = False) -> Path:
         overrides: dict[str, str | None] = {}
         tensors: dict[str, np.ndarray] = {}
         coded_head = False
+
+        def decoded(entry: Entry) -> bool:
+            return entry.name.endswith("embed_tokens.weight") and (head or not tied)
+
+        kept = {} if memory is None else within(file, memory, lambda entry: not decoded(entry) and _sized(entry))
         for name in names:
             entry = file[name]
             is_embedding = name.endswith("embed_tokens.weight")
-            buffers = None if is_embedding and (head or not tied) else _buffers(entry)
+            buffers = None if decoded(entry) else _buffers(entry, kept.get(name))
             if buffers is None:
                 tensors[name] = np.ascontiguousarray(entry.array())
                 continue
@@ -85,18 +93,24 @@ def unpack(path, folder, *, overwrite: bool = False) -> Path:
     return Path(folder)
 
 
-def _buffers(entry: Entry) -> tuple[str, dict[str, np.ndarray]] | None:
+def _sized(entry: Entry) -> bool:
+    """Whether `_buffers` keeps the codes, told without reading more than their first term."""
+    sized = all(-1 not in part.shape for part in entry.codec.layout(entry.codec.form(entry.shape, entry.dtype)).values())
+    return sized and _buffers(entry, 1) is not None
+
+
+def _buffers(entry: Entry, terms: int | None = None) -> tuple[str, dict[str, np.ndarray]] | None:
     """Spec and buffers of a coded matrix; None where it has to be decoded."""
     if len(entry.shape) != 2 or not entry.name.endswith(".weight") or "base" in entry.attrs:
         return None
-    codec = entry.codec
-    if codec.stage.raw or not codec.stage.kind == "quantizer":
+    if entry.codec.stage.raw or not entry.codec.stage.kind == "quantizer":
         return None
+    codes = entry.codes(terms=terms)
+    codec = codes.codec
     stage, coder = codec.stage, ""
     if isinstance(stage, Chain) and stage.coder:
         coder = str(stage.coder)
         stage = Chain((*stage.transforms, stage.quantizer)) if stage.transforms else stage.quantizer
-    codes = entry.codes()
     plain = Codec(stage)
     try:
         places = places_of(plain, codes.form)

@@ -24,6 +24,7 @@ from ..fit.hessian import Hessian
 from ..modality import pack
 from ..writer import Writer
 from .language import Language, transformers
+from .language_tokens import Received
 
 EFFORT = {"low": 12, "medium": 14, "high": 16}
 SWEEPS = {"low": 0, "medium": 2, "high": 4}  # of `feedback.encode`
@@ -41,7 +42,7 @@ def specs_of(bits: int, effort: str = "medium") -> str:
 
 def compress(model, out, spec: str | Callable[[str], str | None], calibration, *, embedding: str | None = None, sequences: int = 64,
              length: int = 512, damping: float = 0.02, sweeps: int = 0, order: Literal["natural", "activity"] = "natural",
-             fit: str = "layer", blocks: str | None = None, seed: int = 0, overwrite: bool = False,
+             each: bool = False, fit: str = "layer", blocks: str | None = None, seed: int = 0, overwrite: bool = False,
              device: str = "auto", progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Write the model folder to the .cpd file ``out`` with second-order codes of every linear layer, embedding and head.
 
@@ -50,8 +51,9 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
     spec : spec of linear layers, or a callable from the name of a weight to a spec (None: without loss)
     calibration : text the layers are fitted to, or tokens (`language_generate`); the first sequences × length of it count
     embedding : spec of embedding and head; default: ``spec``
-    sweeps, order : of `compand.fit.feedback.encode`, for layers; ``activity`` (act-order) is for scalar stages
-    fit : what layers are fitted to: their own outputs (``layer``), or what the whole model makes of them (``kronecker``: `language_fisher`)
+    sweeps, order, each : of `compand.fit.feedback.encode`, for layers; ``activity`` (act-order) is for scalar stages
+    fit : what layers are fitted to: their own outputs (``layer``; ``attention``: tokens count by the attention they are paid,
+        `language_tokens`), or what the whole model makes of them (``kronecker``: `language_fisher`)
     blocks : low, medium or high: what of a layer is not coded yet learns to make up for what was (`language_blocks`), in so many steps
     device : auto, cpu or cuda; auto is a GPU if there is one
     progress : called with (layers done, layers, name)
@@ -73,7 +75,8 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
         ids = language.tokens(calibration, length, sequences)
         choose = spec if callable(spec) else lambda name: spec
         settings = {"specs": {n: choose(n) for n in language.items if n.endswith(".weight")}, "embedding": embedding, "damping": damping,
-                    **(how := {"sweeps": sweeps, "order": order}), "fit": fit, "blocks": blocks, "seed": seed, "shape": list(ids.shape),
+                    **(how := {"sweeps": sweeps, "order": order, "each": each}), "fit": fit, "blocks": blocks, "seed": seed,
+                    "shape": list(ids.shape),
                     "tokens": hashlib.sha256(to_numpy(ids).tobytes()).hexdigest(),
                     "text": digest(calibration),
                     "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
@@ -123,7 +126,7 @@ def _layers(language: Language, ids, choose, embedding, damping, how, fit, block
         advance(layer, hidden, arguments[i])
         language.drop(layer)
     progress(total - 1, total, "embedding and head")
-    lost |= _ends(language, hidden, choose, embedding, damping, parts, text)
+    lost |= _ends(language, hidden, choose, embedding, damping, how, parts, text)
     progress(total, total, "")
     return lost
 
@@ -155,7 +158,7 @@ def advance(layer, hidden: list[Any], arguments: dict[str, Any]) -> None:
         hidden[j] = y[0] if isinstance(y, tuple) else y
 
 
-def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts, text) -> dict[str, float]:
+def _ends(language: Language, hidden, choose, embedding, damping, how, parts: Parts, text) -> dict[str, float]:
     """Embedding and head. A matrix that is both is fitted to the inputs of the head."""
     names = {f"{language.names[id(language.embedding)]}.weight": language.tied}
     if not language.tied:
@@ -178,7 +181,7 @@ def _ends(language: Language, hidden, choose, embedding, damping, parts: Parts, 
             else:
                 matrix = np.eye(w.shape[1])
             codes = feedback.encode(spec, w, matrix, damping=max(damping, 0.1) if language.tied else damping,
-                                    importance=importance_of(language, spec, text))
+                                    importance=importance_of(language, spec, text), each=how["each"])
             codes = replace(codes, dtype=language.items[full].dtype)
             parts.put(full, {full: codes}, {full: lost_of(w, codes, matrix)})
         lost |= parts.lost(full)
@@ -189,8 +192,10 @@ def fisher_of(language: Language, ids, fit: str, parts: Parts, tell: Callable[[s
     """What `language_fisher` knows of the modules of a layer, by the layer's name: nothing if they are fitted to their own outputs."""
     if fit == "layer":
         return lambda name: {}
+    if fit == "attention":
+        return lambda name: Received()
     if fit != "kronecker":
-        raise InputError(f"fit must be layer or kronecker, not {fit!r}")
+        raise InputError(f"fit must be layer, attention or kronecker, not {fit!r}")
     from .language_fisher import Fishers
 
     fishers = Fishers(parts.folder)
@@ -217,13 +222,14 @@ def gather(layer, hidden, arguments: dict[str, Any], prefix: str, fisher: Mappin
            only: Collection[str] | None = None) -> dict[str, Hessian]:
     """The Hessian of every linear module of a layer, or of some, by the module's full name; modules that share their input share it.
 
-    Tokens count by their importance if ``fisher`` (of `language_fisher`) tells it; each module has its own then.
+    Tokens count by their importance if ``fisher`` (of `language_fisher`) tells it; each module has its own then. `Received` tells one for
+    all modules.
     """
     torch, _ = transformers()
     found: dict[str, Hessian] = {}
     leader: dict[str, str] = {}
     inputs: dict[int, tuple[str, Any]] = {}
-    at = 0
+    at, shared = 0, fisher.importance(layer, hidden, arguments) if isinstance(fisher, Received) else None
 
     def hook(name):
         def see(module, args):
@@ -232,7 +238,7 @@ def gather(layer, hidden, arguments: dict[str, Any], prefix: str, fisher: Mappin
                 leader[name] = name if fisher else inputs.setdefault(id(x), (name, x))[0]  # holding x keeps its id from being used again
                 found.setdefault(leader[name], Hessian(x.shape[-1]))
             if leader[name] == name:
-                found[name].add(x, fisher[f"{prefix}.{name}"].importance[at] if fisher else None)
+                found[name].add(x, fisher[f"{prefix}.{name}"].importance[at] if fisher else shared and shared[at])
         return see
 
     linear = {n: m for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear) and (only is None or f"{prefix}.{n}" in only)}

@@ -15,7 +15,8 @@ from .text import Text
 from .weights import Weights
 
 
-def load(path, *, spec: str | None = None, context: int | None = None, cache: str = "bfloat16") -> Model:
+def load(path, *, spec: str | None = None, context: int | None = None, cache: str = "bfloat16",
+         memory: int | None = None) -> Model:
     """Open a decoder model to run it.
 
     Parameters
@@ -24,12 +25,14 @@ def load(path, *, spec: str | None = None, context: int | None = None, cache: st
     spec : codes the matrices that are not coded yet, embedding and head too, as ``int:4:group=64``
     context : most tokens, of prompt and answer together. Default: what the model was made for, 4096 at most.
     cache : "bfloat16" or "float32", how keys and values are kept
+    memory : bytes that all weights may take: of matrices coded as sums of terms, the first ones that fit, by what they are worth
+        (`compand.modality.stack`); the others are not read
 
     Codes of a .cpd file are used where they lie in its map; what was stored without loss is decoded. Raises `InputError` for a spec that
     finds nothing to code, `FormatError` for what is not such a model, `UnsupportedError` for a family that is not known, `CorruptError` for
-    damage.
+    damage, `InputError` for a memory that the first terms alone exceed.
     """
-    weights = Weights(path, spec)
+    weights = Weights(path, spec, memory)
     try:
         model = Model(weights, context, cache)
     finally:

@@ -15,8 +15,9 @@ from .. import open as open_file
 from ..codec import Codec
 from ..codes import Codes
 from ..dtypes import is_float
-from ..errors import FormatError
+from ..errors import FormatError, InputError
 from ..modality import detect
+from ..modality.stack import within
 from ..modality.weights import LEAST_QUANTIZED
 from ..op.buffers import codes_of
 from ..op.matmul import matrix
@@ -27,9 +28,12 @@ MOST_FILE = 256 << 20  # bytes; tokenizers of 30 MB are common
 
 
 class Weights:
-    """Named tensors and files of a model. ``spec`` codes matrices that are not coded yet (embedding and head too)."""
+    """Named tensors and files of a model. ``spec`` codes matrices that are not coded yet (embedding and head too).
 
-    def __init__(self, path, spec: str | None = None):
+    ``memory``: bytes of all weights; of sums of terms as many are read as fit (`compand.modality.stack`).
+    """
+
+    def __init__(self, path, spec: str | None = None, memory: int | None = None):
         self.path, self.spec = Path(path), spec
         self.spec_used = False  # something was left to code
         self.bytes = 0  # of all weights taken, as they are in memory
@@ -52,8 +56,13 @@ class Weights:
         if self._coded and (not isinstance(self._coded, dict) or self._coded.get("quant_method") != "compand"):
             raise FormatError(f"{self.path}: the quantization_config {str(self._coded)[:60]} cannot be read here")
         self._matrices: dict[str, Any] = {}
+        self._terms: dict[str, int] = {}
+        if memory is not None:
+            if not self._entries:
+                raise InputError(f"{self.path}: a memory is for a .cpd file whose weights are sums of terms")
+            self._terms = within(self._entries, memory, lambda entry: _runs(entry.codec, entry.dtype))
         files = self.path.iterdir() if self.path.is_dir() else [self.path]
-        self._copy = copied(sum(f.stat().st_size for f in files if f.is_file()))
+        self._copy = copied(sum(f.stat().st_size for f in files if f.is_file()) if memory is None else memory)
 
     def close(self) -> None:
         """Let the folder go; matrices stay."""
@@ -147,7 +156,7 @@ class Weights:
             entry = self._entries[name]
             if "base" in entry.attrs:
                 raise FormatError(f"{self.path}: {name} is stored as a difference to a base model; decompress the model first")
-            return entry.codes() if _runs(entry.codec, entry.dtype) else None
+            return entry.codes(terms=self._terms.get(name)) if _runs(entry.codec, entry.dtype) else None
         if self._coded is None or name not in self._items or self._items[name].dtype != "uint8":
             return None
         config, module = self._coded, name.removesuffix(".weight")

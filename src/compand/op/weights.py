@@ -18,6 +18,7 @@ from ..quantizer.float import _E8M0, E4M3, Float
 from ..quantizer.int import Int, _powers
 from ..quantizer.lattice import Lattice
 from ..quantizer.lowrank import Lowrank
+from ..quantizer.nested import Nested
 from ..quantizer.pq import PQ, wide_codewords
 from ..quantizer.ranks import checked
 from ..quantizer.salient import Salient
@@ -78,7 +79,7 @@ def plain(w: np.ndarray) -> _native.Plain:
 def product(leaf: Leaf) -> Product | None:
     """The product of a leaf by a kernel of its kinds; None where there is none."""
     make = {"int": _int, "table": _table, "float": _float, "sign": _sign, "ternary": _ternary, "trellis": _trellis, "lattice": _lattice,
-            "vq": _vq, "pq": _pq, "lowrank": _lowrank, "sparse": _sparse, "salient": _salient,
+            "vq": _vq, "pq": _pq, "nested": _nested, "lowrank": _lowrank, "sparse": _sparse, "salient": _salient,
             "ranks": _ranks, "raw": _raw}.get(leaf.stage.name)
     return make(leaf) if make and leaf.form.n and leaf.form.d else None
 
@@ -198,6 +199,20 @@ def _sign(leaf: Leaf) -> Product | None:
     if q.complex:
         return _words(leaf, 4, np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]]), scale=leaf.part("scale"), group=q.group)
     return _rows(leaf, 2, leaf.part("scale"), q.group, values=np.float32([-1, 1]))
+
+
+def _nested(leaf: Leaf) -> Product | None:
+    q: Nested = leaf.stage
+    (low, high), d, packed = q.span, leaf.form.d, []
+    if high - low > 255:
+        return None
+    for b in leaf.codes.blocks:  # the bits of all terms in one
+        layout = leaf.codes.codec.layout(leaf.codes.form._replace(n=b.rows))
+        names = [f"{leaf.path}{t}.ids" for t in range(len(q.bits))]
+        ids = q.integers([unpack_part(b.parts[name], layout[name]) for name in names]) - low
+        packed.append(pack(np.ascontiguousarray(ids, np.uint8).reshape(b.rows, d), 1 << q.bits[-1]))
+    middle = 0.5 if q.rule == "floor" else 0.0
+    return _rows(leaf, 1 << q.bits[-1], leaf.part("scale"), q.group, zero=low + middle, ids=np.concatenate(packed))
 
 
 def _ternary(leaf: Leaf) -> Product | None:

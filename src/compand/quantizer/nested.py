@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 from ..array import array_namespace, cast
-from ..stage import KW_ONLY, Part, Quantizer
+from ..stage import KW_ONLY, Part, Quantizer, replace
 from . import groups
 
 RATIOS = (1.0, 0.88, 0.77, 0.68, 0.6, 0.52, 0.45, 0.38, 0.3, 0.22)  # of the range that the scale may cover
@@ -113,19 +113,61 @@ class Nested(Quantizer, name="nested"):
             q = coarse
         return [q + (1 << (self.bits[0] - 1)), *reversed(ids)]
 
+    def _steps(self, ids: list):
+        """The integers that the ids of the first 1, 2, ... terms say, each in steps of its own: int32."""
+        for t, own in enumerate(ids):
+            own = array_namespace(own).astype(own, array_namespace(own).int32)
+            if t == 0:
+                q = own - (1 << (self.bits[0] - 1))
+            else:
+                w = self.widths[t]
+                q = (q << w) + own - (1 << (w - 1) if self.rule == "round" else 0)
+            yield q
+
+    def integers(self, ids: list):
+        """The integers that all these ids say: int32 (n, d), within `span` for ids of every term."""
+        return list(self._steps(ids))[-1]
+
     def _values(self, ids: list, xp) -> list:
         """What the ids of the first 1, 2, ... terms stand for, in steps of the last one, float32."""
-        q, found, after = xp.astype(ids[0], xp.int32) - (1 << (self.bits[0] - 1)), [], self.bits[-1] - self.bits[0]
-        for t in range(len(ids)):
-            if t:
-                w = self.widths[t]
-                q = (q << w) + xp.astype(ids[t], xp.int32) - (1 << (w - 1) if self.rule == "round" else 0)
-                after -= w
-            middle = 0.5 if self.rule == "floor" else 0.0
-            found.append((xp.astype(q, xp.float32) + middle) * float(1 << after))
-        return found
+        middle = 0.5 if self.rule == "floor" else 0.0
+        return [(xp.astype(q, xp.float32) + middle) * float(1 << (self.bits[-1] - b))
+                for q, b in zip(self._steps(ids), self.bits, strict=False)]
+
+    def joined(self) -> Joined:
+        """The same values with all bits of each in one id, for feedback a column at a time."""
+        return Joined(self)
+
+    def first(self, terms: int):
+        """See `compand.terms.first`: the leading bits alone, whose steps are larger."""
+        grown = self.bits[-1] - self.bits[terms - 1]
+        short = replace(self, bits=self.bits[:terms], scales="float32" if self.scales == "float16" else self.scales)
+        return short, lambda path: (path, grown if path == "scale" else 0)
 
     def decode(self, parts, form, terms: int | None = None):
         ids = [parts[f"{t}.ids"] for t in range(min(terms or len(self.bits), len(self.bits)))]
         y = self._values(ids, array_namespace(ids[0]))[-1]
         return cast(groups.times(y, groups.widen(parts["scale"]), self.group), form.dtype)
+
+
+class Joined:
+    """A ``nested`` stage as a scalar one: parts ``ids``, all bits of a value, and ``scale``."""
+
+    def __init__(self, nested: Nested):
+        self.nested, self.group, self.name = nested, nested.group, "joined"
+        self.low, self.high = nested.span
+
+    def layout(self, form):
+        return {"ids": Part((form.n, form.d), k=self.high - self.low + 1), "scale": self.nested.layout(form)["scale"]}
+
+    def encode(self, x):
+        parts = self.nested.encode(x)
+        return {"ids": self.nested.integers([parts[f"{t}.ids"] for t in range(len(self.nested.bits))]) - self.low, "scale": parts["scale"]}
+
+    def decode(self, parts, form):
+        return self.nested.decode(self.parts(parts), form)
+
+    def parts(self, parts):
+        """The parts of the nested stage."""
+        q = array_namespace(parts["ids"]).astype(parts["ids"], array_namespace(parts["ids"]).int32) + self.low
+        return {f"{t}.ids": own for t, own in enumerate(self.nested._split(q, array_namespace(q)))} | {"scale": parts["scale"]}
