@@ -69,7 +69,8 @@ def compress(
                                               show_default=False)] = None,
     calib: Annotated[Path | None, typer.Option(help="Language models, encoders: text to fit the layers to (a model folder and --bits). "
                                                "Without text: [bold]self[/], and a language model writes it. "
-                                               "Whisper: a folder of recordings.",
+                                               "Whisper: a folder of recordings. Classifiers of pictures: a folder of pictures, "
+                                               "or [bold]self[/] if they have batch norms.",
                                                show_default=False)] = None,
     effort: Annotated[str | None, typer.Option(help="With --calib: low, medium or high.  \\[default: medium]",
                                                show_default=False)] = None,
@@ -115,6 +116,7 @@ def compress(
     [bold]compand compress model/ --size 90MB --calib text.txt[/]   bits shared among its weights
     [bold]compand compress stack.cpd --size 60MB -o small.cpd[/]    fewer terms of a model coded as sums
     [bold]compand compress whisper/ --bits 3 --calib clips/[/]      a speech recogniser, fitted to recordings
+    [bold]compand compress resnet/ --bits 4 --calib photos/[/]      a classifier, fitted to pictures
     [bold]compand compress adapter/ --bits 2[/]                     a LoRA adapter
     [bold]compand compress scene.ply --bytes-per-splat 9[/]         3D Gaussian splats
     [bold]compand compress frames/ -o walk.cpd --quality 60[/]      splats that move, a file a frame
@@ -156,13 +158,19 @@ def compress(
                            f"{source} alone does not say how the model computes: name its folder, or leave out --calib"))
         from ..integration.encoder import is_encoder
         from ..integration.speech import is_speech
-        from . import encoders, language, speech
+        from ..integration.vision import is_vision
+        from . import encoders, language, speech, vision
 
         set_threads(threads)
         bound = language.Bound(bits, None if limit is None else size_of(limit), kld, plan)
         writing = {"--fit": fit, "--stack": stack or None, "--blocks and --no-blocks": blocks, "--pv": pv or None, "--device": device}
         for name in [n for n, v in writing.items() if v is not None and (is_speech(source) or is_encoder(source))]:
             raise usage(f"{name} {'are' if ' ' in name else 'is'} for language models that write; leave it out")
+        if is_vision(source):
+            if bound.planned or tune is not None:
+                raise usage("a classifier of pictures takes whole --bits or a SPEC; leave out --size, --plan, --kld, --tune and --no-tune")
+            vision.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json, seed=seed)
+            return
         if is_speech(source):
             speech.compress(source, out, spec, bound, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune)
             return

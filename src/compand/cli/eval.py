@@ -34,8 +34,10 @@ def evaluate(
                                               show_default=False)] = None,
     clips: Annotated[Path | None, typer.Option(help="Whisper: how many transcripts of these recordings stay as they are.",
                                                show_default=False)] = None,
-    card: Annotated[bool, typer.Option("--card", help="With --text: keep what was measured in the .cpd file, where compand info "
-                                       "shows it.")] = False,
+    photos: Annotated[Path | None, typer.Option("--pictures", help="Classifiers of pictures (ResNet, EfficientNet, ViT ...): how often "
+                                                "these pictures, a folder, keep their class.", show_default=False)] = None,
+    card: Annotated[bool, typer.Option("--card", help="With --text or --pictures: keep what was measured in the .cpd file, where "
+                                       "compand info shows it.")] = False,
     base: Annotated[Path | None, typer.Option(help="The base model, if B holds differences to one.", show_default=False)] = None,
     conceal: Annotated[bool, typer.Option("--conceal", help="Pictures: B in spite of damage; how much of it was lost is told.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained report with plots.", show_default=False)] = None,
@@ -57,6 +59,7 @@ def evaluate(
     [bold]compand eval photo.png photo.cpd --html report.html[/]
     [bold]compand eval model.cpd --against model/ --text test.txt --card[/]
     [bold]compand eval minilm.cpd --against minilm/ --text scifact/[/]
+    [bold]compand eval resnet.cpd --against resnet/ --pictures photos/[/]
     [bold]compand eval whisper.cpd --against whisper/ --clips recordings/[/]
     """
     from . import pictures, scenes
@@ -67,8 +70,13 @@ def evaluate(
     if against is not None:
         a, b = against, a
     assert b is not None
-    if card and (text is None or not is_cpd(b)):
-        raise usage("--card goes with --text, and is kept in a .cpd file")
+    if card and ((text is None and photos is None) or not is_cpd(b)):
+        raise usage("--card goes with --text or --pictures, and is kept in a .cpd file")
+    if photos is not None:
+        from . import vision
+
+        vision.evaluate(a, b, photos, json=json, quiet=quiet, card=card)
+        return
     if clips is not None:
         from . import speech
 

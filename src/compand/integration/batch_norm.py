@@ -14,6 +14,18 @@ def fold(model, run: Callable[[Any], Any], batch) -> list[str]:
     """
     import torch
 
+    modules, found = dict(model.named_modules()), norms_after(model, run, batch)
+    for layer, norm in found.items():
+        _into(modules[layer], modules[norm])
+        owner, _, own = norm.rpartition(".")
+        setattr(modules[owner], own, torch.nn.Identity())
+    return list(found.values())
+
+
+def norms_after(model, run: Callable[[Any], Any], batch) -> dict[str, str]:
+    """Layers whose output only a batch norm is given, with that norm, in the order they are reached."""
+    import torch
+
     layers = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
     norms = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
     made: list[tuple[str, Any]] = []
@@ -39,15 +51,12 @@ def fold(model, run: Callable[[Any], Any], batch) -> list[str]:
     finally:
         for one in hooks:
             one.remove()
-    folded = []
+    found = {}
     for name, output in made:
         users = taken.get(id(output), [])
         if len(users) == 1 == calls[name] == calls[users[0]] and isinstance(modules[users[0]], norms):
-            _into(modules[name], modules[users[0]])
-            owner, _, own = users[0].rpartition(".")
-            setattr(modules[owner], own, torch.nn.Identity())
-            folded.append(users[0])
-    return folded
+            found[name] = users[0]
+    return found
 
 
 def _into(layer, norm) -> None:

@@ -76,7 +76,11 @@ def lines(card: dict[str, Any]) -> list[str]:
         return format(value, form) if type(value) in (int, float) else "?"
 
     says = [f"{number('bits', '.4g')} bits/value"]
-    if "kld" in card:
+    if "pictures" in card:
+        says += [f"same class {number('top1', '.1%')}, where sure {number('top1_sure', '.1%')}", f"KL divergence {number('kld', '.4f')}",
+                 f"{number('pictures', ',')} pictures"]
+        says += [f"right {number('accuracy', '.1%')} (original {number('accuracy_reference', '.1%')})"] if "accuracy" in card else []
+    elif "kld" in card:
         says += [f"perplexity {number('perplexity', '.3f')} (original {number('perplexity_reference', '.3f')})",
                  f"KL divergence {number('kld', '.4f')}, 99 % below {number('kld_99', '.3f')}", f"same next token {number('top1', '.1%')}",
                  f"{number('tokens', ',')} tokens"]

@@ -22,8 +22,10 @@ from .module_plan import Measured, plan
 from .module_tune import Tuning
 
 
-def write(folder, out, found: Fitted, *, overwrite: bool = False) -> dict[str, Any]:
+def write(folder, out, found: Fitted, *, moved: Mapping[str, np.ndarray] | None = None, overwrite: bool = False) -> dict[str, Any]:
     """Write a model folder to the file ``out``: fitted weights as their codes, what was tuned, and all else without loss.
+
+    ``moved`` are other tensors that take the place of the folder's.
 
     Names of the torch model are found in the folder with or without a prefix. Returns ``bits`` (of the file, a value), ``bytes``,
     ``values``, ``lost`` by tensor, ``notes``.
@@ -34,9 +36,9 @@ def write(folder, out, found: Fitted, *, overwrite: bool = False) -> dict[str, A
         for name, codes in found.codes.items():
             if (full := stored(items, name)) is not None:
                 done[full] = replace(codes, dtype=items[full].dtype)
-        for name, bias in found.biases.items():
+        for name, x in {**found.biases, **(moved or {})}.items():
             if (full := stored(items, name)) is not None:
-                done[full] = Codec("raw").encode(bias.astype(dtype_of(items[full].dtype)))
+                done[full] = Codec("raw").encode(x.astype(dtype_of(items[full].dtype)))
         report = pack(source, out, spec=lambda name, shape, dtype: done.get(name), overwrite=overwrite, check=False)
         values = sum(item.size for item in items.values())
     nbytes = Path(out).stat().st_size
