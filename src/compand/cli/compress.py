@@ -91,6 +91,9 @@ def compress(
     stack: Annotated[bool, typer.Option("--stack", help="With --calib and --bits, or a SPEC that is a sum, hadamard,(trellis:2+trellis:1): "
                                         "a file whose first terms alone are a model too, for [bold]run --memory[/] and "
                                         "[bold]compress FILE.cpd --size[/].")] = False,
+    activations: Annotated[str | None, typer.Option(metavar="BITS|SPEC", help="With --calib and --bits, language models and encoders: the "
+                                                    "inputs of layers are coded too, as 8 (a scale a token), 4 (rotated) or a spec; "
+                                                    "compand eval computes with the codes.", show_default=False)] = None,
     plan: Annotated[bool, typer.Option("--plan", help="With --calib and --bits: share so many bits a value of all weights among them by "
                                        "what each is worth, for whole numbers too. --size does as well.")] = False,
     kld: Annotated[float | None, typer.Option("--kld", help="With --calib: the fewest bytes at this expected KL divergence (nats a "
@@ -115,6 +118,7 @@ def compress(
     [bold]compand compress model/ --bits 3 --calib text.txt[/]      a language model, fitted to text
     [bold]compand compress model/ --size 90MB --calib text.txt[/]   bits shared among its weights
     [bold]compand compress stack.cpd --size 60MB -o small.cpd[/]    fewer terms of a model coded as sums
+    [bold]compand compress model/ --bits 4 --activations 8 --calib text.txt[/]  W4A8
     [bold]compand compress whisper/ --bits 3 --calib clips/[/]      a speech recogniser, fitted to recordings
     [bold]compand compress resnet/ --bits 4 --calib photos/[/]      a classifier, fitted to pictures
     [bold]compand compress adapter/ --bits 2[/]                     a LoRA adapter
@@ -142,7 +146,7 @@ def compress(
         raise usage("--plan goes with --bits; --size and --kld plan without it")
     whole = {"--fit": fit, "--stack": stack or None, "--plan": plan or None, "--kld": kld, "--tune and --no-tune": tune,
              "--blocks and --no-blocks": blocks, "--pv": pv or None, "--device": device}
-    fitting = {"--effort": effort, **whole}
+    fitting = {"--effort": effort, "--activations": activations, **whole}
     for name in [n for n, v in fitting.items() if v is not None and calib is None]:
         raise usage(f"{name} go{'es' if ' ' not in name else ''} with --calib; leave it out")
     if calib is not None:
@@ -167,9 +171,16 @@ def compress(
         for name in [n for n, v in writing.items() if v is not None and (is_speech(source) or is_encoder(source))]:
             raise usage(f"{name} {'are' if ' ' in name else 'is'} for language models that write; leave it out")
         if is_vision(source):
-            if bound.planned or tune is not None:
-                raise usage("a classifier of pictures takes whole --bits or a SPEC; leave out --size, --plan, --kld, --tune and --no-tune")
+            if bound.planned or tune is not None or activations:
+                raise usage("a classifier of pictures takes whole --bits or a SPEC; leave out --size, --plan, --kld, --tune, --no-tune and "
+                            "--activations")
             vision.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json, seed=seed)
+            return
+        if activations is not None:
+            if is_speech(source) or language.is_self(calib) or bound.planned or tune or fit:
+                raise usage("--activations is for encoders and language models, with text, whole --bits or a SPEC; leave out --size, "
+                            "--plan, --kld, --tune and --fit")
+            encoders.with_inputs(source, out, spec, bits, activations, calib, effort, force=force, quiet=quiet, json=json)
             return
         if is_speech(source):
             speech.compress(source, out, spec, bound, calib, effort, force=force, quiet=quiet, json=json, seed=seed, tune=tune)

@@ -22,6 +22,20 @@ def compress(source: Path, out: Path | None, spec: str | None, bound: Bound, cal
           tune=tune)
 
 
+def with_inputs(source: Path, out: Path | None, spec: str | None, bits: float | None, inputs: str, calib: Path, effort: str, *, force: bool,
+                quiet: bool, json: bool) -> None:
+    """Fit an encoder or a decoder whose layers' inputs are coded too."""
+    from ..integration import activation_file
+
+    if bits is not None and (bits != int(bits) or not 1 <= bits <= 8):
+        raise usage("--bits with --activations is the bits of each weight, a whole number from 1 to 8")
+    if inputs.isdecimal() and not 2 <= int(inputs) <= 8:
+        raise usage("--activations takes 2 to 8 bits, or a spec of inputs as hadamard,int:4")
+    used, weights = activation_file.specs_of(inputs, int(bits or 8))
+    fitted(partial(activation_file.compress, inputs=used), lambda: read_text(calib), source, out,
+           spec or (weights if bits is not None else None), None, effort, force=force, quiet=quiet, json=json)
+
+
 def tuned(fit: Callable[..., dict], examples: Callable[[], Any], source: Path, out: Path | None, spec: str | None, bound: Bound,
           effort: str, *, force: bool, quiet: bool, json: bool, seed: int | None, tune: bool | None) -> None:
     """`fitted` for models that can be tuned, and whose bits may be shared among the weights."""

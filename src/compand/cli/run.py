@@ -58,6 +58,8 @@ def run(
     begin, before = time.perf_counter(), memory()
     opened = load(model, spec=spec, context=context, memory=None if limit is None else size_of(limit))
     loaded = memory()
+    if holds(model, "activations.cpd"):
+        note("computes with the inputs of layers as they are; the file says how they are coded, which compand eval goes by", quiet)
     ids = opened.tokens(prompt)
     spelled = memory()
     if not ids:
@@ -126,17 +128,20 @@ def _told(result: dict[str, Any]) -> str:
 
 def is_model(path: Path) -> bool:
     """Whether a path is a language model: a folder with config.json, or a .cpd file of one."""
+    return (path.is_dir() or path.suffix == ".cpd") and holds(path, "config.json")
+
+
+def holds(path: Path, name: str) -> bool:
+    """Whether a folder or a .cpd file has a file of this name."""
     from .. import open as open_file
     from ..errors import CompandError
 
     if path.is_dir():
-        return (path / "config.json").is_file()
-    if path.suffix != ".cpd" or not path.is_file():
-        return False
+        return (path / name).is_file()
     try:
         with open_file(path) as file:
-            return "config.json" in file
-    except CompandError:
+            return name in file
+    except (CompandError, OSError):
         return False
 
 

@@ -32,13 +32,22 @@ def is_encoder(folder) -> bool:
         return False
 
 
-def open_encoder(folder):
-    """The torch model (float32, eval) and the tokenizer of a folder. `FormatError` if transformers cannot open it."""
+def open_encoder(folder, coded=None):
+    """The torch model (float32, eval) and the tokenizer of a folder. `FormatError` if transformers cannot open it.
+
+    Layers whose inputs the folder says are coded (`compand.integration.activation_file`) compute with codes; ``coded`` is the .cpd file the
+    folder came from.
+    """
+    from .activation_file import Codings
+
     torch, library = transformers()
     try:
-        return library.AutoModel.from_pretrained(folder, dtype=torch.float32).eval(), library.AutoTokenizer.from_pretrained(folder)
+        net = library.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        tokenizer = library.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as e:
         raise FormatError(f"{folder}: transformers cannot open it: {str(e)[:200]}") from None
+    Codings(folder, coded).put(net)
+    return net, tokenizer
 
 
 def sentences(text: str, count: int | None = None) -> list[str]:
@@ -145,7 +154,7 @@ def evaluate(model, reference, text: str, *, pairs: bool = False, count: int = 1
             texts = [r[1] for r in rows] + [r[2] for r in rows]
         else:
             rows, texts = [], sentences(text, count)
-        a, b = (embed(*open_encoder(f), texts, first=first) for f in (other, own))
+        a, b = (embed(*open_encoder(f, path), texts, first=first) for f, path in ((other, reference), (own, model)))
         size = rate(model, other)
     cosine = (a * b).sum(axis=1)
     k = min(10, len(texts) - 1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..array import to_numpy
+from .activation_file import Codings
 from .language import Language, as_folder, transformers
 
 CHUNK = 64  # positions whose logits are held at once
@@ -20,14 +22,14 @@ def evaluate(model, reference, text: str, *, length: int = 512, sequences: int =
 
     Returns ``bits`` (file bits a parameter, everything counted), ``perplexity`` and ``perplexity_reference``, ``kld`` (mean of
     KL(reference || model) in nats a token), ``kld_99`` (its 99th percentile), ``top1`` (how often both would say the same next token),
-    ``tokens``.
+    ``tokens``. Inputs of layers are coded where the file says how (`compand.integration.activation_file`).
     """
     torch, _ = transformers()
     with as_folder(model) as own, as_folder(reference) as other, torch.no_grad():
         found, base = Language(own, device), Language(other, device)
         try:
             ids = base.tokens(text, length, sequences)
-            hidden = [_hidden(m, ids) for m in (base, found)]
+            hidden = [_hidden(m, ids, Codings(folder, path)) for m, folder, path in ((base, other, reference), (found, own, model))]
             kld, same, loss = [], [], ([], [])
             for i, row in enumerate(ids):
                 for at in range(0, length - 1, CHUNK):
@@ -50,16 +52,17 @@ def evaluate(model, reference, text: str, *, length: int = 512, sequences: int =
             "kld_99": float(np.quantile(each, 0.99)), "top1": float(np.concatenate(same).mean()), "tokens": int(each.size)}
 
 
-def _hidden(language: Language, ids) -> list[Any]:
-    """The last hidden states of each sequence, layers loaded one at a time; the head is loaded after."""
+def _hidden(language: Language, ids, codings: Codings | None = None) -> list[Any]:
+    """The last hidden states of each sequence, layers loaded one at a time, with inputs coded as a file says; the head is loaded after."""
     language.load(language.embedding)
     hidden = [language.embedding(row[None]) for row in ids]
     arguments = language.arguments(ids[:1])
     for layer, more in zip(language.layers, arguments, strict=True):
         language.load(layer)
-        for j, h in enumerate(hidden):
-            y = layer(h, **more)
-            hidden[j] = y[0] if isinstance(y, tuple) else y
+        with codings.within(layer, language.names[id(layer)]) if codings else nullcontext():
+            for j, h in enumerate(hidden):
+                y = layer(h, **more)
+                hidden[j] = y[0] if isinstance(y, tuple) else y
         language.drop(layer)
     norm = getattr(language.body, "norm", None)
     if norm is not None:

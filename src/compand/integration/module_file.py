@@ -22,10 +22,11 @@ from .module_plan import Measured, plan
 from .module_tune import Tuning
 
 
-def write(folder, out, found: Fitted, *, moved: Mapping[str, np.ndarray] | None = None, overwrite: bool = False) -> dict[str, Any]:
+def write(folder, out, found: Fitted, *, moved: Mapping[str, np.ndarray] | None = None, files: Mapping[str, bytes] | None = None,
+          overwrite: bool = False) -> dict[str, Any]:
     """Write a model folder to the file ``out``: fitted weights as their codes, what was tuned, and all else without loss.
 
-    ``moved`` are other tensors that take the place of the folder's.
+    ``moved`` are other tensors that take the place of the folder's, ``files`` come to those that it has.
 
     Names of the torch model are found in the folder with or without a prefix. Returns ``bits`` (of the file, a value), ``bytes``,
     ``values``, ``lost`` by tensor, ``notes``.
@@ -39,6 +40,9 @@ def write(folder, out, found: Fitted, *, moved: Mapping[str, np.ndarray] | None 
         for name, x in {**found.biases, **(moved or {})}.items():
             if (full := stored(items, name)) is not None:
                 done[full] = Codec("raw").encode(x.astype(dtype_of(items[full].dtype)))
+        for name, content in (files or {}).items():
+            source.files[name] = content
+            source.meta["files"] = [*(n for n in source.meta["files"] if n != name), name]
         report = pack(source, out, spec=lambda name, shape, dtype: done.get(name), overwrite=overwrite, check=False)
         values = sum(item.size for item in items.values())
     nbytes = Path(out).stat().st_size

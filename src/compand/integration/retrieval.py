@@ -154,7 +154,7 @@ def evaluate(model, reference, collection: Collection, *, length: int = 256,
                 raise InputError(f"{path} does not hold an encoder, so that it retrieves nothing")
         first, before = takes_first(other), prompts(other)
         for turn, folder in enumerate((other, own)):
-            net = open_encoder(folder)
+            net = open_encoder(folder, (reference, model)[turn])
 
             def told(now: int, turn: int = turn) -> None:
                 if progress:
