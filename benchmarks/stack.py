@@ -1,12 +1,13 @@
 """One file of stacked terms read within many memories, beside models compressed for each of these sizes.
 
     python benchmarks/stack.py [--data DIR]                       # stories260K, half a minute
-    python benchmarks/stack.py --gemma gemma-3-270m/ --keep FOLDER [--data DIR/text]     # Gemma-3-270M, some ten minutes
+    python benchmarks/stack.py --gemma gemma-3-270m/ [--data DIR]     # Gemma-3-270M, a few minutes
 
 A stack is fitted once (`language_stack.compress`) and cut to a share of its bytes (`modality.stack.cut`: what
 `compand.lm.load(..., memory=)` reads); its peers are fitted for that size (``alone``: the same bits for all weights). ``together``: the
 same stack whose terms make up for the error of all of them. ``bits``: of the codes of all weights. Fitted to the first half of a text of
-stories, measured on the second; of Gemma as `gemma.py` does. Rows are merged into stack.json.
+stories, measured on the second; Gemma is rounded without text, run natively within each memory, and measured at every fourth position of
+512 tokens of WikiText-2. Rows are merged into stack.json.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ import record
 import stories
 
 import compand
+from compand import modality
 from compand.integration import language_eval, language_fit, language_stack
+from compand.lm import load
 from compand.modality import stack
 
 FORM = "memory=12"
 STACKS = [f"hadamard,(trellis:2:{FORM}+trellis:1:{FORM}+trellis:1:{FORM})", f"hadamard,(trellis:2:{FORM}+trellis:2:{FORM})"]
 ALONE = [f"hadamard,trellis:{b}:{FORM}" for b in (2, 3, 4)]
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.53)  # of the bytes of all terms
-GEMMA = STACKS[0], "hadamard,(int:3:mid=true+int:2:mid=true)"  # body, embedding
+GEMMA, GEMMA_ALONE = "hadamard,(int:3:mid=true+int:2:mid=true)", ["hadamard,int:3:mid=true", "hadamard,int:4", "hadamard,int:5"]
 
 
 def coded(path: pathlib.Path) -> tuple[int, int]:
@@ -75,32 +78,42 @@ def small(args, put) -> None:
 
 
 def gemma(args, put) -> None:
-    """Rows of Gemma-3-270M: a row a text and a share."""
-    import gemma as other
+    """Rows of Gemma-3-270M, rounded without text, run natively within each memory."""
+    model = args.gemma
+    text = lzma.open(args.data / "text" / "wikitext2-test.txt.xz", "rt").read()[:6000]
+    original = load(model)
+    ids = original.tokens(text)
+    lines = [ids[:256], [ids[0], *ids[256:511]]]
 
-    more = argparse.Namespace(model=args.gemma, keep=args.keep, data=args.data, tests=2, sequences=96, effort="low", threads=1)
-    study = other.Study(more)
-    body, embedding = GEMMA
-    out, few = study.path("stack", body), study.keep / "few.cpd"
-    if not out.exists():
-        start = time.process_time()
-        language_stack.compress(args.gemma, out, body, study.calibration[:32], embedding=embedding, sequences=32, length=256,
-                                measured=1, progress=lambda *at: print(*at, f"{time.process_time() - start:.0f} s", flush=True))
-    with compand.open(out) as file:
-        full = sum(stack.sizes(e)[-1] if stack.stacked(e) > 1 else 4 * int(np.prod(e.shape)) for e in file.values() if e.kind == "array")
-    for share in (1.0, 0.85, 0.75, 0.65, 0.58):
-        stack.cut(out, few, int(share * full), overwrite=True)
-        with compand.open(few) as file:
-            codes = {n: file[n].codes() for n in file.names if file[n].kind == "array"}
-            for row in study.measured({n: (c.nbytes, lambda c=c: c.codec.decode(c)) for n, c in codes.items()}, {}):
-                put({"model": "gemma-3-270m", "how": "stack", "spec": f"{body}; {embedding}", "share": share, **row})
+    def said(opened) -> np.ndarray:
+        found = []
+        for line in lines:
+            opened.reset()
+            y = opened.logits(line, every=True)[::4]
+            y = y - y.max(1, keepdims=True)
+            found.append(y - np.log(np.exp(y).sum(1, keepdims=True)))
+        return np.concatenate(found)
+
+    wanted = said(original)
+    weight = np.exp(wanted)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "gemma.cpd")
+        for how, spec, shares in [*(("rounded, alone", s, ()) for s in GEMMA_ALONE), ("rounded, stack", GEMMA, (0.8, 0.7, 0.61))]:
+            modality.pack(model, path, spec=spec, overwrite=True, check=False)
+            whole = load(path).bytes
+            for share in (1.0, *shares):
+                opened = load(path, memory=int(share * whole) if shares else None)
+                now = said(opened)
+                put({"model": "gemma-3-270m", "how": how, "spec": spec, "share": share if shares else None,
+                     "megabytes": round(opened.bytes / 1e6, 1), "bits": round(opened.bits, 3),
+                     "kld": round(float((weight * (wanted - now)).sum(1).mean()), 4),
+                     "top1": round(float((wanted.argmax(1) == now.argmax(1)).mean()), 4)})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--gemma", help="a folder of Gemma-3-270M: its rows instead of those of stories260K")
-    parser.add_argument("--keep", help="with --gemma: a folder for what is made")
+    parser.add_argument("--gemma", type=pathlib.Path, help="a folder of Gemma-3-270M: its rows instead of those of stories260K")
     args, rows = parser.parse_args(), []
 
     def put(row: dict) -> None:
