@@ -19,7 +19,7 @@ from .language_fit import Parts
 from .language_plan import around
 from .module_fit import Fitted, chooser, fit, is_layer
 from .module_plan import Measured, plan
-from .module_tune import Tuning
+from .module_tune import Tuning, products
 
 
 def write(folder, out, found: Fitted, *, moved: Mapping[str, np.ndarray] | None = None, files: Mapping[str, bytes] | None = None,
@@ -67,7 +67,13 @@ def compress(folder, out: Path, what: Measured, spec: str | Mapping[str, float],
         if not isinstance(spec, str):
             planned = _planned(folder, parts.folder / "plan.json", what, choose, spec, effort, damping, seed, progress)
             choose = _chooser(what.model, planned["specs"])
-        found = fit(what.model, what.run, what.batches, choose, damping=damping, tuning=tuning, parts=parts, importance=what.importance,
+        size = sum(p.numel() for p in what.model.parameters())
+
+        def run(batch):
+            with products(size):
+                return what.run(batch)
+
+        found = fit(what.model, run, what.batches, choose, damping=damping, tuning=tuning, parts=parts, importance=what.importance,
                     progress=progress)
         result = write(folder, out, found, overwrite=overwrite)
         parts.remove()
@@ -87,8 +93,10 @@ def _digest(what: Measured) -> str:
 def _planned(folder, path: Path, what: Measured, choose, budget: Mapping[str, float], effort: str, damping: float, seed: int,
              progress) -> dict[str, Any]:
     """The plan of a run, or of the same run before it was stopped: ``specs`` and ``expected``."""
-    if path.is_file():
-        return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):  # none yet, or one that was not written to its end
+        pass
     with detect(folder) as source:
         items = {item.name: item for item in source.items()}
         coded = {stored(items, f"{n}.weight") for n, m in what.model.named_modules() if is_layer(m) and choose(n, m) is not None}

@@ -287,7 +287,7 @@ def _inputs(module, memory: Memory) -> Hessian:
     found = Hessian(int(np.prod(module.weight.shape[1:])))
 
     def see(_, args):
-        found.add(rows(module, args[0]))
+        found.add(rows(module, args[0]).float())
         raise Enough
 
     hook = module.register_forward_pre_hook(see)

@@ -26,7 +26,7 @@ from .module_tune import Tuning, products, rate_of
 SECONDS = 30  # of a window, which is what the encoder takes
 PAUSE = 0.4   # seconds between clips that share one
 BATCH = 8
-EFFORT = {"low": (0, 0, 3, 8, 16), "medium": (1, 2, 6, 16, 32), "high": (3, 3, 9, 24, 72)}  # perturbed copies of the windows, transcripts
+EFFORT = {"low": (0, 0, 3, 8, 16), "medium": (0, 2, 6, 12, 24), "high": (1, 3, 9, 24, 72)}  # perturbed copies of the windows, transcripts
 # that are drawn; of `Tuning`: sections, steps after each, steps at the end
 BATCH_TUNED = 2  # windows of a step
 
@@ -203,11 +203,11 @@ def compress(model, out, spec: str | Mapping[str, float], clips: list[np.ndarray
     """Write the recogniser in the folder ``model`` to the .cpd file ``out``, every layer and embedding fitted to the clips.
 
     Clips are float32 at 16 kHz; what the original hears in them is what the decoder is fitted to, and, with more effort than low, what it
-    hears in them perturbed, and draws by chance. With a budget (as of `module_file.compress`) instead of a spec, bits are shared among
-    the weights by what each is worth. Layers follow each other as in `compand.integration.module_fit.fit`, and are tuned on the way
-    unless ``tune`` is false. Finished layers are kept in OUT.parts: a run that was stopped goes on from there, to the same bytes on the
-    same machine and number of threads. Returns sizes, ``lost`` by tensor, ``losses`` of the tuning, seconds and remarks. Raises
-    `InputError` without clips, `OverwriteError` if ``out`` exists.
+    draws by chance; with high effort, in clips that are perturbed too. With a budget (as of `module_file.compress`) instead of a spec,
+    bits are shared among the weights by what each is worth. Layers follow each other as in `compand.integration.module_fit.fit`, and are
+    tuned on the way unless ``tune`` is false. Finished layers are kept in OUT.parts: a run that was stopped goes on from there, to the
+    same bytes on the same machine and number of threads. Returns sizes, ``lost`` by tensor, ``losses`` of the tuning, seconds and
+    remarks. Raises `InputError` without clips, `OverwriteError` if ``out`` exists.
     """
     transformers()
     if (out := Path(out)).exists() and not overwrite:
