@@ -177,9 +177,9 @@ def compress(
             vision.compress(source, out, spec, bits, calib, effort, force=force, quiet=quiet, json=json, seed=seed)
             return
         if activations is not None:
-            if is_speech(source) or language.is_self(calib) or bound.planned or tune or fit:
+            if is_speech(source) or language.is_self(calib) or bound.planned or tune or any(v is not None for v in writing.values()):
                 raise usage("--activations is for encoders and language models, with text, whole --bits or a SPEC; leave out --size, "
-                            "--plan, --kld, --tune and --fit")
+                            f"--plan, --kld, --tune, {', '.join(writing)}")
             encoders.with_inputs(source, out, spec, bits, activations, calib, effort, force=force, quiet=quiet, json=json)
             return
         if is_speech(source):
