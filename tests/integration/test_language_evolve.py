@@ -37,7 +37,7 @@ def test_trying_betters_a_bad_start(model):
     ladder = {n: [f"hadamard,int:{b}" for b in (2, 3, 4, 6)] for n in names}
     start = {n: ladder[n][2 if "q_proj" in n or "k_proj" in n else 1] for n in names}  # bits where this model minds least
     budget, seen = sum(nbytes(s, *sizes[n]) for n, s in start.items()), []
-    specs, loss = evolve(language, ids, {n: np.eye(sizes[n][1]) for n in names}, start, ladder, sizes, budget, counts=np.ones(96),
+    specs, loss = evolve(language, ids, {n: np.eye(sizes[n][1]) for n in names}, start, ladder, sizes, budget, importance={},
                          generations=6, progress=lambda *a: seen.append(float(a[2].split()[1])))
     language.close()
     assert specs != start and sum(nbytes(s, *sizes[n]) for n, s in specs.items()) <= budget

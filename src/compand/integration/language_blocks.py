@@ -22,6 +22,7 @@ from ..dtypes import dtype
 from ..fit import feedback
 from .language import Language, transformers
 from .language_fit import gather, lost_of
+from .language_rows import importance
 from .language_target import products
 from .language_tune import HELD
 from .module_tune import Tuner, rescaled
@@ -95,11 +96,11 @@ def reconstruct(language: Language, tuner: Tuner, name: str, target: Outputs, co
         yield from local.steps(last if end else each, finer=3.0 if end else 1.0)
 
 
-def fit(language: Language, name: str, target: Outputs, choose, known, *, effort: str, damping: float, how: dict[str, Any],
-        seed: int = 0) -> tuple[dict[str, Codes], dict[str, float]]:
+def fit(language: Language, name: str, target: Outputs, choose, known, rows, *, effort: str, damping: float,
+        how: dict[str, Any], seed: int = 0) -> tuple[dict[str, Codes], dict[str, float]]:
     """The codes of everything in a layer that is in memory, tuned, and what each weight lost; the layer's own tensors are not kept.
 
-    ``known`` is what `language_fisher` tells of its modules, by full name, or nothing.
+    ``known`` is what `language_fisher` tells of its modules, by full name, or nothing; ``rows`` what `language_rows` does.
     """
     found: dict[str, Codes] = {}
     lost: dict[str, float] = {}
@@ -114,7 +115,8 @@ def fit(language: Language, name: str, target: Outputs, choose, known, *, effort
                 continue
             linear, outputs = tuner.linear[module], known[module].outputs if known else None
             w = to_numpy(linear.weight)
-            codes = feedback.encode(spec, w, inputs.matrix, outputs=outputs, damping=damping, **how)
+            codes = feedback.encode(spec, w, inputs.matrix, outputs=outputs, importance=importance(spec, module, rows), damping=damping,
+                                    **how)
             lost[full] = lost_of(w, codes, inputs.matrix)
             found[full] = replace(codes, dtype=language.items[full].dtype)
             if linear.bias is not None:

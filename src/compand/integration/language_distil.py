@@ -30,7 +30,7 @@ from ..fit import feedback
 from ..fit.hessian import Hessian
 from ..modality import pack
 from ..writer import Writer
-from . import language_blocks
+from . import language_blocks, language_rows
 from .language import Language, transformers
 from .language_fit import Parts, advance, digest, fisher_of, gather, importance_of, lost_of
 from .language_target import Target, products
@@ -86,7 +86,8 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
                     "embedding": str(embedding.codec.spec) if isinstance(embedding, Codes) else embedding,
                     "seed": seed, "groups": GROUPS[effort], "tokens": hashlib.sha256(to_numpy(ids).tobytes()).hexdigest(),
                     "shape": list(ids.shape), "text": digest(calibration),
-                    "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
+                    "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()},
+                    **({"rows": rows} if (rows := language_rows.asked(language, choose)) else {})}
         with Parts(out.with_name(out.name + ".parts"), settings) as parts:
             run = Run(language, ids, choose, embedding or choose, parts, text=calibration, effort=effort, damping=damping, rate=rate,
                       fit=fit, blocks=blocks, seed=seed, progress=progress)
@@ -119,6 +120,8 @@ class Run:
         self.target = Target.of(language, ids)
         self.few = ids[:max(1, min(len(ids) // 3, FITTED // ids.shape[1]))]
         self.fisher = fisher_of(language, self.few, fit, parts, lambda what: self._tell(what, 0))
+        self.rows = language_rows.rows_of(language, self.few, language_rows.asked(language, choose), parts.folder,
+                                          lambda name: self._tell(f"curvature of {name}", 0))
         self.tuner = Tuner(language, self.target, rate=rate, seed=seed)
         self.effort, self.blocks = effort, self._outputs() if blocks else None
         self.losses: list[float] = []
@@ -207,12 +210,14 @@ class Run:
         """Code the linear modules of a layer, or some of them, as it is now."""
         with products(self.language):
             hessians = gather(layer, hidden, arguments, name, known, only)
+        rows = self.rows(name)
         for module, inputs in hessians.items():
             full = f"{module}.weight"
             if (spec := self.choose(full)) is None:
                 continue
             w, h = to_numpy(self.tuner.linear[module].weight), inputs.matrix
-            codes = feedback.encode(spec, w, h, outputs=known[module].outputs if known else None, damping=self.damping)
+            codes = feedback.encode(spec, w, h, outputs=known[module].outputs if known else None,
+                                    importance=language_rows.importance(spec, module, rows), damping=self.damping)
             lost[full] = lost_of(w, codes, h)
             found[full] = replace(codes, dtype=self.language.items[full].dtype)
             self.tuner.coded(module, found[full])

@@ -31,8 +31,9 @@ def quick(spec: str) -> str:
 class Trials:
     """Coded weights by name and spec, each made when it is first asked for, and the divergence of a model of them."""
 
-    def __init__(self, language: Language, ids, names: list[str], hessians: Mapping[str, np.ndarray], counts: np.ndarray, damping: float):
-        self.language, self.ids, self.hessians, self.counts, self.damping = language, ids, hessians, counts, damping
+    def __init__(self, language: Language, ids, names: list[str], hessians: Mapping[str, np.ndarray],
+                 importance: Mapping[str, np.ndarray], damping: float):
+        self.language, self.ids, self.hessians, self.importance, self.damping = language, ids, hessians, importance, damping
         self.parameters = dict(language.model.named_parameters())
         self.originals = {n: self.parameters[n].data for n in names}
         self.made: dict[tuple[str, str], object] = {}
@@ -43,7 +44,7 @@ class Trials:
         if (found := self.made.get((name, spec))) is None:
             w = to_numpy(self.originals[name])
             h = self.hessians.get(name, np.eye(w.shape[1]))
-            codes = feedback.encode(quick(spec), w, h, damping=self.damping, importance=self.counts)
+            codes = feedback.encode(quick(spec), w, h, damping=self.damping, importance=self.importance.get(name))
             found = self.made[name, spec] = self.language.there(codes.codec.decode(codes).astype(np.float32))
         return found
 
@@ -59,18 +60,18 @@ class Trials:
 
 
 def evolve(language: Language, ids, hessians: Mapping[str, np.ndarray], start: Mapping[str, str], ladder: Mapping[str, list[str]],
-           sizes: Mapping[str, tuple[int, int]], budget: float, *, counts: np.ndarray, generations: int = 40, damping: float = 0.02,
-           seed: int = 0, progress: Callable[[int, int, str], None] | None = None) -> tuple[dict[str, str], float]:
+           sizes: Mapping[str, tuple[int, int]], budget: float, *, importance: Mapping[str, np.ndarray], generations: int = 40,
+           damping: float = 0.02, seed: int = 0, progress: Callable[[int, int, str], None] | None = None) -> tuple[dict[str, str], float]:
     """Specs as good as ``start`` or better, of at most ``budget`` bytes, and their divergence on all sequences ``ids``.
 
-    ``ladder`` are the specs that each weight may have, by rising bytes; the whole model is in memory, and each weight once for every spec
-    that is tried. The same seed gives the same specs on the same machine.
+    ``ladder`` are the specs that each weight may have, by rising bytes, ``importance`` that of rows, by weight, for ``salient`` terms; the
+    whole model is in memory, and each weight once for every spec that is tried. The same seed gives the same specs on the same machine.
     """
     torch, _ = transformers()
     rng, names = np.random.default_rng(seed), list(start)
     cost = {n: [nbytes(s, *sizes[n]) for s in ladder[n]] for n in names}
     with torch.no_grad():
-        trials = Trials(language, ids, names, hessians, counts, damping)
+        trials = Trials(language, ids, names, hessians, importance, damping)
         best = {n: ladder[n].index(start[n]) for n in names}
         least = trials.divergence(start, len(ids))
         for g in range(generations):

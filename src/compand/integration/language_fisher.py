@@ -27,7 +27,8 @@ DIAGONAL = 0.1  # how far G is drawn to its diagonal, at least
 
 
 class Fisher(NamedTuple):
-    """Of one linear module: ``importance`` |g|² of each token, float32 (sequences, length), and ``outputs`` G, float64 (n, n).
+    """Of one linear module: ``importance`` |g|² of each token, float32 (sequences, length), and ``outputs`` G, float64 (n, n) or its
+    diagonal (n,).
 
     G is drawn to its diagonal, the more the fewer tokens it is the mean of.
     """
@@ -51,8 +52,9 @@ class Fishers:
             names = [n.removesuffix("/importance") for n in file.names if n.endswith("/importance")]
             return {n: Fisher(file[f"{n}/importance"].array(), file[f"{n}/outputs"].array().astype(np.float64)) for n in names}
 
-    def measure(self, language: Language, ids, *, seed: int = 0, progress: Callable[[str], None] | None = None) -> None:
-        """Measure what is not in the folder yet, from the last layer to the first. One label is drawn for each token."""
+    def measure(self, language: Language, ids, *, diagonal: bool = False, seed: int = 0,
+                progress: Callable[[str], None] | None = None) -> None:
+        """Measure what is not in the folder yet, from the last layer to the first: G or its ``diagonal``. A label is drawn a token."""
         torch, _ = transformers()
         names = [language.names[id(layer)] for layer in language.layers]
         if all(self._path(name).exists() for name in names):
@@ -66,7 +68,7 @@ class Fishers:
                 if progress:
                     progress(names[k])
                 with _loaded(language, language.layers[k]) as layer, products(language):
-                    found = _backward(layer, inputs[k], gradient, arguments[k], names[k])
+                    found = _backward(layer, inputs[k], gradient, arguments[k], names[k], diagonal)
                 with Writer(self._path(names[k]), overwrite=True) as w:
                     for name, fisher in found.items():
                         w.write(f"{name}/importance", fisher.importance, "raw")
@@ -123,7 +125,7 @@ def _top(language: Language, ids, hidden, seed: int):
     return gradient
 
 
-def _backward(layer, inputs: np.ndarray, gradient, arguments: dict[str, Any], prefix: str) -> dict[str, Fisher]:
+def _backward(layer, inputs: np.ndarray, gradient, arguments: dict[str, Any], prefix: str, diagonal: bool) -> dict[str, Fisher]:
     """What a layer's linear modules see; ``gradient`` at its outputs becomes that at its inputs."""
     torch, _ = transformers()
     linear = {n: m for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear)}
@@ -136,7 +138,7 @@ def _backward(layer, inputs: np.ndarray, gradient, arguments: dict[str, Any], pr
 
     hooks = [m.register_forward_hook(hook(n)) for n, m in linear.items()]
     importance = {n: np.empty(gradient.shape[:2], np.float32) for n in linear}
-    outputs = {n: np.zeros((m.out_features, m.out_features)) for n, m in linear.items()}
+    outputs = {n: np.zeros((m.out_features,) * (1 if diagonal else 2)) for n, m in linear.items()}
     try:
         for j in range(len(inputs)):
             with torch.enable_grad():
@@ -144,7 +146,7 @@ def _backward(layer, inputs: np.ndarray, gradient, arguments: dict[str, Any], pr
                 _first(layer(x, **arguments)).float().backward(gradient[j:j + 1])
             for name, g in seen.items():
                 importance[name][j] = to_numpy(g.square().sum(-1))
-                outputs[name] += to_numpy((g.T @ g).float())
+                outputs[name] += to_numpy(g.square().sum(0) if diagonal else (g.T @ g).float())
             seen.clear()
             gradient[j] = x.grad[0]  # after the last use of g, which may share its memory
     finally:
@@ -154,7 +156,9 @@ def _backward(layer, inputs: np.ndarray, gradient, arguments: dict[str, Any], pr
 
 
 def _shrunk(total: np.ndarray, tokens: int) -> np.ndarray:
-    """The mean of g gᵀ over so many tokens, drawn to its diagonal."""
+    """The mean of g gᵀ over so many tokens, drawn to its diagonal, which stays."""
+    if total.ndim == 1:
+        return total / tokens
     n = len(total)
     keep = (1 - DIAGONAL) * tokens / (tokens + n)
     return (keep * total + (1 - keep) * np.diag(np.diag(total))) / tokens

@@ -48,7 +48,8 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
 
     Parameters
     ----------
-    spec : spec of linear layers, or a callable from the name of a weight to a spec (None: without loss)
+    spec : spec of linear layers, or a callable from the name of a weight to a spec (None: without loss). ``salient`` terms take the rows
+        whose loss costs the whole model most (`language_rows`), which takes a pass back through the model
     calibration : text the layers are fitted to, or tokens (`language_generate`); the first sequences × length of it count
     embedding : spec of embedding and head; default: ``spec``
     sweeps, order, each : of `compand.fit.feedback.encode`, for layers; ``activity`` (act-order) is for scalar stages
@@ -64,6 +65,8 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
     what was lost, by tensor.
     Raises `InputError` for models that are not decoders and text that is too short.
     """
+    from .language_rows import asked
+
     torch, _ = transformers()
     out = Path(out)
     if out.exists() and not overwrite:
@@ -79,7 +82,8 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
                     "shape": list(ids.shape),
                     "tokens": hashlib.sha256(to_numpy(ids).tobytes()).hexdigest(),
                     "text": digest(calibration),
-                    "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()}}
+                    "source": {n: [list(i.shape), i.dtype] for n, i in language.items.items()},
+                    **({"rows": rows} if (rows := asked(language, choose)) else {})}
         start = time.perf_counter()
         with torch.no_grad(), Parts(out.with_name(out.name + ".parts"), settings) as parts:
             lost = _layers(language, ids, choose, embedding, damping, how, fit, (blocks, seed), parts, progress or (lambda *_: None),
@@ -96,7 +100,13 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
 
 def _layers(language: Language, ids, choose, embedding, damping, how, fit, blocks, parts: Parts, progress, text) -> dict[str, float]:
     """Fit every layer, then the head; relative squared error of the outputs by tensor."""
-    fisher = fisher_of(language, ids, fit, parts, lambda what: progress(0, len(language.layers) + 1, what))
+    from .language_rows import asked, rows_of
+
+    def tell(what: str) -> None:
+        progress(0, len(language.layers) + 1, what)
+
+    fisher = fisher_of(language, ids, fit, parts, tell)
+    rows = rows_of(language, ids, asked(language, choose), parts.folder, lambda name: tell(f"curvature of {name}"))
     language.load(language.embedding)
     hidden = [language.embedding(row[None]) for row in ids]
     arguments = language.arguments(ids[:1])
@@ -116,9 +126,10 @@ def _layers(language: Language, ids, choose, embedding, damping, how, fit, block
                 from . import language_blocks as blocked
 
                 target = blocked.Outputs(layer, hidden, clean, arguments[i])
-                found, own = blocked.fit(language, name, target, choose, fisher(name), effort=effort, damping=damping, how=how, seed=seed)
+                found, own = blocked.fit(language, name, target, choose, fisher(name), rows(name), effort=effort, damping=damping, how=how,
+                                         seed=seed)
             else:
-                found, own = _layer(language, layer, name, hidden, arguments[i], choose, fisher(name), damping, how)
+                found, own = _layer(language, layer, name, hidden, arguments[i], choose, fisher(name), rows(name), damping, how)
             parts.put(name, found, own)
         language.drop(layer)
         lost |= parts.lost(name)
@@ -131,9 +142,11 @@ def _layers(language: Language, ids, choose, embedding, damping, how, fit, block
     return lost
 
 
-def _layer(language: Language, layer, name: str, hidden, arguments, choose, known, damping,
+def _layer(language: Language, layer, name: str, hidden, arguments, choose, known, rows, damping,
            how) -> tuple[dict[str, Codes], dict[str, float]]:
     """The codes of a layer and what each weight lost."""
+    from .language_rows import importance
+
     found: dict[str, Codes] = {}
     lost: dict[str, float] = {}
     for module, inputs in gather(layer, hidden, arguments, name, known).items():
@@ -141,7 +154,7 @@ def _layer(language: Language, layer, name: str, hidden, arguments, choose, know
         if (spec := choose(full)) is not None:
             w = language.weight(full)
             outputs = known[module].outputs if known else None
-            codes = feedback.encode(spec, w, h, outputs=outputs, damping=damping, **how)
+            codes = feedback.encode(spec, w, h, outputs=outputs, importance=importance(spec, module, rows), damping=damping, **how)
             found[full] = codes = replace(codes, dtype=language.items[full].dtype)
             lost[full] = lost_of(w, codes, h)
             if (bias := f"{module}.bias") in language.items:  # the mean of the outputs stays

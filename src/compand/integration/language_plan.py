@@ -20,11 +20,11 @@ from ..errors import InputError
 from ..fit.hessian import Hessian
 from ..modality import detect
 from ..writer import Writer
-from . import language_gradients, language_speed
+from . import language_gradients, language_rows, language_speed
 from .language import Language, transformers
 from .language_evolve import evolve
 from .language_fit import gather, norm_of, specs_of
-from .language_slopes import CLASSES, lost, nbytes, share, together
+from .language_slopes import CLASSES, classes, lost, nbytes, share, together
 from .language_slopes import slopes as measure
 
 FITTED = 4  # sequences that Hessians come from, for each that is measured
@@ -69,7 +69,7 @@ class Plan:
 def plan(model, bits: float | None, calibration, *, size: int | None = None, kld: float | None = None, milliseconds: float | None = None,
          effort: str = "medium", sequences: int = 8, length: int = 256, measured: int = 4, ladder: list[str] | None = None,
          fixed: Mapping[str, str] | None = None, generations: int = 0, damping: float = 0.02,
-         slopes: Mapping[str, np.ndarray] | None = None,
+         slopes: Mapping[str, np.ndarray] | None = None, rows: bool = False,
          sensitivity: Literal["kl", "fisher", "relevance"] = "kl", device: str = "auto",
          progress: Callable[[int, int, str], None] | None = None) -> Plan:
     """The bits of each weight for which the KL divergence is least at ``bits`` a value over all weights, embedding and head included.
@@ -77,7 +77,8 @@ def plan(model, bits: float | None, calibration, *, size: int | None = None, kld
     Instead of ``bits``, ``size`` bytes of all weights, or ``milliseconds`` a token (of `language_speed`, on this machine) may be the
     bound; or ``kld``, the divergence in nats a token that must not be exceeded with the fewest bytes.
 
-    Rows of embedding and head whose tokens are frequent in the text may get more bits than the others (``salient``).
+    Rows of embedding and head whose tokens are frequent in the text may get more bits than the others (``salient``); with
+    ``rows`` those of all other weights too whose outputs the model minds most (`language_rows`).
 
     ``ladder`` are the specs to choose from, of rising bits; default: those of 1 to 8 bits by effort; ``fixed`` are those of weights, by
     name, for which there is no choice. ``sensitivity`` is what says how much noise a weight stands: the divergence measured with noise in
@@ -107,27 +108,33 @@ def plan(model, bits: float | None, calibration, *, size: int | None = None, kld
                 hessians = _hessians(language, others if len(others) >= len(ids) else ids)
         seen = 0 if ids is None else language.counts(ids)
         importance = dict.fromkeys(ends, np.maximum(counts - seen, 0))  # what is measured must not tell itself which rows matter
+        outputs = {}
+        if rows and ids is not None:
+            outputs = language_rows.curvature(language, others if len(others) >= len(ids) else ids, list(language.items))
         if found is None and sensitivity == "kl":
             found = measure(language, ids, hessians, importance=importance, measured=measured, damping=damping, progress=progress)
         elif found is None:
             found = language_gradients.slopes(language, ids, hessians, importance=importance, relevance=sensitivity == "relevance",
                                            damping=damping, progress=progress)
+        by_row = importance | {n: g * np.square(language.weight(n)).mean(1) for n, g in outputs.items()}  # rows lose by their size too
+        found = found | {n: _split(found[n], by_row[n]) for n in outputs if len(found.get(n, ())) == 1}
         sizes = {n: (language.items[n].shape[0], language.items[n].shape[1]) for n in found}
         values = sum(i.size for i in language.items.values())
         rest = sum(i.nbytes for n, i in language.items.items() if n not in found)
         ladder = ladder or [specs_of(b, effort) for b in (1, 2, 3, 4, 5, 6, 8)]
-        rows = [f"({s})+salient:{share}:{b}" for s in ladder if "trellis" in s for share in CLASSES[:-1] for b in (2, 4)]
-        rows = [] if milliseconds is not None else rows
-        ladders = {n: sorted(ladder + rows if n in ends else ladder, key=lambda s, n=n: nbytes(s, *sizes[n])) for n in found}
+        mixed = [f"({s})+salient:{share}:{b}" for s in ladder if "trellis" in s for share in CLASSES[:-1] for b in (2, 4)]
+        some = {n for n in found if (n in ends or rows) and len(found[n]) > 1} if milliseconds is None else set()
+        ladders = {n: sorted(ladder + mixed if n in some else ladder, key=lambda s, n=n: nbytes(s, *sizes[n])) for n in found}
         ladders |= {n: [s] for n, s in (fixed or {}).items()}
-        weigh = partial(together, language, ids, hessians, importance=importance, damping=damping)
+        weigh = partial(together, language, ids, hessians, importance=by_row, damping=damping)
         cost = None if milliseconds is None else language_speed.milliseconds(sorted({s for own in ladders.values() for s in own}))
         found_plan = chosen(found, sizes, ladders, rest, values, weigh if slopes is None or kld is not None else None, bits=bits, size=size,
                             kld=kld, milliseconds=milliseconds, cost=cost)
         if generations:
             budget = (size if size is not None else (bits or 0) * values / 8) - rest
-            specs, expected = evolve(language, ids, hessians, found_plan.specs, ladders, sizes, budget, counts=counts,
-                                     generations=generations, damping=damping, progress=progress)
+            specs, expected = evolve(language, ids, hessians, found_plan.specs, ladders, sizes, budget,
+                                     importance=dict.fromkeys(ends, counts) | outputs, generations=generations, damping=damping,
+                                     progress=progress)
             factor = expected / max(sum(lost(s, sizes[n][1], found[n]) for n, s in specs.items()), 1e-300)
             found_plan = _of(specs, found, sizes, ladders, rest, values, expected, factor)
     finally:
@@ -154,6 +161,12 @@ def chosen(slopes: Mapping[str, np.ndarray], sizes: Mapping[str, tuple[int, int]
         raise InputError(f"{asked}: {e}") from None
     expected = weigh(specs) if weigh else total
     return _of(specs, slopes, sizes, ladders, rest, values, expected, expected / max(total, 1e-300))
+
+
+def _split(slope: np.ndarray, worth: np.ndarray) -> np.ndarray:
+    """The slope (1,) of a weight shared among `CLASSES` of its rows, by what noise as strong as each costs: float64 (classes,)."""
+    each = np.array([worth[some].sum() for some in classes(worth)])
+    return slope * each / each.sum()
 
 
 def _of(specs, slopes, sizes, ladders, rest: int, values: int, expected: float, factor: float) -> Plan:

@@ -202,7 +202,10 @@ def levels(spec: str, d: int, number: int) -> np.ndarray:
     base = [s for s in items if not isinstance(s, Salient)]
     left = np.full(number, noise_of(str(Sum(tuple(base)) if len(base) > 1 else base[0]), d))
     for s in extra:
-        left[:int(np.searchsorted(CLASSES, s.share + 1e-9, side="right"))] *= noise_of(str(s.grid), d)
+        if number == 1:  # which rows matter is not known
+            left *= 1 - s.share + s.share * noise_of(str(s.grid), d)
+        else:
+            left[:int(np.searchsorted(CLASSES, s.share + 1e-9, side="right"))] *= noise_of(str(s.grid), d)
     return left
 
 
