@@ -63,7 +63,7 @@ def compress(model, out, spec: str | Callable[[str], str | None], calibration, *
     the gradients of the layer too, and the states twice. Finished layers
     are kept in OUT.parts: a run that was stopped goes on from there, to the same bytes. Returns what `compand.modality.pack` reports and
     what was lost, by tensor.
-    Raises `InputError` for models that are not decoders and text that is too short.
+    Raises `InputError` for models that are not decoders, text that is too short, and ``salient`` where no gradient of the text comes.
     """
     from .language_rows import asked
 

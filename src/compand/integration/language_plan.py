@@ -85,8 +85,8 @@ def plan(model, bits: float | None, calibration, *, size: int | None = None, kld
     it (`language_slopes`), or gradients (`language_gradients`). Gradients and divergences of noise in embedding and head are of the first
     ``sequences`` of the text, other divergences from the first ``measured`` of them; Hessians from `FITTED` times as many that follow, so
     that noise is not shaped by the very inputs it is measured on. What noise in all weights together costs is measured once and scales the
-    expected divergence. ``slopes`` are those of an earlier plan of the same model and text: with bits, size or milliseconds nothing is
-    measured then, and what is expected is the plain sum over weights. ``generations`` of
+    expected divergence. ``slopes`` are those of an earlier plan of the same model, text and ``rows``: with bits, size or milliseconds
+    nothing is measured then, and what is expected is the plain sum over weights. ``generations`` of
     `language_evolve` better the choice by trying; the expected divergence is then measured on all ``sequences``. The whole model is in
     memory, once.
     Raises `InputError` if so few bits, or so little divergence, are out of reach.
@@ -166,7 +166,7 @@ def chosen(slopes: Mapping[str, np.ndarray], sizes: Mapping[str, tuple[int, int]
 def _split(slope: np.ndarray, worth: np.ndarray) -> np.ndarray:
     """The slope (1,) of a weight shared among `CLASSES` of its rows, by what noise as strong as each costs: float64 (classes,)."""
     each = np.array([worth[some].sum() for some in classes(worth)])
-    return slope * each / each.sum()
+    return slope * each / max(each.sum(), 1e-300)
 
 
 def _of(specs, slopes, sizes, ladders, rest: int, values: int, expected: float, factor: float) -> Plan:
