@@ -152,7 +152,7 @@ def test_faults_are_named(model, tmp_path):
         language_fit.compress(model, tmp_path / "y.cpd", "int:4", TEXT, sequences=2, length=32)
     assert (tmp_path / "y.cpd.parts" / "mine.txt").read_text() == "keep"
     with pytest.raises(InputError, match="whole rows"):
-        language_fit.compress(model, tmp_path / "z.cpd", "nested:2x4x8", TEXT, sequences=2, length=32)
+        language_fit.compress(model, tmp_path / "z.cpd", "ecsq:2", TEXT, sequences=2, length=32)
     assert not (tmp_path / "z.cpd.parts").exists()
     assert json.loads((model / "config.json").read_text())["num_hidden_layers"] == 3
 
