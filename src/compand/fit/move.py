@@ -71,10 +71,10 @@ def _moved(stage: Stage, parts: dict[str, Any], form: Form, gradient: np.ndarray
            weight: np.ndarray) -> dict[str, np.ndarray]:
     """The parts that change, of rows that are coded together."""
     form = form._replace(dtype="float32")
-    if isinstance(stage, Sum) and all(hasattr(s, "walk") for s in stage.items):
+    if isinstance(stage, Sum) and all(map(_walker, stage.items)):
         walk: Any = Walks.of(stage, parts, form)
-    elif hasattr(stage, "walk"):
-        walk = type(stage.walk(np.zeros((1, 4), np.float32))).of(stage, parts, form)
+    elif walker := _walker(stage):
+        walk = walker.of(stage, parts, form)
     elif name := scalar_ids(stage, parts, form):
         fresh = {**parts, name: np.array(parts[name])}
         settle(stage, fresh, name, gradient, h, weight)
@@ -83,3 +83,9 @@ def _moved(stage: Stage, parts: dict[str, Any], form: Form, gradient: np.ndarray
         raise InputError(f"codes of {stage} cannot be moved; those of trellis, int, table, float and sums of trellises can")
     walk.descend(gradient, h, weight)
     return {name: part for name, part in walk.parts().items() if not name.endswith("scale")}
+
+
+def _walker(stage: Stage) -> Any:
+    """The class of a stage's walks, if one can go on from codes that are there."""
+    walker = type(stage.walk(np.zeros((1, 4), np.float32))) if hasattr(stage, "walk") else None
+    return walker if hasattr(walker, "of") else None

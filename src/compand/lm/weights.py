@@ -40,7 +40,7 @@ class Weights:
         self.values = 0
         self._close: Callable[[], None]
         if self.path.is_dir():
-            source = detect(self.path)
+            source = detect(self.path, exact=True)  # codes as they are
             self._items = {item.name: item for item in source.items()}
             self._close = source.close
             self._entries: Any = {}
