@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .language import Language, transformers
-from .language_plan import _hessians
+from .language_plan import hessians_of
 from .language_slopes import together
 
 
@@ -31,7 +31,7 @@ def expected(model, spec: str | Callable[[str], str | None], calibration, *, seq
         ids = language.tokens(calibration, length, 5 * sequences)
         ids, others = ids[:sequences], ids[sequences:]
         with torch.no_grad():
-            hessians = _hessians(language, others if len(others) else ids)
+            hessians = hessians_of(language, others if len(others) else ids)
         matrices = [n for n, p in language.model.named_parameters() if n in language.items and p.ndim == 2]
         specs = {n: s for n in matrices if (s := spec(n) if callable(spec) else spec) is not None}
         ends = {f"{language.names[id(m)]}.weight" for m in (language.embedding, language.head)}

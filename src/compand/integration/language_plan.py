@@ -105,7 +105,7 @@ def plan(model, bits: float | None, calibration, *, size: int | None = None, kld
             ids = language.tokens(calibration, length, (1 + FITTED) * sequences)
             ids, others = ids[:sequences], ids[sequences:]
             with torch.no_grad():
-                hessians = _hessians(language, others if len(others) >= len(ids) else ids)
+                hessians = hessians_of(language, others if len(others) >= len(ids) else ids)
         seen = 0 if ids is None else language.counts(ids)
         importance = dict.fromkeys(ends, np.maximum(counts - seen, 0))  # what is measured must not tell itself which rows matter
         outputs = {}
@@ -184,7 +184,7 @@ def around(model) -> int:
         return path.stat().st_size + ENTRY_BYTES * len(list(source.items()))
 
 
-def _hessians(language: Language, ids) -> dict[str, np.ndarray]:
+def hessians_of(language: Language, ids) -> dict[str, np.ndarray]:
     """The Hessian of the inputs of each linear module of a `whole` model, and of its head, by name of the weight."""
     found: dict[str, np.ndarray] = {}
     hidden = [language.embedding(row[None]) for row in ids]

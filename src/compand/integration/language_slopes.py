@@ -81,7 +81,7 @@ def slopes(language: Language, ids, hessians: Mapping[str, np.ndarray], *, impor
                 p.data = language.there(noisy)
                 if by_row:  # noise in the rows of unlikely tokens gives them probability
                     now = before.states(before.layer(name))
-                    kl = [_divergence(q, language.logits(h[::step])) for h, q in zip(now, whole, strict=True)]
+                    kl = [divergence(q, language.logits(h[::step])) for h, q in zip(now, whole, strict=True)]
                 else:
                     now = before.states(before.layer(name), measured)
                     kl = [float(language.divergence(h, *one)) for h, one in zip(now, wanted, strict=False)]
@@ -129,7 +129,7 @@ def together(language: Language, ids, hessians: Mapping[str, np.ndarray], specs:
                 for rows, p in zip(classes(importance[n]) if by_row else [slice(None)], power, strict=True):  # type: ignore[index]
                     e[rows] *= np.float32(p ** 0.5)
                 parameters[n].data = language.there(w + e)
-            kl = [_divergence(p, language.logits(language.states(row)[::step])) for row, p in zip(ids, whole, strict=True)]
+            kl = [divergence(p, language.logits(language.states(row)[::step])) for row, p in zip(ids, whole, strict=True)]
         finally:
             for n, w in kept.items():
                 parameters[n].data = w
@@ -161,7 +161,7 @@ class Before:
             yield (h if norm is None else norm(h))[0]
 
 
-def _divergence(wanted, logits) -> float:
+def divergence(wanted, logits) -> float:
     """Mean KL in nats over the whole vocabulary, of log probabilities (positions, vocabulary) from those of logits."""
     return float((wanted.exp() * (wanted - logits.log_softmax(-1))).sum(-1).mean())
 

@@ -21,7 +21,7 @@ from ..modality.stack import KEY, stacked
 from ..writer import Writer
 from . import language_fit
 from .language import Language, transformers
-from .language_slopes import Before, _divergence
+from .language_slopes import Before, divergence
 
 
 def spec_of(bits: int, effort: str = "medium") -> str:
@@ -75,7 +75,7 @@ def order(model, path, text, *, sequences: int = 4, length: int = 256,
                 for terms in range(1, stacked(file[name]) + 1):
                     p.data = torch.from_numpy(file[name].array(terms=terms).astype(np.float32))
                     now = before.states(0 if end else before.layer(name))
-                    kl = [_divergence(q, language.logits(h[::step])) if end else float(language.divergence(h, *one))
+                    kl = [divergence(q, language.logits(h[::step])) if end else float(language.divergence(h, *one))
                           for h, q, one in zip(now, whole, likely, strict=True)]
                     each.append(max(float(np.mean(kl)), 0.0))
                 p.data, found[name] = kept, each

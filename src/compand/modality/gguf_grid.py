@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import InputError, UnsupportedError
 from ..fit.descend import half
 from .gguf_types import IQ4, TYPES
-from .gguf_vectors import NAMES, VectorGrid, vector_grid
+from .gguf_vectors import NAMES, VectorGrid, f16, vector_grid
 
 F32 = np.float32
 _PIECE = 1 << 18  # values that are searched at once
@@ -159,10 +159,6 @@ def _integers(s: np.ndarray, curve: np.ndarray, span: tuple[int, int] | None) ->
 
 
 # -- bytes -------------------------------------------------------------------------------------------------------------
-def _f16(x: np.ndarray) -> np.ndarray:
-    return x.astype("<f2").view(np.uint8).reshape(len(x), 2)
-
-
 def _nibbles(q: np.ndarray, group: int) -> np.ndarray:
     """(n, 2m) values of 4 bits → (n, m) bytes; per ``group`` bytes first the low halves, then the high ones."""
     q = q.reshape(len(q), -1, 2, group)
@@ -199,18 +195,18 @@ def q3_k(f: Fields) -> np.ndarray:
     s = (f.scales + 32).astype(np.uint8)
     high = (s >> 4).reshape(len(s), 4, 4)
     return _join(_tops(f.q >> 2), _crumbs(f.q), s[:, :8] & 15 | (s[:, 8:] & 15) << 4,
-                 high[:, 0] | high[:, 1] << 2 | high[:, 2] << 4 | high[:, 3] << 6, _f16(f.d))
+                 high[:, 0] | high[:, 1] << 2 | high[:, 2] << 4 | high[:, 3] << 6, f16(f.d))
 
 
 def iq4_xs(f: Fields) -> np.ndarray:
     s = (f.scales + 32).astype(np.uint8)
     high = (s >> 4).reshape(len(s), 2, 4)
-    return _join(_f16(f.d), high[..., 0] | high[..., 1] << 2 | high[..., 2] << 4 | high[..., 3] << 6,
+    return _join(f16(f.d), high[..., 0] | high[..., 1] << 2 | high[..., 2] << 4 | high[..., 3] << 6,
                  s[:, ::2] & 15 | (s[:, 1::2] & 15) << 4, _nibbles(f.q, 16))
 
 
 def q6_k(f: Fields) -> np.ndarray:
-    return _join(_nibbles(f.q, 64), _crumbs(f.q >> 4), f.scales.astype(np.int8).view(np.uint8), _f16(f.d))
+    return _join(_nibbles(f.q, 64), _crumbs(f.q >> 4), f.scales.astype(np.int8).view(np.uint8), f16(f.d))
 
 
 def _range(low: int, high: int) -> np.ndarray:
@@ -218,21 +214,21 @@ def _range(low: int, high: int) -> np.ndarray:
 
 
 GRIDS: dict[str, Grid] = {TYPES[g.kind].name: g for g in (
-    Grid(2, 32, _range(-8, 8), lambda f: _join(_f16(f.d), _nibbles(f.q, 16))),
-    Grid(3, 32, _range(0, 16), lambda f: _join(_f16(f.d), _f16(-f.m), _nibbles(f.q, 16)), offset=True),
-    Grid(6, 32, _range(-16, 16), lambda f: _join(_f16(f.d), _bits(f.q >> 4), _nibbles(f.q, 16))),
-    Grid(7, 32, _range(0, 32), lambda f: _join(_f16(f.d), _f16(-f.m), _bits(f.q >> 4), _nibbles(f.q, 16)), offset=True),
-    Grid(8, 32, _range(-127, 128), lambda f: _join(_f16(f.d), f.q - np.uint8(127))),  # kernels negate bytes: no -128
-    Grid(10, 16, _range(0, 4), lambda f: _join((f.scales | f.mins << 4).astype(np.uint8), _crumbs(f.q), _f16(f.d), _f16(f.m)),
+    Grid(2, 32, _range(-8, 8), lambda f: _join(f16(f.d), _nibbles(f.q, 16))),
+    Grid(3, 32, _range(0, 16), lambda f: _join(f16(f.d), f16(-f.m), _nibbles(f.q, 16)), offset=True),
+    Grid(6, 32, _range(-16, 16), lambda f: _join(f16(f.d), _bits(f.q >> 4), _nibbles(f.q, 16))),
+    Grid(7, 32, _range(0, 32), lambda f: _join(f16(f.d), f16(-f.m), _bits(f.q >> 4), _nibbles(f.q, 16)), offset=True),
+    Grid(8, 32, _range(-127, 128), lambda f: _join(f16(f.d), f.q - np.uint8(127))),  # kernels negate bytes: no -128
+    Grid(10, 16, _range(0, 4), lambda f: _join((f.scales | f.mins << 4).astype(np.uint8), _crumbs(f.q), f16(f.d), f16(f.m)),
          (0, 15), (0, 15), True),
     Grid(11, 16, _range(-4, 4), q3_k, (-32, 31)),
-    Grid(12, 32, _range(0, 16), lambda f: _join(_f16(f.d), _f16(f.m), _six(f.scales, f.mins), _nibbles(f.q, 32)), (0, 63), (0, 63), True),
-    Grid(13, 32, _range(0, 32), lambda f: _join(_f16(f.d), _f16(f.m), _six(f.scales, f.mins), _tops(f.q >> 4), _nibbles(f.q, 32)),
+    Grid(12, 32, _range(0, 16), lambda f: _join(f16(f.d), f16(f.m), _six(f.scales, f.mins), _nibbles(f.q, 32)), (0, 63), (0, 63), True),
+    Grid(13, 32, _range(0, 32), lambda f: _join(f16(f.d), f16(f.m), _six(f.scales, f.mins), _tops(f.q >> 4), _nibbles(f.q, 32)),
          (0, 63), (0, 63), True),
     Grid(14, 16, _range(-32, 32), q6_k, (-128, 127)),
-    Grid(20, 32, IQ4, lambda f: _join(_f16(f.d), _nibbles(f.q, 16))),
+    Grid(20, 32, IQ4, lambda f: _join(f16(f.d), _nibbles(f.q, 16))),
     Grid(23, 32, IQ4, iq4_xs, (-32, 31)),
-    Grid(35, 256, _range(-1, 2), lambda f: _join(_crumbs(f.q), _f16(f.d))),
+    Grid(35, 256, _range(-1, 2), lambda f: _join(_crumbs(f.q), f16(f.d))),
 )}
 
 

@@ -138,7 +138,8 @@ class VectorGrid:
 
 
 # -- bytes -------------------------------------------------------------------------------------------------------------
-def _f16(x: np.ndarray) -> np.ndarray:
+def f16(x: np.ndarray) -> np.ndarray:
+    """A float16 of each block (n,) as its bytes: (n, 2) uint8."""
     return x.astype("<f2").view(np.uint8).reshape(len(x), 2)
 
 
@@ -156,27 +157,27 @@ def _pairs(scales: np.ndarray) -> np.ndarray:
 
 def iq2_xxs(f: Vectors) -> np.ndarray:
     both = np.stack([f.q.astype(np.uint8).reshape(len(f.q), 8, 4), _words(f).reshape(len(f.q), 8, 4)], axis=2)
-    return np.concatenate([_f16(f.d), both.reshape(len(f.q), 64)], axis=1)
+    return np.concatenate([f16(f.d), both.reshape(len(f.q), 64)], axis=1)
 
 
 def iq2_xs(f: Vectors) -> np.ndarray:
     word = (f.q | (f.signs & 127).astype(np.uint16) << 9).astype("<u2").view(np.uint8).reshape(len(f.q), 64)
-    return np.concatenate([_f16(f.d), word, _pairs(f.scales)], axis=1)
+    return np.concatenate([f16(f.d), word, _pairs(f.scales)], axis=1)
 
 
 def iq2_s(f: Vectors) -> np.ndarray:
     high = (f.q >> 8).astype(np.uint8).reshape(len(f.q), 8, 4)
     high = high[..., 0] | high[..., 1] << 2 | high[..., 2] << 4 | high[..., 3] << 6
-    return np.concatenate([_f16(f.d), f.q.astype(np.uint8), f.signs, high, _pairs(f.scales)], axis=1)
+    return np.concatenate([f16(f.d), f.q.astype(np.uint8), f.signs, high, _pairs(f.scales)], axis=1)
 
 
 def iq3_xxs(f: Vectors) -> np.ndarray:
-    return np.concatenate([_f16(f.d), f.q.astype(np.uint8), _words(f)], axis=1)
+    return np.concatenate([f16(f.d), f.q.astype(np.uint8), _words(f)], axis=1)
 
 
 def iq3_s(f: Vectors) -> np.ndarray:
     high = np.packbits((f.q >> 8).astype(np.uint8), axis=1, bitorder="little")
-    return np.concatenate([_f16(f.d), f.q.astype(np.uint8), high, f.signs, _pairs(f.scales)], axis=1)
+    return np.concatenate([f16(f.d), f.q.astype(np.uint8), high, f.signs, _pairs(f.scales)], axis=1)
 
 
 _FORMS = {"IQ2_XXS": (16, 32, 0.25, True, iq2_xxs), "IQ2_XS": (17, 16, 0.25, True, iq2_xs), "IQ2_S": (22, 16, 0.25, False, iq2_s),
